@@ -1,0 +1,125 @@
+"""Cameras and rays: lifting pixels to points, projecting points to pixels, normals, camera placement.
+
+Conventions, everywhere in this project:
+  * OpenCV axes: x right, y down, z into the scene. `cam2world` is the (4, 4) camera-to-world pose.
+  * `depth` is the z coordinate in the camera, not the distance along the ray.
+  * Half pixels: `uv` are continuous coordinates in the image plane, and the functions below add nothing to
+    them. Published data sends the ray of pixel (column, row) through uv = (column, row); data with
+    `"pixel_center": 0.5` in its `dataset.json` through (column + 0.5, row + 0.5). The data set adds it.
+
+Shapes: B views, R rays; a leading `...` means any.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def pixel_grid(height, width, pixel_center=0.0, device=None):
+    """uv of every pixel, (height * width, 2) float32, rows from top to bottom, u running fastest."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=device),
+        torch.arange(width, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
+    return torch.stack([columns, rows], dim=-1).flatten(0, 1) + pixel_center
+
+
+def lift(uv, depth, intrinsics):
+    """Back-project pixels to camera space.
+
+    uv:         (..., R, 2) u right, v down
+    depth:      (..., R, 1) along the camera's z axis
+    intrinsics: (..., 3, 3) in pixels of the image that uv indexes
+    returns     (..., R, 3) points in camera space
+    """
+    pixels = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)           # (..., R, 3)
+    on_unit_plane = pixels @ torch.linalg.inv(intrinsics).transpose(-1, -2)  # z == 1
+    return on_unit_plane * depth
+
+
+def project(points, intrinsics):
+    """Camera-space points (..., R, 3) to uv (..., R, 2), given intrinsics (..., 3, 3). Undoes `lift`."""
+    homogeneous = points @ intrinsics.transpose(-1, -2)
+    return homogeneous[..., :2] / homogeneous[..., 2:]
+
+
+def camera_to_world(points, cam2world):
+    """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
+    return points @ cam2world[..., :3, :3].transpose(-1, -2) + camera_centre(cam2world)
+
+
+def world_to_camera(points, cam2world):
+    """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4). Undoes `camera_to_world`."""
+    rotation_inverse = torch.linalg.inv(cam2world[..., :3, :3])
+    return (points - camera_centre(cam2world)) @ rotation_inverse.transpose(-1, -2)
+
+
+def camera_centre(cam2world):
+    """World position of the camera, (..., 1, 3), from cam2world (..., 4, 4)."""
+    return cam2world[..., None, :3, 3]
+
+
+def rays(uv, cam2world, intrinsics):
+    """The ray through each pixel, in world space.
+
+    uv (..., R, 2), cam2world (..., 4, 4), intrinsics (..., 3, 3)
+    returns unit directions (..., R, 3), and the depth gained per unit of length along each, (..., R, 1)
+    """
+    unit_depth = lift(uv, torch.ones_like(uv[..., :1]), intrinsics) @ cam2world[..., :3, :3].transpose(-1, -2)
+    length = unit_depth.norm(dim=-1, keepdim=True)
+    return unit_depth / length, 1 / length
+
+
+def depth_of(points, cam2world):
+    """Depth (..., R, 1) of world-space points (..., R, 3) as seen from cam2world (..., 4, 4)."""
+    return world_to_camera(points, cam2world)[..., 2:]
+
+
+def normal_map(points):
+    """Unit normals from the finite differences of a map of surface points.
+
+    points: (..., 3, H, W) camera or world space; returns (..., 3, H - 2, W - 2). In camera space a surface that
+    faces the camera has the normal (0, 0, -1). Where the points coincide the normal is 0.
+    """
+    along_u = points[..., 1:-1, 2:] - points[..., 1:-1, :-2]
+    along_v = points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
+    return F.normalize(torch.linalg.cross(along_v, along_u, dim=-3), dim=-3)
+
+
+def look_at(eye, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
+    """cam2world (..., 4, 4) of cameras at `eye` (..., 3) that see `target` at the centre, `up` pointing up.
+
+    Straight down or straight up, where `up` gives no direction, the image's top points to world +y.
+    """
+    eye = torch.as_tensor(eye, dtype=torch.get_default_dtype())
+    up = torch.as_tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
+    forward = F.normalize(torch.as_tensor(target, dtype=eye.dtype, device=eye.device) - eye, dim=-1)
+    right = torch.linalg.cross(forward, up, dim=-1)
+    vertical = right.norm(dim=-1, keepdim=True) < 1e-6
+    fallback = torch.linalg.cross(forward, torch.tensor([0.0, 1.0, 0.0]).to(eye).expand_as(eye), dim=-1)
+    right = F.normalize(torch.where(vertical, fallback, right), dim=-1)
+    down = torch.linalg.cross(forward, right, dim=-1)
+
+    cam2world = torch.zeros(*eye.shape[:-1], 4, 4).to(eye)
+    cam2world[..., :3, :] = torch.stack([right, down, forward, eye], dim=-1)
+    cam2world[..., 3, 3] = 1
+    return cam2world
+
+
+def on_sphere(azimuth_deg, elevation_deg, radius):
+    """Points (..., 3) at a distance from the origin. z is up; azimuth 0 is the front (-y), 90 the right (+x)."""
+    azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
+    horizontal = torch.cos(elevation)
+    direction = [torch.sin(azimuth) * horizontal, -torch.cos(azimuth) * horizontal, torch.sin(elevation)]
+    return radius * torch.stack(direction, dim=-1)
+
+
+def viewing_distance(cam2world):
+    """Mean distance (float) from cameras (V, 4, 4) to the point they look at: the one nearest to all optical axes.
+
+    Where the axes leave that point open (one view, parallel axes) it is the candidate nearest to the origin.
+    """
+    centres, axes = cam2world[:, :3, 3], F.normalize(cam2world[:, :3, 2], dim=-1)
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]     # (V, 3, 3) removes the part along the axis
+    target = torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ (across @ centres[:, :, None]).sum(dim=0)
+    return (centres - target[:, 0]).norm(dim=-1).mean().item()

@@ -1,0 +1,76 @@
+"""The ground: user errors, seeds, devices, safe writing of files, checkpoints, image reshaping."""
+
+import contextlib
+import functools
+import os
+import random
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
+
+
+class InputError(Exception):
+    """A user's mistake, told in one sentence: what was found where, what was expected, what to do."""
+
+
+def command(main):
+    """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except InputError as error:
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
+
+
+def pick_device(name):
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or auto")
+    return torch.device(name)
+
+
+def seed_everything(seed):
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path`; renamed to it when the block succeeds, deleted when it fails.
+
+    Nothing half-written is ever found under the final name.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_image(per_ray, height=None):
+    """(B, R, C) values per ray of whole images to (B, C, H, W); square images where no height is given."""
+    batch, num_rays, channels = per_ray.shape
+    height = height or round(num_rays**0.5)
+    return per_ray.transpose(1, 2).reshape(batch, channels, height, num_rays // height)
+
+
+def as_rays(image):
+    """(B, C, H, W) to (B, R, C), the inverse of `as_image`."""
+    return image.flatten(2).transpose(1, 2)
