@@ -1,0 +1,196 @@
+"""Readers of single files: images, label maps, poses, intrinsics, class lists. The layout is described in README.md.
+
+Every reader raises util.InputError, naming the file, for what it cannot understand.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+from skimage.transform import resize_local_mean
+
+import util
+
+
+def read_numbers(path):
+    """All numbers of a text file, a list of floats per non-empty line."""
+    try:
+        lines = Path(path).read_text().splitlines()
+        return [[float(word) for word in line.split()] for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise util.InputError(f"{path}: cannot be read as numbers ({error})") from None
+
+
+def square_crop(height, width):
+    """The published centre crop to an even square: (top, left, side)."""
+    half = min(height, width) // 2
+    return height // 2 - half, width // 2 - half, 2 * half
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera of an instance, as its intrinsics.txt has it, in pixels of a height x width image."""
+
+    focal: float
+    cx: float
+    cy: float
+    height: int
+    width: int
+    poses_are_world2cam: bool = False
+
+    def matrix(self, sidelength=None):
+        """(3, 3) float32 for the image after the centre crop, resized to sidelength (None: as it is)."""
+        top, left, side = square_crop(self.height, self.width)
+        scale = 1.0 if sidelength is None else sidelength / side
+        matrix = [
+            [self.focal * scale, 0, (self.cx - left) * scale],
+            [0, self.focal * scale, (self.cy - top) * scale],
+            [0, 0, 1],
+        ]
+        return np.array(matrix, dtype=np.float32)
+
+
+def load_intrinsics(path):
+    """Reads an intrinsics.txt: `f cx cy 0.` / barycentre / scale / `height width` / optional world-to-camera flag."""
+    lines = read_numbers(path)
+    if len(lines) not in (4, 5) or len(lines[0]) < 3 or len(lines[3]) != 2:
+        raise util.InputError(
+            f"{path}: expected four or five lines (f cx cy 0. / x y z / scale / height width / flag), "
+            f"found {len(lines)} lines with {[len(line) for line in lines]} numbers"
+        )
+    focal, cx, cy = lines[0][:3]
+    height, width = lines[3]
+    if not (focal > 0 and height >= 2 and width >= 2):
+        raise util.InputError(f"{path}: focal length {focal} and size {height:g} x {width:g} must be positive")
+    flag = len(lines) == 5 and lines[4][0] != 0
+    return Intrinsics(focal, cx, cy, int(height), int(width), flag)
+
+
+def load_pose(path, is_world2cam=False):
+    """Reads a pose file, four lines of four numbers or one of sixteen, as cam2world (4, 4) float32."""
+    lines = read_numbers(path)
+    if len(lines) in (4, 5) and all(len(line) == 4 for line in lines[:4]):
+        pose = np.array(lines[:4])
+    elif lines and len(lines[0]) == 16:
+        pose = np.array(lines[0]).reshape(4, 4)
+    else:
+        raise util.InputError(
+            f"{path}: expected four lines of four numbers or one line of sixteen, "
+            f"found lines of {[len(line) for line in lines]} numbers"
+        )
+    if not np.isfinite(pose).all() or abs(np.linalg.det(pose[:3, :3])) < 1e-9:
+        raise util.InputError(f"{path}: not a pose: the numbers must be finite and the rotation invertible")
+    return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
+
+
+def load_image(path, sidelength=None, blend_alpha=False):
+    """Reads an RGB(A) or grey PNG, crops it to a square and area-averages it to sidelength x sidelength.
+
+    Fully transparent pixels become white, in all four channels; with `blend_alpha` the half-transparent ones are
+    composited over white too. Without alpha in the file, alpha is 1.
+
+    returns rgba (S, S, 4) float32 in [-1, 1], and foreground (S, S) bool: pixels that the object covers in part
+    at least. An image without any transparency counts what is not pure white as foreground.
+    """
+    try:
+        image = iio.imread(path)
+    except Exception as error:  # imageio raises whatever its decoder does
+        raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
+        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
+    image = image.reshape(*image.shape[:2], -1)
+    colour, alpha = image[..., :3], np.full(image.shape[:2], 255, np.uint8)
+    if image.shape[2] in (2, 4):
+        colour, alpha = image[..., :-1], image[..., -1]
+    image = np.dstack([np.broadcast_to(colour, (*alpha.shape, 3)), alpha])
+
+    top, left, side = square_crop(*alpha.shape)
+    image = image[top : top + side, left : left + side].astype(np.float32) / 255
+    alpha = image[..., 3:].copy()
+    covered = alpha[..., 0] > 0 if (alpha == 0).any() else (image[..., :3] < 1).any(axis=-1)
+    if blend_alpha:
+        image = image * alpha + (1 - alpha)
+        image[..., 3] = 1
+    else:
+        image = np.where(alpha == 0, np.float32(1), image)
+    if sidelength not in (None, side):
+        image = resize_local_mean(image, (sidelength, sidelength), channel_axis=-1)
+        covered = resize_local_mean(covered.astype(np.float32), (sidelength, sidelength)) > 0
+    return (2 * image - 1).astype(np.float32), covered
+
+
+def load_seg_labels(path, sidelength=None, pixel_center=0.0):
+    """Reads an (H, W) label map (.npy), crops it to a square, nearest neighbour to (S, S) int64 class ids.
+
+    Pixel i of the result takes the source pixel under (i + pixel_center) * source side / S: with 0 the published
+    rule, with 0.5 the one that is aligned with the area average of the images.
+    """
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
+    if labels.ndim == 3 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    if labels.ndim != 2 or labels.dtype.kind not in "iub":
+        raise util.InputError(f"{path}: expected an (H, W) array of integer class ids, found {labels.dtype} {labels.shape}")
+    top, left, side = square_crop(*labels.shape)
+    labels = labels[top : top + side, left : left + side].astype(np.int64)
+    if sidelength not in (None, side):
+        nearest = ((np.arange(sidelength) + pixel_center) * side / sidelength).astype(int)
+        labels = labels[nearest][:, nearest]
+    return labels
+
+
+def load_class_names(path):
+    """Reads a class list, a line per class with the integer id first.
+
+    returns a list of names by id, as long as the highest id + 1; ids without a line are named "class <id>".
+    """
+    try:
+        lines = [line.split(maxsplit=1) for line in Path(path).read_text().splitlines() if line.strip()]
+        names = {int(line[0]): line[1].strip() if len(line) > 1 else f"class {line[0]}" for line in lines}
+    except OSError:
+        raise util.InputError(f"{path}: no class list there; expected a line per class, the integer id first") from None
+    except ValueError as error:
+        raise util.InputError(f"{path}: a line does not start with an integer class id ({error})") from None
+    if not names or min(names) < 0:
+        raise util.InputError(f"{path}: expected at least one class and no negative id, found {sorted(names)}")
+    return [names.get(i, f"class {i}") for i in range(max(names) + 1)]
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What a class folder's `dataset.json` says of its images; the defaults are those of the published data."""
+
+    pixel_center: float = 0.0
+    blend_alpha: bool = False
+
+
+def load_dataset_settings(class_folder):
+    """Reads `dataset.json` of a class folder (the parent of a split); published data has none."""
+    path = Path(class_folder) / "dataset.json"
+    if not path.exists():
+        return DatasetSettings()
+    try:
+        found = json.loads(path.read_text())
+        return DatasetSettings(float(found.get("pixel_center", 0.0)), bool(found.get("blend_alpha", False)))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise util.InputError(f"{path}: cannot be read as the settings of a data set ({error})") from None
+
+
+def check_png(path):
+    """Finds missing, foreign and truncated files without decoding them: the PNG signature and its end marker."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 12))
+            tail = file.read()
+    except OSError as error:
+        raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if head != b"\x89PNG\r\n\x1a\n":
+        raise util.InputError(f"{path}: not a PNG file; expected an 8-bit RGB or RGBA PNG")
+    if b"IEND" not in tail:
+        raise util.InputError(f"{path}: the PNG is cut short; copy or render it again")
