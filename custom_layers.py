@@ -1,0 +1,106 @@
+"""Building blocks: fully connected layers with layer norm, and the LSTM ray marcher.
+
+Module and attribute names are part of the checkpoint format: they give the published state-dict keys.
+"""
+
+import torch
+from torch import nn
+
+import geometry
+
+INITIAL_DEPTH = 0.05  # of every ray, in world units
+AIMED_WEIGHT_SCALE = 0.1  # on the initial step lengths' dependence on the features, see RayMarcher.aim_at
+GRADIENT_LIMIT = 10.0  # on the marcher's hidden state
+
+
+def init_linear(module):
+    """Kaiming-normal weights for every linear layer (fan-in, ReLU gain); biases keep PyTorch's default."""
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class FCLayer(nn.Module):
+    """Linear, layer norm with learned scale and shift, ReLU. (..., in_features) -> (..., out_features)."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(in_features, out_features), nn.LayerNorm(out_features), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class FCBlock(nn.Module):
+    """`num_hidden_layers` FCLayers of one width, then a plain linear layer to `out_features`.
+
+    Without `out_features` the block ends with its last hidden layer.
+    """
+
+    def __init__(self, in_features, hidden_features, num_hidden_layers, out_features=None):
+        super().__init__()
+        widths = [in_features] + [hidden_features] * num_hidden_layers
+        layers = [FCLayer(*pair) for pair in zip(widths, widths[1:])]
+        if out_features is not None:
+            layers.append(nn.Linear(hidden_features, out_features))
+        self.net = nn.Sequential(*layers)
+        self.apply(init_linear)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class RayMarcher(nn.Module):
+    """Finds the surface along each ray: an LSTM reads phi at the current point and predicts the next step.
+
+    SRN paper, section 3.2, algorithm 1. One LSTM state per ray, shared weights.
+    """
+
+    def __init__(self, feature_channels, hidden_channels=16, num_steps=10):
+        super().__init__()
+        self.num_steps = num_steps
+        self.lstm = nn.LSTMCell(feature_channels, hidden_channels)
+        self.out_layer = nn.Linear(hidden_channels, 1)
+
+        init_linear(self.out_layer)
+        input_gate_end, forget_gate_end = hidden_channels, 2 * hidden_channels
+        with torch.no_grad():
+            self.lstm.bias_ih[input_gate_end:forget_gate_end] = 1
+            self.lstm.bias_hh[input_gate_end:forget_gate_end] = 1
+
+    def aim_at(self, distance):
+        """Start training with rays that end at about this distance, in world units.
+
+        The published initialisation leaves them near the camera, where phi has nothing to learn from several views,
+        and training spends its first thousands of steps on a plateau.
+        """
+        with torch.no_grad():
+            self.out_layer.weight *= AIMED_WEIGHT_SCALE
+            self.out_layer.bias.fill_((distance - INITIAL_DEPTH) / self.num_steps)
+
+    def forward(self, phi, uv, cam2world, intrinsics):
+        """March `num_steps` steps from depth 0.05.
+
+        phi:    callable, (B, R, 3) world-space points -> (B, R, C) features
+        uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3)
+        returns points (B, R, 3) in world space, and the depth after each step (S, B, R, 1)
+        """
+        directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
+        origin = geometry.camera_centre(cam2world)
+        distance = INITIAL_DEPTH / depth_per_length                          # (B, R, 1) along the ray
+        state = None
+        depths = []
+        for _ in range(self.num_steps):
+            features = phi(origin + distance * directions)
+            state = self.lstm(features.flatten(0, 1), state)
+            hidden = state[0]
+            if hidden.requires_grad:
+                hidden.register_hook(limit_gradient)
+            distance = distance + self.out_layer(hidden).view_as(distance)
+            depths.append(distance * depth_per_length)
+        return origin + distance * directions, torch.stack(depths)
+
+
+def limit_gradient(gradient):
+    return gradient.clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)

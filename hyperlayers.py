@@ -1,0 +1,74 @@
+"""Hypernetworks: from a latent code to the weights of phi, one small MLP for each of phi's layers.
+
+Module and attribute names are part of the checkpoint format: they give the published state-dict keys.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import custom_layers
+
+OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
+
+
+class Phi:
+    """The scene function of B instances, R^3 -> R^C: linear, layer norm without scale and shift, ReLU, repeated.
+
+    layers: list of (weight (B, out, in), bias (B, 1, out))
+    """
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def __call__(self, points):
+        """World-space points (B, R, 3) -> features (B, R, C)."""
+        x = points
+        for weight, bias in self.layers:
+            x = torch.baddbmm(bias, x, weight.transpose(1, 2))               # (B, R, out)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]), inplace=True)
+        return x
+
+
+class HyperLinear(nn.Module):
+    """Predicts weight and bias of one linear layer from a latent code, with an MLP of two hidden layers."""
+
+    def __init__(self, latent_dim, hyper_features, in_features, out_features):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        num_predicted = in_features * out_features + out_features
+        self.hypo_params = custom_layers.FCBlock(latent_dim, hyper_features, 2, num_predicted)
+        with torch.no_grad():
+            self.hypo_params.net[-1].weight *= OUTPUT_SCALE
+
+    def forward(self, z):
+        """z (B, D) -> weight (B, out, in), bias (B, 1, out)."""
+        predicted = self.hypo_params(z)
+        weight, bias = predicted.split([self.in_features * self.out_features, self.out_features], dim=-1)
+        return weight.unflatten(-1, (self.out_features, self.in_features)), bias.unsqueeze(1)
+
+
+class HyperLayer(nn.Module):
+    """Holds the hypernetwork of one layer of phi."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.hyper_linear = HyperLinear(*sizes)
+
+    def forward(self, z):
+        return self.hyper_linear(z)
+
+
+class HyperPhi(nn.Module):
+    """The hypernetwork: latent code -> phi (SRN paper, section 3.3)."""
+
+    def __init__(self, latent_dim=256, hyper_features=256, hidden_features=256, num_layers=4):
+        super().__init__()
+        widths = [3] + [hidden_features] * num_layers
+        self.layers = nn.ModuleList(
+            HyperLayer(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:])
+        )
+
+    def forward(self, z):
+        """z (B, D) -> Phi of B instances."""
+        return Phi([layer(z) for layer in self.layers])

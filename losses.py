@@ -1,0 +1,34 @@
+"""The loss terms of MODEL: pure functions, tensors in, scalars out. Weights of the terms are the caller's."""
+
+import math
+
+import torch.nn.functional as F
+
+import util
+
+DEPTH_PENALTY = 10_000.0
+
+
+def image_loss(rgb, target):
+    """Mean squared error over rays and channels. (B, R, C) in [-1, 1] each -> ()."""
+    return F.mse_loss(rgb, target)
+
+
+def segmentation_loss(seg_logits, seg_labels):
+    """Mean cross-entropy over labelled rays. (..., K) logits, (...) int64 labels -> ()."""
+    return F.cross_entropy(seg_logits.flatten(0, -2), seg_labels.flatten(), ignore_index=util.UNLABELLED)
+
+
+def depth_loss(depth):
+    """Keeps surfaces in front of the camera: 10,000 x mean of min(depth, 0)^2. (B, R, 1) -> ()."""
+    return DEPTH_PENALTY * depth.clamp(max=0).square().mean()
+
+
+def latent_loss(z):
+    """Gaussian prior on the latent codes: their mean square. (B, D) -> ()."""
+    return z.square().mean()
+
+
+def psnr_of(image_loss):
+    """PSNR in dB that a mean squared error over values in [-1, 1] stands for. () -> float."""
+    return 10 * math.log10(4 / max(float(image_loss), 1e-12))
