@@ -1,0 +1,121 @@
+"""Checkpoints: what a file holds, how it is found, and models built from it.
+
+A `.pth` is a dict of plain types and tensors, read with weights_only=True:
+    model         state dict
+    optimizer_0, optimizer_1, ...   state dicts, in the order the stage made its optimizers
+    step          training steps done
+    sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes)
+    instances     names of the instances, row by row of the latent table
+    split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
+    settings      pixel_center and blend_alpha of the data
+    random_state  of torch, on the CPU
+"""
+
+import re
+from pathlib import Path
+
+import torch
+
+import data_util
+import srns
+import util
+
+
+def save(path, contents):
+    with util.replacing(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def file_name(epoch, step):
+    return f"epoch_{epoch:04d}_iter_{step:06d}.pth"
+
+
+def find(path):
+    """The file itself, or the checkpoint with the most steps in a folder or in its `checkpoints` folder."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise util.InputError(f"{path}: no such checkpoint; expected a .pth file or a folder that holds some")
+    files = list(path.glob("*.pth")) or list(path.glob("checkpoints/*.pth"))
+    if not files:
+        raise util.InputError(f"{path}: no .pth file in this folder or in its checkpoints folder")
+    return max(files, key=lambda file: (steps_in_name(file), file.stat().st_mtime))
+
+
+def steps_in_name(path):
+    found = re.search(r"iter_(\d+)", path.name)
+    return int(found.group(1)) if found else -1
+
+
+def load(path):
+    """Reads the checkpoint that `find` finds, on the CPU."""
+    path = find(path)
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever zip, pickle or its own checks do
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise util.InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
+    if not isinstance(contents, dict) or "model" not in contents or "sizes" not in contents:
+        raise util.InputError(f"{path}: not a checkpoint of this program; it needs the entries model and sizes")
+    return contents | {"path": path}
+
+
+def load_state(module, state, path):
+    """Fill a module; every entry that is missing, unexpected or of another shape is named."""
+    expected = module.state_dict()
+    faults = [f"{key} is missing" for key in expected if key not in state]
+    faults += [f"{key} is unexpected" for key in state if key not in expected]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise util.InputError(f"{path}: does not fit the model: {'; '.join(faults[:5])}{more}")
+    module.load_state_dict(state)
+
+
+def load_srn(checkpoint, **wanted):
+    """The SRN of a checkpoint. `wanted` are sizes the user asked for; None means whatever the file has."""
+    sizes = checkpoint["sizes"]
+    if "hidden_features" not in sizes:
+        raise util.InputError(f"{checkpoint['path']}: holds a segmentation head, not an SRN")
+    for name, size in wanted.items():
+        if size is not None and size != sizes[name]:
+            raise util.InputError(f"{checkpoint['path']}: was trained with {name} {sizes[name]}, but {size} is asked for")
+    model = srns.SRN(**sizes)
+    load_state(model, checkpoint["model"], checkpoint["path"])
+    return model
+
+
+def load_head(checkpoint, in_features):
+    """The linear or MLP head of a checkpoint, for features of in_features channels."""
+    sizes = checkpoint["sizes"]
+    if "kind" not in sizes:
+        raise util.InputError(f"{checkpoint['path']}: holds an SRN, not a segmentation head")
+    if sizes["in_features"] != in_features:
+        raise util.InputError(
+            f"{checkpoint['path']}: reads {sizes['in_features']} feature channels, but the SRN has {in_features}"
+        )
+    head = srns.HEADS[sizes["kind"]](sizes["in_features"], sizes["num_classes"])
+    load_state(head, checkpoint["model"], checkpoint["path"])
+    return head
+
+
+def rows_of(checkpoint, names, where):
+    """Rows of the latent table that belong to the named instances: a code goes to the object of that name or to nobody."""
+    row = {name: i for i, name in enumerate(checkpoint["instances"])}
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise util.InputError(
+            f"{checkpoint['path']}: holds no latent code for {len(missing)} of the {len(names)} instances in {where}, "
+            f"such as {missing[0]}; fit codes to them first, with --overwrite_embeddings"
+        )
+    return [row[name] for name in names]
+
+
+def settings_of(checkpoint):
+    """The data settings the model was trained with."""
+    return data_util.DatasetSettings(**checkpoint["settings"])

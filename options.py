@@ -1,0 +1,94 @@
+"""Options that train.py and test.py share, and how they are read: YAML file first, the command line wins."""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import configargparse
+
+import util
+
+PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
+
+
+def parser(description):
+    return configargparse.ArgumentParser(
+        description=description,
+        config_file_parser_class=configargparse.YAMLConfigFileParser,
+        formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def comma_separated(kind):
+    """Type of an option such as 64,128: a list of `kind`, non-empty."""
+
+    def convert(text):
+        try:
+            return [kind(part) for part in str(text).split(",") if part.strip()]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {kind.__name__}s with commas between them, found {text!r}") from None
+
+    return convert
+
+
+def positive(text):
+    return at_least(1)(text)
+
+
+def at_least(low):
+    """Type of an option that is an integer, `low` or more."""
+
+    def convert(text):
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, found {value}")
+        return value
+
+    convert.__name__ = "int"
+    return convert
+
+
+def fraction(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {value}")
+    return value
+
+
+def add_common(group):
+    """Options of every stage: where things are, on what they run."""
+    group.add("-c", "--config_filepath", is_config_file=True, help="YAML file of options; the command line wins over it")
+    group.add("--data_root", required=True, help="split folder, such as data/Chair/Chair.train")
+    group.add("--obj_name", help="class name: its class list is <obj_name>-level-1.txt beside the split folder")
+    group.add("--logging_root", default="./logs", help="all runs are below this folder")
+    group.add("--log_dir", required=True, help="folder of this run below --logging_root")
+    group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add("--seed", type=int, default=0, help="of weights, of the order of views and of the choice of rays")
+    group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
+    group.add("--preload", action="store_true", help="hold decoded images in memory")
+    group.add("--blend_alpha", action="store_true", default=None, help="composite half-transparent pixels over white "
+              "(default: as dataset.json beside the split says, else no)")  # fmt: skip
+    group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, with commas")
+    group.add("--specific_ins", type=comma_separated(str), default=[], help="names of the instances to use, with commas")
+
+
+def start_run(options, continues=None):
+    """Make the run's folder, `<logging_root>/<log_dir>`, with params.txt in it, and return it.
+
+    An earlier run's folder of that name is renamed to `<log_dir>.1`, `.2`, ..., so that nothing of it is lost or
+    mixed in, unless this run continues a checkpoint (a path) that lies in it.
+    """
+    folder = Path(options.logging_root) / options.log_dir
+    inside = continues is not None and folder.resolve() in Path(continues).resolve().parents
+    try:
+        if (folder / PARAMS).exists() and not inside:
+            aside = next(path for i in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
+            folder.rename(aside)
+            print(f"note: the earlier run in {folder} is now {aside}")
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{name}: {value}\n" for name, value in sorted(vars(options).items())]
+        with util.replacing(folder / PARAMS) as temporary:
+            temporary.write_text("".join(lines))
+    except OSError as error:
+        raise util.InputError(f"--logging_root, --log_dir: {folder} cannot be written ({error.strerror})") from None
+    return folder
