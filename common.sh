@@ -1,0 +1,13 @@
+# Sourced by every stage script: where things are. Each line can be overridden by an environment variable.
+# Paths given there are relative to the caller's folder; the defaults chain the stages inside the project.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+OBJ=${OBJ:-Chair}                                            # class: Chair, Table, ...
+DATA=$(realpath -m "${DATA:-$root/data/demo}")               # holds $OBJ/$OBJ.train, $OBJ/$OBJ.test, ...
+LOGS=$(realpath -m "${LOGS:-$root/logs/demo}")               # holds a folder per run
+CONFIG=${CONFIG:-demo}                                       # which of train_configs/ and test_configs/
+SRN=$(realpath -m "${SRN:-$LOGS/$OBJ/vanilla_srn}")          # run folder or .pth file of stage 1
+HEAD=$(realpath -m "${HEAD:-$LOGS/$OBJ/linear_update}")      # run folder or .pth file of stage 2
+CODES=${CODES:+$(realpath -m "$CODES")}                      # run folder or .pth file of stage 3
+venv=$root/.venv/bin/python
+PYTHON=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}
+cd "$root"
