@@ -1,0 +1,132 @@
+"""Labelled triangle meshes, and the closed solids that furniture is built from.
+
+Canonical pose of an object: z up, front towards -y, x to the right as seen from the front; its bounding box is
+centred at the origin and has a diagonal of length 1, so that everything lies in the sphere of radius 0.5.
+
+Shapes: V vertices, T triangles.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+UNTEXTURED = -1  # texture id of a triangle that has the plain colour
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles, each with a class and a colour or a texture. Windings need not be consistent.
+
+    vertices:    (V, 3) float
+    triangles:   (T, 3) int, indices of vertices
+    labels:      (T,) uint8 class ids, 0 for none
+    colours:     (T, 3) sRGB in [0, 1]; unused where there is a texture
+    texture_ids: (T,) int, index into `textures`, or UNTEXTURED
+    corner_uv:   (T, 3, 2) texture coordinates per corner, origin at the texture's bottom left, repeating
+    textures:    (H, W, 4) uint8 sRGB images with straight alpha; a ray passes where alpha is below one half
+    """
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    labels: np.ndarray
+    colours: np.ndarray
+    texture_ids: np.ndarray = None
+    corner_uv: np.ndarray = None
+    textures: list = field(default_factory=list)
+
+    def __post_init__(self):
+        num_triangles = len(self.triangles)
+        if self.texture_ids is None:
+            object.__setattr__(self, "texture_ids", np.full(num_triangles, UNTEXTURED))
+        if self.corner_uv is None:
+            object.__setattr__(self, "corner_uv", np.zeros((num_triangles, 3, 2)))
+
+    @property
+    def corners(self):
+        """(T, 3, 3) positions of each triangle's corners."""
+        return self.vertices[self.triangles]
+
+
+def join(meshes):
+    """One mesh of several untextured ones."""
+    first_vertex = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
+    return Mesh(
+        vertices=np.concatenate([mesh.vertices for mesh in meshes]),
+        triangles=np.concatenate([mesh.triangles + first for mesh, first in zip(meshes, first_vertex)]),
+        labels=np.concatenate([mesh.labels for mesh in meshes]),
+        colours=np.concatenate([mesh.colours for mesh in meshes]),
+    )
+
+
+def to_unit_diagonal(mesh):
+    """The mesh with the bounding box of its triangles centred at the origin, its diagonal of length 1."""
+    used = mesh.vertices[np.unique(mesh.triangles)]
+    low, high = used.min(axis=0), used.max(axis=0)
+    return replace(mesh, vertices=(mesh.vertices - (low + high) / 2) / np.linalg.norm(high - low))
+
+
+def loft(rings, label, colour):
+    """A closed solid: consecutive rings of corners joined by quads, the first and the last ring capped.
+
+    rings: (K, n, 3), K >= 2 convex, nearly planar rings of n corners each that run the same way round
+    """
+    rings = np.asarray(rings, dtype=np.float64)
+    num_rings, num_corners = rings.shape[:2]
+    here = np.arange(num_corners)
+    following = (here + 1) % num_corners
+    triangles = []
+    for first in np.arange(num_rings - 1) * num_corners:
+        above = first + num_corners
+        triangles.append(np.stack([first + here, first + following, above + following], axis=-1))
+        triangles.append(np.stack([first + here, above + following, above + here], axis=-1))
+    fan = np.stack([np.zeros_like(here[2:]), here[1:-1], here[2:]], axis=-1)
+    triangles += [fan[:, ::-1], fan + (num_rings - 1) * num_corners]
+    triangles = np.concatenate(triangles)
+    return Mesh(
+        vertices=rings.reshape(-1, 3),
+        triangles=triangles,
+        labels=np.full(len(triangles), label, dtype=np.uint8),
+        colours=np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1)),
+    )
+
+
+def outline(half_x, half_y, num_corners=4, bevel=0.0):
+    """A ring (n, 2) about the origin: a rectangle, with `bevel` > 0 an octagon, with more corners an ellipse."""
+    if num_corners == 4 and bevel == 0:
+        return np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
+    if num_corners == 4:
+        x, y = half_x - bevel, half_y - bevel
+        return np.array([[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y],
+                         [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]])
+    angle = 2 * np.pi * np.arange(num_corners) / num_corners
+    return np.stack([half_x * np.cos(angle), half_y * np.sin(angle)], axis=-1)
+
+
+def box(low, high, label, colour):
+    """The axis-aligned box between two opposite corners, each (3,)."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    centre, half = (low + high) / 2, (high - low) / 2
+    return slab(outline(half[0], half[1]) + centre[:2], low[2], high[2], label, colour)
+
+
+def slab(ring, bottom, top, label, colour):
+    """A level plate with the outline `ring` (n, 2) between two heights."""
+    return loft([np.insert(ring, 2, z, axis=1) for z in (bottom, top)], label, colour)
+
+
+def bar(start, end, label, colour, start_ring, end_ring=None):
+    """A straight bar from `start` to `end` (3,), its cross-section going from one ring (n, 2) to another.
+
+    Upright bars have level ends and sections along (x, y), so that splayed legs stand flat on the floor. In the
+    others the section's first axis is level and the second one as upright as it can be.
+    """
+    start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    end_ring = start_ring if end_ring is None else end_ring
+    direction = (end - start) / np.linalg.norm(end - start)
+    if abs(direction[2]) > 0.5:
+        axes = np.eye(3)[:2]
+    else:
+        sideways = np.cross([0.0, 0.0, 1.0], direction)
+        sideways /= np.linalg.norm(sideways)
+        axes = np.stack([sideways, np.cross(direction, sideways)])
+    return loft([start + start_ring @ axes, end + end_ring @ axes], label, colour)

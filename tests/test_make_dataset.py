@@ -1,0 +1,193 @@
+"""make_dataset.py and dataset_writer.py: what is written, where, and that it is the same every time."""
+
+import json
+import re
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import test_furniture
+import torch
+
+import dataset_writer
+import furniture
+import geometry
+import make_dataset
+import util
+
+pytest.importorskip("embreex")
+
+TINY = ("--instances 2 --val_instances 1 --test_instances 1 --views 3 --train_val_views 2 --test_views 70 "
+        "--sidelength 16")
+
+
+def make(out, flags="", obj_name="Chair", num_workers=1):
+    make_dataset.main(["procedural", "--obj_name", obj_name, "--out", str(out), "--num_workers", str(num_workers),
+                       *TINY.split(), *flags.split()])
+    return out / obj_name
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def chairs(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("procedural"))
+
+
+def test_layout(chairs):
+    splits = {"train": (2, 3), "train_val": (2, 2), "val": (1, 2), "test": (1, 70)}
+    for split, (num_instances, num_views) in splits.items():
+        folders = sorted((chairs / f"Chair.{split}").iterdir())
+        assert [folder.name for folder in folders] == [f"chair_{i:04d}" for i in range(num_instances)]
+        for folder in folders:
+            for name, suffix in (("rgb", "png"), ("seg", "npy"), ("pose", "txt")):
+                files = sorted(path.name for path in (folder / name).iterdir())
+                assert files == [f"{i:06d}.{suffix}" for i in range(num_views)]
+    assert (chairs / "Chair-level-1.txt").read_text().splitlines()[:2] == ["0 background", "1 chair_back"]
+    facts = json.loads((chairs / "dataset.json").read_text())
+    assert facts["pixel_center"] == 0.5 and facts["blend_alpha"] is True
+    assert facts["maker"] == "procedural" and facts["seed"] == 0
+    assert facts["splits"]["test"] == {"instances": 1, "views": 70}
+
+
+def test_files(chairs):
+    instance = chairs / "Chair.train" / "chair_0000"
+    rgba, seg_labels = iio.imread(instance / "rgb" / "000000.png"), np.load(instance / "seg" / "000000.npy")
+    assert rgba.shape == (16, 16, 4) and rgba.dtype == np.uint8
+    assert seg_labels.shape == (16, 16) and seg_labels.dtype == np.uint8
+    assert (rgba[seg_labels > 0, 3] > 0).all() and not rgba[rgba[..., 3] == 0].any()
+    focal, cx, cy, _ = map(float, (instance / "intrinsics.txt").read_text().splitlines()[0].split())
+    assert (focal, cx, cy) == (pytest.approx(1.025 * 16), 8, 8)
+    assert (instance / "intrinsics.txt").read_text().splitlines()[3] == "16 16"
+    pose = np.loadtxt(instance / "pose" / "000000.txt")
+    assert pose.shape == (4, 4)
+    assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-6)
+    assert np.linalg.norm(pose[:3, 3]) == pytest.approx(1.3, abs=1e-6)
+    assert np.allclose(pose[:3, 2], -pose[:3, 3] / 1.3, atol=1e-6)  # looks at the origin
+
+
+def test_poses_and_pictures_belong_together(chairs):
+    """The object's bounding sphere, projected with the files' own numbers, holds all that is visible."""
+    instance = chairs / "Chair.test" / "chair_0000"
+    for view in ("000000", "000065"):
+        cam2world = torch.from_numpy(np.loadtxt(instance / "pose" / f"{view}.txt")).float()
+        uv = geometry.pixel_grid(16, 16, 0.5)
+        directions, _ = geometry.rays(uv, cam2world, dataset_writer.intrinsics_of(16))
+        eye = geometry.camera_centre(cam2world).expand_as(directions)
+        distance = torch.linalg.cross(directions, eye).norm(dim=-1)  # of the ray from the origin
+        seen = torch.from_numpy(np.load(instance / "seg" / f"{view}.npy")).flatten() > 0
+        assert seen.any() and (distance[seen] <= 0.5).all()
+
+
+def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
+    options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
+    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).vertices for split in make_dataset.SPLITS}
+    assert np.array_equal(mesh["train"], mesh["train_val"])
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
+    train, train_val = (make_dataset.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
+    assert torch.cdist(train, train_val).min() > 1e-4
+
+
+def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(chairs, tmp_path):
+    expected = contents(chairs)
+    assert contents(make(tmp_path / "two", num_workers=2)) == expected
+    other = contents(make(tmp_path / "other", "--seed 1"))
+    assert other.keys() == expected.keys()
+    changed = [name for name in other if other[name] != expected[name]]
+    assert any("rgb" in name for name in changed) and not any("test/chair_0000/pose" in name for name in changed)
+
+
+@pytest.mark.parametrize("num_views", [70, 100, 251])
+def test_test_view_65_is_the_three_quarter_front_view(num_views):
+    eyes = dataset_writer.spiral_cameras(num_views)[:, :3, 3]
+    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), 1.3)
+    assert torch.allclose(eyes[65], expected, atol=1e-5)
+    assert eyes[65, 0] > 0 > eyes[65, 1] and eyes[65, 2] > 0  # right, front, above
+    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / 1.3))
+    assert elevation.min() > -10.01 and elevation.max() < 60.01
+    assert elevation.max() - elevation.min() > 65
+    distances = torch.cdist(eyes, eyes) + 10 * torch.eye(num_views)
+    assert distances.min() > 1e-3  # no view twice
+
+
+def test_random_views_fill_the_band_evenly():
+    eyes = dataset_writer.random_cameras(4000, np.random.default_rng(0))[:, :3, 3].numpy() / 1.3
+    low, high = np.sin(np.deg2rad(dataset_writer.ELEVATION_DEG))
+    assert eyes[:, 2].min() >= low - 1e-6 and eyes[:, 2].max() <= high + 1e-6
+    share = np.histogram(eyes[:, 2], bins=4, range=(low, high))[0] / 4000
+    assert np.allclose(share, 0.25, atol=0.03)
+    assert np.abs(eyes[:, :2].mean(axis=0)).max() < 0.03
+
+
+def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
+    target = tmp_path / "Chair"
+    target.mkdir()
+    (target / "precious.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        make(tmp_path)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert str(target) in message and "--overwrite" in message and len(message.splitlines()) == 1
+    assert (target / "precious.txt").exists()
+    make(tmp_path, "--overwrite")
+    assert not (target / "precious.txt").exists() and (target / "dataset.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["Chair"]
+
+
+def test_interrupted_build_leaves_nothing(tmp_path):
+    def fail():
+        raise KeyboardInterrupt
+
+    instance = dataset_writer.Instance("train", "chair_0000", fail, dataset_writer.spiral_cameras(2))
+    with pytest.raises(KeyboardInterrupt):
+        dataset_writer.write_class(tmp_path, "Chair", ["background"], [instance], 16, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    ("--test_views 65", r"--test_views.*'65'.*at least 70"), ("--instances 0", r"--instances.*'0'.*at least 1"),
+    ("--sidelength x", r"--sidelength.*'x'.*whole number"), ("--obj_name Lamp", r"--obj_name.*Lamp"),
+])
+def test_bad_flags_are_named(tmp_path, capsys, flags, named):
+    with pytest.raises(SystemExit) as stop:
+        make(tmp_path, flags)
+    assert stop.value.code == 2
+    assert re.search(named, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_embree_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "embreex", None)
+    with pytest.raises(SystemExit) as stop:
+        make(tmp_path)
+    assert stop.value.code == 2
+    assert "requirements-data.txt" in capsys.readouterr().err
+
+
+def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):
+    models = {f"Tiny/{name}": {**test_furniture.ENTRY, "split": split}
+              for name, split in (("b", "train"), ("a", "train"), ("c", "val"), ("d", "test"))}
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"classes": {"chair": ["background", "a", "b", "c", "d"]}, "models": models}))
+    monkeypatch.setattr(furniture, "LABELS_PATH", labels)
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    test_furniture.write_archive(archives / "Tiny.sh3f")
+    make_dataset.main(["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out"), "--variants", "2",
+                       "--archive_dir", str(archives), "--views", "2", "--train_val_views", "1",
+                       "--test_views", "70", "--sidelength", "16", "--num_workers", "1"])
+    folder = tmp_path / "out" / "Chair"
+    names = {split: sorted(path.name for path in (folder / f"Chair.{split}").iterdir())
+             for split in make_dataset.SPLITS}
+    assert names["train"] == ["Tiny-a", "Tiny-a-v1", "Tiny-a-v2", "Tiny-b", "Tiny-b-v1", "Tiny-b-v2"]
+    assert names["train_val"] == names["train"]
+    assert names["val"] == ["Tiny-c"] and names["test"] == ["Tiny-d"]
+    assert "| Tiny-b-v2 | Nobody |" in (folder / "ATTRIBUTION.md").read_text()
+    with pytest.raises(util.InputError, match="exists already"):
+        make_dataset.make_furniture(make_dataset.build_parser().parse_args(
+            ["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out")]))
