@@ -37,7 +37,7 @@ def find(path):
         return path
     if not path.is_dir():
         raise util.InputError(f"{path}: no such checkpoint; expected a .pth file or a folder that holds some")
-    files = list(path.glob("*.pth")) or list(path.glob("checkpoints/*.pth"))
+    files = list(path.glob("[!.]*.pth")) or list(path.glob("checkpoints/[!.]*.pth"))
     if not files:
         raise util.InputError(f"{path}: no .pth file in this folder or in its checkpoints folder")
     return max(files, key=lambda file: (steps_in_name(file), file.stat().st_mtime))
@@ -75,6 +75,19 @@ def load_state(module, state, path):
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise util.InputError(f"{path}: does not fit the model: {'; '.join(faults[:5])}{more}")
     module.load_state_dict(state)
+
+
+def restore_optimizers(checkpoint, optimizers, learning_rate):
+    """Give each optimizer its state back; the learning rate stays the one asked for now."""
+    for i, optimizer in enumerate(optimizers):
+        if f"optimizer_{i}" not in checkpoint:
+            raise util.InputError(
+                f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; was "
+                f"it written while latent codes were fitted?"
+            )
+        optimizer.load_state_dict(checkpoint[f"optimizer_{i}"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
 
 
 def load_srn(checkpoint, **wanted):

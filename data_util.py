@@ -62,6 +62,8 @@ def load_intrinsics(path):
         )
     focal, cx, cy = lines[0][:3]
     height, width = lines[3]
+    if not np.isfinite([number for line in lines for number in line]).all():
+        raise util.InputError(f"{path}: holds a number that is not finite; mend the camera")
     if not (focal > 0 and height >= 2 and width >= 2):
         raise util.InputError(f"{path}: focal length {focal} and size {height:g} x {width:g} must be positive")
     flag = len(lines) == 5 and lines[4][0] != 0
@@ -95,7 +97,7 @@ def load_image(path, sidelength=None, blend_alpha=False):
     at least. An image without any transparency counts what is not pure white as foreground.
     """
     try:
-        image = iio.imread(path)
+        image = iio.imread(path, plugin="pillow")
     except Exception as error:  # imageio raises whatever its decoder does
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
@@ -151,6 +153,8 @@ def load_class_names(path):
     try:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text().splitlines() if line.strip()]
         names = {int(line[0]): line[1].strip() if len(line) > 1 else f"class {line[0]}" for line in lines}
+        if len(names) < len(lines):
+            raise util.InputError(f"{path}: has {len(lines)} lines but only {len(names)} different class ids")
     except OSError:
         raise util.InputError(f"{path}: no class list there; expected a line per class, the integer id first") from None
     except ValueError as error:
@@ -175,9 +179,13 @@ def load_dataset_settings(class_folder):
         return DatasetSettings()
     try:
         found = json.loads(path.read_text())
-        return DatasetSettings(float(found.get("pixel_center", 0.0)), bool(found.get("blend_alpha", False)))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise util.InputError(f"{path}: cannot be read as the settings of a data set ({error})") from None
+    found = found if isinstance(found, dict) else {"pixel_center": None}
+    pixel_center, blend_alpha = found.get("pixel_center", 0.0), found.get("blend_alpha", False)
+    if pixel_center not in (0, 0.5) or not isinstance(blend_alpha, bool):
+        raise util.InputError(f'{path}: expected {{"pixel_center": 0 or 0.5, "blend_alpha": true or false, ...}}')
+    return DatasetSettings(float(pixel_center), blend_alpha)
 
 
 def check_png(path):

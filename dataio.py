@@ -67,7 +67,7 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
             raise util.InputError(
                 f"--specific_observation_idcs: {where} has {num_views} views, 0 to {num_views - 1}; there is no {wrong[0]}"
             )
-        return list(specific_observation_idcs)
+        return list(dict.fromkeys(specific_observation_idcs))
     if max_num_observations == ALL or max_num_observations >= num_views:
         return list(range(num_views))
     return np.linspace(0, num_views - 1, max_num_observations).round().astype(int).tolist()

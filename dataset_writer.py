@@ -64,7 +64,8 @@ def spiral_cameras(num_views):
 
 
 def _cameras(azimuth_deg, elevation_deg):
-    return geometry.look_at(geometry.on_sphere(torch.tensor(azimuth_deg), torch.tensor(elevation_deg), DISTANCE))
+    azimuth_deg, elevation_deg = (torch.tensor(x, dtype=torch.float32) for x in (azimuth_deg, elevation_deg))
+    return geometry.look_at(geometry.on_sphere(azimuth_deg, elevation_deg, DISTANCE))
 
 
 def intrinsics_of(sidelength):

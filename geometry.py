@@ -91,7 +91,7 @@ def look_at(eye, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
 
     Straight down or straight up, where `up` gives no direction, the image's top points to world +y.
     """
-    eye = torch.as_tensor(eye, dtype=torch.get_default_dtype())
+    eye = eye if isinstance(eye, torch.Tensor) else torch.tensor(eye, dtype=torch.get_default_dtype())
     up = torch.as_tensor(up, dtype=eye.dtype, device=eye.device).expand_as(eye)
     forward = F.normalize(torch.as_tensor(target, dtype=eye.dtype, device=eye.device) - eye, dim=-1)
     right = torch.linalg.cross(forward, up, dim=-1)

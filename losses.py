@@ -15,8 +15,10 @@ def image_loss(rgb, target):
 
 
 def segmentation_loss(seg_logits, seg_labels):
-    """Mean cross-entropy over labelled rays. (..., K) logits, (...) int64 labels -> ()."""
-    return F.cross_entropy(seg_logits.flatten(0, -2), seg_labels.flatten(), ignore_index=util.UNLABELLED)
+    """Mean cross-entropy over labelled rays, 0 if there are none. (..., K) logits, (...) int64 labels -> ()."""
+    labels = seg_labels.flatten()
+    total = F.cross_entropy(seg_logits.flatten(0, -2), labels, ignore_index=util.UNLABELLED, reduction="sum")
+    return total / (labels != util.UNLABELLED).sum().clamp(min=1)
 
 
 def depth_loss(depth):

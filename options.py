@@ -48,6 +48,20 @@ def at_least(low):
     return convert
 
 
+def count_or_all(text):
+    value = int(text)
+    if value < 1 and value != -1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, or -1 for all, found {value}")
+    return value
+
+
+def weight(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number that is not negative, found {value}")
+    return value
+
+
 def fraction(text):
     value = float(text)
     if not 0 <= value <= 1:
@@ -63,7 +77,7 @@ def add_common(group):
     group.add("--logging_root", default="./logs", help="all runs are below this folder")
     group.add("--log_dir", required=True, help="folder of this run below --logging_root")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add("--seed", type=int, default=0, help="of weights, of the order of views and of the choice of rays")
+    group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
     group.add("--preload", action="store_true", help="hold decoded images in memory")
     group.add("--blend_alpha", action="store_true", default=None, help="composite half-transparent pixels over white "

@@ -31,14 +31,14 @@ def build_parser():
     parser = common.parser(__doc__.splitlines()[0])
     common.add_common(parser)
     group = parser.add_argument_group("evaluation")
-    group.add("--img_sidelength", type=common.positive, default=128, help="side of the rendered images")
+    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
     group.add("--eval_mode", choices=("srn", "linear"), default="srn", help="where classes come from: the SRN's own U-Net, "
               "if it has one, or the head of --linear_path")  # fmt: skip
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or a folder of some")
     group.add("--linear_path", help="the head of stage 2 (linear or MLP): a .pth file or a folder of some")
-    group.add("--max_num_instances", type=common.at_least(-1), default=-1, help="the first so many; -1: all")
-    group.add("--max_num_observations", type=common.at_least(-1), default=-1, help="views per instance, spread evenly; -1: all")
+    group.add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
+    group.add("--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
     group.add("--input_idcs", type=common.comma_separated(int), help="views the codes were fitted to: shown in the pictures, "
               "not scored (default: those that the checkpoint names for this split)")  # fmt: skip
     group.add("--score_input_views", action="store_true", help="score the views the codes were fitted to as well")
@@ -201,6 +201,8 @@ def main(argv=None):
             f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
             f"but the model tells {num_classes} apart"
         )
+    if head is None and model.class_generator is not None and options.img_sidelength % 16:
+        raise util.InputError(f"--img_sidelength {options.img_sidelength}: the segmentation U-Net needs a multiple of 16")
     given = set() if options.score_input_views else input_views(options, checkpoint, dataset)
     names = [dataset.name_of(i) for i in range(len(dataset))]
     if given.issuperset(names):
@@ -209,7 +211,7 @@ def main(argv=None):
             f"--specific_observation_idcs, or pass --score_input_views"
         )
     folder = common.start_run(options)
-    evaluate(options, model, head, dataset, rows, given, class_names, num_classes, folder)
+    evaluate(options, model, head, dataset, rows, given, class_names, num_classes or len(class_names or []), folder)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ Which stage it is follows from the options:
     stage 1  otherwise; with --checkpoint_path it goes on from there
 """
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,10 +42,10 @@ def build_parser():
     group.add("--foreground_fraction", type=common.fraction, default=0.0, help="share of the random rays from the foreground")
 
     group = parser.add_argument_group("losses")
-    group.add("--class_weight", type=float, default=8.0, help="cross-entropy of the segmentation; 0: an SRN without classes")
-    group.add("--l1_weight", type=float, default=200.0, help="mean squared error of the image (the name is historical)")
-    group.add("--kl_weight", type=float, default=1.0, help="mean square of the latent codes")
-    group.add("--reg_weight", type=float, default=1e-3, help="depths behind the camera")
+    group.add("--class_weight", type=common.weight, default=8.0, help="cross-entropy of the segmentation; 0: an SRN without classes")
+    group.add("--l1_weight", type=common.weight, default=200.0, help="mean squared error of the image (the name is historical)")
+    group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
+    group.add("--reg_weight", type=common.weight, default=1e-3, help="depths behind the camera")
 
     group = parser.add_argument_group("model; stages 2 and 3, and resuming, take it from the checkpoint")
     group.add("--embedding_size", type=common.positive, help="size of a latent code (published: 256)")
@@ -60,8 +61,8 @@ def build_parser():
     group.add("--start_step", type=common.at_least(0), help="step to count from (default: the checkpoint's)")
     group.add("--model_type", choices=sorted(srns.HEADS), help="stage 2: which head to train")
     group.add("--overwrite_embeddings", action="store_true", help="stage 3: new latent codes, and only these are fitted")
-    group.add("--code_init", choices=("mean", "normal"), default="mean", help="stage 3: codes start near the mean of the "
-              "checkpoint's codes, or near 0 as published")  # fmt: skip
+    group.add("--code_init", choices=("mean", "normal"), help="stage 3: codes start near the mean of the checkpoint's "
+              "codes, or near 0 as published (default: mean)")  # fmt: skip
     group.add("--steps_til_ckpt", type=common.positive, default=5000, help="steps between checkpoints")
     group.add("--steps_til_val", type=common.positive, default=1000, help="steps between validations and pictures")
 
@@ -69,10 +70,10 @@ def build_parser():
     group.add("--val_root", help="split of the same instances seen from other views")
     group.add("--validation", action="store_true", default=True, help="validate on --val_root, if there is one")
     group.add("--no_validation", dest="validation", action="store_false", help="do not validate")
-    group.add("--max_num_instances_train", type=common.at_least(-1), default=-1, help="the first so many; -1: all")
-    group.add("--max_num_observations_train", type=common.at_least(-1), default=50, help="views per instance, spread evenly")
-    group.add("--max_num_instances_val", type=common.at_least(-1), default=10, help="the first so many; -1: all")
-    group.add("--max_num_observations_val", type=common.at_least(-1), default=10, help="views per instance, spread evenly")
+    group.add("--max_num_instances_train", type=common.count_or_all, default=-1, help="the first so many; -1: all")
+    group.add("--max_num_observations_train", type=common.count_or_all, default=50, help="views per instance, spread evenly")
+    group.add("--max_num_instances_val", type=common.count_or_all, default=10, help="the first so many; -1: all")
+    group.add("--max_num_observations_val", type=common.count_or_all, default=10, help="views per instance, spread evenly")
     return parser
 
 
@@ -92,6 +93,12 @@ def read_options(argv):
         parser.error(f"{which} needs the SRN of stage 1: give its --checkpoint_path")
     if options.overwrite_embeddings and options.model_type:
         parser.error("--model_type (stage 2) and --overwrite_embeddings (stage 3) cannot go together")
+    if options.code_init and not options.overwrite_embeddings:
+        parser.error("--code_init is for new codes: give --overwrite_embeddings too")
+    if options.model_type and options.start_step is not None:
+        parser.error("--start_step: stage 2 takes seconds and starts afresh; leave it out")
+    if options.model_type and options.class_weight == 0:
+        parser.error("--model_type learns from labels: --class_weight must not be 0")
     if options.foreground_fraction and not options.rays_per_image:
         parser.error("--foreground_fraction chooses among random rays: set --rays_per_image too")
     if wants_classes(options):
@@ -234,14 +241,17 @@ def train_srn(options, device):
     data = open_data(options)
     checkpoint = checkpoints.load(options.checkpoint_path) if options.checkpoint_path else None
     model = new_srn(options, data) if checkpoint is None else checkpoints.load_srn(checkpoint, **chosen_sizes(options))
-    if wants_classes(options) and model.class_generator is None:
-        raise util.InputError(f"{checkpoint['path']}: this SRN has no segmentation U-Net; set --class_weight 0")
+    if wants_classes(options) and model.sizes["num_classes"] != len(data.class_names):
+        raise util.InputError(
+            f"{checkpoint['path']}: this SRN tells {model.sizes['num_classes'] or 'no'} classes apart, the class list "
+            f"has {len(data.class_names)}; use the list it was trained with, or --class_weight 0"
+        )
 
     fit_codes_only = options.overwrite_embeddings
     start_step = options.start_step or 0
     if fit_codes_only:
         mean = model.latent_codes.weight.detach().mean(dim=0)
-        model.new_codes(len(data.train), start=mean if options.code_init == "mean" else None)
+        model.new_codes(len(data.train), start=None if options.code_init == "normal" else mean)
     elif checkpoint is not None:
         if names_of(data.train) != checkpoint["instances"]:
             raise util.InputError(
@@ -255,10 +265,9 @@ def train_srn(options, device):
     if fit_codes_only:
         model.freeze_networks()
     else:
-        optimizers.append(torch.optim.Adam(model.networks(), lr=options.lr))
+        optimizers.append(torch.optim.Adam(model.networks(), lr=options.lr, fused=True))
         if checkpoint is not None:
-            for i, optimizer in enumerate(optimizers):
-                optimizer.load_state_dict(checkpoint[f"optimizer_{i}"])
+            checkpoints.restore_optimizers(checkpoint, optimizers, options.lr)
             torch.set_rng_state(checkpoint["random_state"])
 
     def batches_of_stage(sidelength, batch_size, first, end):
@@ -268,13 +277,16 @@ def train_srn(options, device):
     def save(step):
         save_checkpoint(options, data, folder, model, model.sizes, optimizers, step)
 
-    folder = start_run(options, model, None if fit_codes_only or checkpoint is None else checkpoint["path"])
     num_steps = schedule(options)[-1][-1]
+    if start_step >= num_steps:
+        raise util.InputError(f"nothing left to train: step {start_step} of {num_steps} in --max_steps_per_img_sidelength")
+    folder = start_run(options, model, None if fit_codes_only or checkpoint is None else checkpoint["path"])
     with training.Run(folder, device, num_steps, start_step, description=folder.name) as run:
         run.every.append((options.steps_til_ckpt, save))
-        watch(options, data, run, model, head=None)
+        with_classes = wants_classes(options)
+        watch(options, data, run, functools.partial(rendering.render, model, with_classes=with_classes), model)
         training.fit(
-            lambda batch: model(batch, with_classes=wants_classes(options)),
+            lambda batch: model(batch, with_classes=with_classes),
             scheduled_batches(options, start_step, batches_of_stage),
             lambda outputs, batch: srn_losses(options, outputs, batch),
             optimizers,
@@ -294,8 +306,12 @@ def start_run(options, module, continues=None):
     return folder
 
 
-def watch(options, data, run, model, head, rows=None):
-    """Have the run show pictures of training views, latent codes, and validation scores and pictures."""
+def watch(options, data, run, render, model, rows=None):
+    """Have the run show pictures of training views, latent codes, and validation scores and pictures.
+
+    render: batch -> outputs, as rendering.render gives them
+    rows:   rows of the latent table that the training instances have (default: all, in order)
+    """
     names = names_of(data.train)
     rows = rows or list(range(len(names)))
     side = options.img_sidelengths[-1]
@@ -303,15 +319,15 @@ def watch(options, data, run, model, head, rows=None):
     every = options.steps_til_val
 
     dataset = make_dataset(options, data, data.train, side, whole_images=True)
-    run.every.append((every, validation.Preview(model, head, dataset, rows, run)))
+    run.every.append((every, validation.Preview(model, render, dataset, rows, run)))
     run.every.append((every, lambda step: summaries.write_code_range(run.writer, codes[rows], step)))
     run.every.append((run.num_steps, lambda step: summaries.write_code_projector(run.writer, codes[rows], names, step)))
     if data.val:
         val_rows = [rows[names.index(name)] for name in names_of(data.val)]
         dataset = make_dataset(options, data, data.val, side, whole_images=True)
         batches = dataio.ordered_batches(dataset, batch_size=16, num_workers=options.num_workers)
-        run.every.append((every, validation.Validation(model, head, batches, val_rows, run)))
-        run.every.append((every, validation.Preview(model, head, dataset, val_rows, run, prefix="val_")))
+        run.every.append((every, validation.Validation(model, render, batches, val_rows, run)))
+        run.every.append((every, validation.Preview(model, render, dataset, val_rows, run, prefix="val_")))
 
 
 def update_head(options, device):
@@ -323,7 +339,7 @@ def update_head(options, device):
     model.freeze_networks()
     sizes = dict(in_features=model.sizes["hidden_features"], num_classes=len(data.class_names))
     head = srns.HEADS[options.model_type](**sizes).to(device)
-    optimizers = [torch.optim.Adam(head.parameters(), lr=options.lr)]
+    optimizers = [torch.optim.Adam(head.parameters(), lr=options.lr, fused=True)]
 
     def batches_of_stage(sidelength, batch_size, first, end):
         dataset = make_dataset(options, data, data.train, sidelength, whole_images=True)
@@ -341,7 +357,7 @@ def update_head(options, device):
     num_steps = schedule(options)[-1][-1]
     with training.Run(folder, device, num_steps, description=folder.name) as run:
         run.every.append((options.steps_til_ckpt, save))
-        watch(options, data, run, model, head, rows)
+        watch(options, data, run, functools.partial(rendering.render, model, head=head), model, rows)
         training.fit(
             lambda batch: {"seg_logits": head(batch["features"])},
             scheduled_batches(options, 0, batches_of_stage),
@@ -362,7 +378,7 @@ def labelled_features(model, dataset, rows, device):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         batch["instance_idx"] = rows.to(device)[batch["instance_idx"]]
         labelled = batch["seg_labels"] != util.UNLABELLED
-        features.append(rendering.render(model, batch)["features"][labelled])
+        features.append(rendering.render(model, batch, with_classes=False)["features"][labelled])
         seg_labels.append(batch["seg_labels"][labelled])
     return torch.cat(features), torch.cat(seg_labels)
 

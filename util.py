@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-
 UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
 
 
@@ -27,7 +26,8 @@ def command(main):
         try:
             return main(argv)
         except InputError as error:
-            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+            sentence = str(error).rsplit("InputError: ", 1)[-1].strip()  # a data loader's worker wraps it in its traceback
+            print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
@@ -37,9 +37,13 @@ def pick_device(name):
     """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or auto")
-    return torch.device(name)
+    return device
 
 
 def seed_everything(seed):

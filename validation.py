@@ -4,7 +4,6 @@ import torch
 
 import losses
 import metrics
-import rendering
 import summaries
 import util
 
@@ -12,26 +11,27 @@ import util
 class Preview:
     """Renders a few fixed observations of a data set for tensorboard.
 
-    rows: rows of the latent table that the data set's instances have, a list of int
+    render: batch -> outputs, as rendering.render gives them; the model is put into eval mode for it
+    rows:   rows of the latent table that the data set's instances have, a list of int
     """
 
-    def __init__(self, model, head, dataset, rows, run, prefix=""):
-        self.model, self.head, self.run, self.prefix = model, head, run, prefix
+    def __init__(self, model, render, dataset, rows, run, prefix=""):
+        self.model, self.render, self.run, self.prefix = model, render, run, prefix
         self.rows = torch.tensor(rows)
         self.num_classes = dataset.num_classes
         chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), summaries.NUM_PICTURES)).long().tolist()
         self.batch = torch.utils.data.default_collate([dataset[i] for i in chosen])
 
     def __call__(self, step):
-        batch, outputs = render_in_eval_mode(self.model, self.head, self.batch, self.rows, self.run)
+        batch, outputs = render_in_eval_mode(self.model, self.render, self.batch, self.rows, self.run)
         summaries.write_pictures(self.run.writer, outputs, batch, step, self.num_classes, self.prefix)
 
 
 class Validation:
     """Scores a whole data set: val_psnr, val_ssim, val_dist_loss and, with labels, val_miou and val_class_loss."""
 
-    def __init__(self, model, head, batches, rows, run):
-        self.model, self.head, self.batches, self.run = model, head, batches, run
+    def __init__(self, model, render, batches, rows, run):
+        self.model, self.render, self.batches, self.run = model, render, batches, run
         self.rows = torch.tensor(rows)
 
     def __call__(self, step):
@@ -43,17 +43,17 @@ class Validation:
         """Means over observations, a dict of floats."""
         scored = []
         for batch in self.batches:
-            batch, outputs = render_in_eval_mode(self.model, self.head, batch, self.rows, self.run)
+            batch, outputs = render_in_eval_mode(self.model, self.render, batch, self.rows, self.run)
             scored += score_images(outputs, batch)
         return {name: sum(row[name] for row in scored) / len(scored) for name in scored[0]}
 
 
-def render_in_eval_mode(model, head, batch, rows, run):
+def render_in_eval_mode(model, render, batch, rows, run):
     """The batch on the run's device with latent-table rows as its instance_idx, and what is rendered for it."""
     batch = run.to_device(batch | {"instance_idx": rows[batch["instance_idx"]]})
     was_training = model.training
     model.eval()
-    outputs = rendering.render(model, batch, head)
+    outputs = render(batch)
     model.train(was_training)
     return batch, outputs
 

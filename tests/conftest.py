@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scenes
 import torch
 
+import train
+
 PARITY = Path(__file__).parent / "data" / "parity"
+
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where other programs run
 
 
 class Parity:
@@ -37,3 +42,17 @@ class Parity:
 @pytest.fixture(scope="session")
 def parity():
     return Parity(PARITY)
+
+
+@pytest.fixture(scope="session")
+def ball_split(tmp_path_factory):
+    """The training split of a tiny class folder: two instances of four views, 16 x 16. Not to be changed."""
+    return scenes.write_split(tmp_path_factory.mktemp("ball_split") / "Ball" / "Ball.train")
+
+
+@pytest.fixture(scope="session")
+def semantic_run(ball_split, tmp_path_factory):
+    """The run folder of a tiny semantic SRN after two steps on `ball_split`. Not to be changed."""
+    logs = tmp_path_factory.mktemp("semantic_run")
+    train.main(scenes.train_options(ball_split, logs, "semantic"))
+    return logs / "semantic"

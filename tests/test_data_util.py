@@ -1,0 +1,343 @@
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+import data_util
+import util
+
+SIDES = [None, 16, 20, 64]  # of the parity fixtures; 64 enlarges
+
+
+def load_published(parity, loader, name, side):
+    return parity.load("image_io")[f"{loader}/{name}/{side}"]
+
+
+# Images
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", ["rgba_40x28", "rgba_33x47"])
+def test_rgba_images_are_cropped_whitened_and_averaged_as_published(parity, name, side):
+    image, _ = data_util.load_image(parity.folder / "files" / f"{name}.png", side)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(
+        image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_rgb_images_are_read_as_by_the_published_vanilla_code_and_are_opaque(parity, side):
+    image, _ = data_util.load_image(parity.folder / "files" / "rgb_30x30.png", side)
+    published = load_published(parity, "vanilla", "rgb_30x30", side)
+    np.testing.assert_allclose(image[..., :3].transpose(2, 0, 1), published, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(image[..., 3], 1, atol=1e-6)
+
+
+def test_only_transparent_pixels_differ_from_the_published_vanilla_code(parity):
+    """It drops alpha, so that they keep whatever colour is stored."""
+    image, covered = data_util.load_image(parity.folder / "files" / "rgba_40x28.png")
+    published = load_published(parity, "vanilla", "rgba_40x28", None).transpose(1, 2, 0)
+    np.testing.assert_allclose(image[covered][:, :3], published[covered], rtol=0, atol=2e-6)
+    assert (image[~covered] == 1).all() and (published[~covered] < 1).any()
+
+
+def write_png(path, pixels):
+    iio.imwrite(path, np.asarray(pixels, dtype=np.uint8))
+    return path
+
+
+RED, HALF_BLUE, HIDDEN_GREEN, OPAQUE_WHITE = (
+    (255, 0, 0, 255),
+    (0, 0, 255, 51),
+    (0, 255, 0, 0),
+    (255, 255, 255, 255),
+)
+
+
+@pytest.fixture
+def four_pixels(tmp_path):
+    return write_png(tmp_path / "four.png", [[RED, HALF_BLUE], [HIDDEN_GREEN, OPAQUE_WHITE]])
+
+
+def test_transparent_pixels_are_white_and_half_transparent_ones_are_taken_as_they_are(four_pixels):
+    image, covered = data_util.load_image(four_pixels)
+    expected = [[(1, -1, -1, 1), (-1, -1, 1, -0.6)], [(1, 1, 1, 1), (1, 1, 1, 1)]]
+    np.testing.assert_allclose(image, expected, atol=1e-6)
+    assert covered.tolist() == [[True, True], [False, True]]
+
+
+def test_blend_alpha_composites_over_white(four_pixels):
+    image, _ = data_util.load_image(four_pixels, blend_alpha=True)
+    expected = [[(1, -1, -1, 1), (0.6, 0.6, 1, 1)], [(1, 1, 1, 1), (1, 1, 1, 1)]]
+    np.testing.assert_allclose(image, expected, atol=1e-6)
+
+
+def test_pixels_become_white_before_they_are_averaged(four_pixels):
+    image, covered = data_util.load_image(four_pixels, 1, blend_alpha=True)
+    np.testing.assert_allclose(image[0, 0], [(1 + 0.6 + 1 + 1) / 4, (-1 + 0.6 + 1 + 1) / 4, 0.5, 1], atol=1e-6)
+    assert covered.tolist() == [[True]]  # in part
+
+
+def test_without_transparency_what_is_not_white_is_foreground(tmp_path):
+    path = write_png(tmp_path / "rgb.png", [[(255, 255, 255), (255, 254, 255)], [(0, 0, 0), (255, 255, 255)]])
+    assert data_util.load_image(path)[1].tolist() == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_grey_images_have_three_equal_colours(tmp_path, channels):
+    grey = np.array([[0, 51], [102, 255]])
+    pixels = grey if channels == 1 else np.dstack([grey, np.full_like(grey, 255)])
+    image, _ = data_util.load_image(write_png(tmp_path / "grey.png", pixels))
+    expected = np.array([[-1, -0.6], [-0.2, 1]])
+    np.testing.assert_allclose(image, np.dstack([expected] * 3 + [np.ones((2, 2))]), atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(5, 9), (9, 5), (7, 7)])
+def test_the_crop_is_central_and_its_side_even(height, width):
+    top, left, side = data_util.square_crop(height, width)
+    assert side == min(height, width) // 2 * 2
+    for start, length in ((top, height), (left, width)):
+        assert start >= 0 and abs(start - (length - start - side)) <= 1
+
+
+def truncated(path):
+    write_png(path, np.random.default_rng(0).integers(256, size=(32, 32, 4)))
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def spoilt(path):
+    write_png(path, np.random.default_rng(0).integers(256, size=(32, 32, 4)))
+    content = path.read_bytes()
+    path.write_bytes(content[:600] + b"spoilt" + content[606:])
+
+
+BAD_IMAGES = {
+    "truncated": truncated,
+    "text": lambda path: path.write_text("no picture"),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "spoilt in the middle": spoilt,
+    "16-bit": lambda path: iio.imwrite(path, np.full((4, 4), 40_000, dtype=np.uint16)),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_IMAGES)
+def test_an_image_that_cannot_be_used_is_named(tmp_path, fault):
+    path = tmp_path / "broken.png"
+    BAD_IMAGES[fault](path)
+    with pytest.raises(util.InputError, match="broken.png") as error:
+        data_util.load_image(path, 8)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "missing"])
+def test_the_quick_check_finds_it_without_decoding(tmp_path, fault):
+    path = tmp_path / "broken.png"
+    BAD_IMAGES[fault](path)
+    with pytest.raises(util.InputError, match="broken.png"):
+        data_util.check_png(path)
+
+
+def test_the_quick_check_lets_a_sound_image_pass(four_pixels):
+    data_util.check_png(four_pixels)
+
+
+# Label maps
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", ["seg_40x28", "seg_33x47"])
+def test_label_maps_are_those_of_the_published_code(parity, name, side):
+    seg_labels = data_util.load_seg_labels(parity.folder / "files" / f"{name}.npy", side)
+    assert seg_labels.dtype == np.int64
+    np.testing.assert_array_equal(seg_labels, load_published(parity, "seg", name, side))
+
+
+def test_pixel_center_aligns_label_maps_with_the_averaged_image(tmp_path):
+    np.save(tmp_path / "labels.npy", np.arange(16).reshape(4, 4))
+    corner = data_util.load_seg_labels(tmp_path / "labels.npy", 2, pixel_center=0.0)
+    centre = data_util.load_seg_labels(tmp_path / "labels.npy", 2, pixel_center=0.5)
+    assert corner.tolist() == [[0, 2], [8, 10]]
+    assert centre.tolist() == [[5, 7], [13, 15]]
+    enlarged = data_util.load_seg_labels(tmp_path / "labels.npy", 8, pixel_center=0.5)
+    assert (enlarged == np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1)).all()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint32, np.int16, np.int64])
+def test_label_maps_of_every_integer_type_can_be_read_with_a_channel_axis_too(tmp_path, dtype):
+    np.save(tmp_path / "labels.npy", np.array([[0, 1], [1, 0]], dtype=dtype)[..., None])
+    assert data_util.load_seg_labels(tmp_path / "labels.npy", 4).tolist()[0] == [0, 0, 1, 1]
+
+
+def test_unlabelled_pixels_keep_their_mark(tmp_path):
+    np.save(tmp_path / "labels.npy", np.array([[-1, 1], [1, 0]]))
+    assert data_util.load_seg_labels(tmp_path / "labels.npy").tolist() == [[-1, 1], [1, 0]]
+
+
+BAD_LABELS = {
+    "floats": lambda path: np.save(path, np.zeros((4, 4))),
+    "one row": lambda path: np.save(path, np.zeros(4, dtype=int)),
+    "three channels": lambda path: np.save(path, np.zeros((4, 4, 3), dtype=int)),
+    "text": lambda path: path.write_text("0 1 2"),
+    "empty": lambda path: path.write_bytes(b""),
+    "pickle": lambda path: np.save(path, np.array([[{}]]), allow_pickle=True),
+    "missing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("fault", BAD_LABELS)
+def test_a_label_map_that_cannot_be_used_is_named(tmp_path, fault):
+    path = tmp_path / "broken.npy"
+    BAD_LABELS[fault](path)
+    with pytest.raises(util.InputError, match="broken.npy"):
+        data_util.load_seg_labels(path)
+
+
+# Intrinsics and poses
+
+
+def test_intrinsics_of_square_images_are_those_of_the_published_code(parity):
+    rows = json.loads((parity.folder / "text_io.json").read_text())["intrinsics"]
+    rows = [row for row in rows if "480x640" not in row["file"]]
+    assert len(rows) == 15
+    for row in rows:
+        intrinsics = data_util.load_intrinsics(parity.folder / "files" / row["file"])
+        assert intrinsics.poses_are_world2cam == row["world2cam"]
+        published = np.array(row["matrix"])[:3, :3]
+        np.testing.assert_allclose(intrinsics.matrix(row["sidelength"]), published, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "side, focal, cx, cy", [(None, 525, 239.5, 239.5), (480, 525, 239.5, 239.5), (48, 52.5, 23.95, 23.95)]
+)
+def test_intrinsics_of_wide_images_follow_the_crop(parity, side, focal, cx, cy):
+    """640 - 480 = 160 columns go, 80 of them on the left. The published code leaves cx and cy uncropped."""
+    intrinsics = data_util.load_intrinsics(parity.folder / "files" / "intrinsics_wide_480x640.txt")
+    np.testing.assert_allclose(intrinsics.matrix(side), [[focal, 0, cx], [0, focal, cy], [0, 0, 1]], rtol=1e-6)
+
+
+def test_the_crop_moves_the_principal_point_as_it_moves_the_pixels(tmp_path):
+    """A dot in a tall image is found where the cropped and shrunk camera sees the dot's ray."""
+    pixels = np.zeros((40, 24, 3))
+    pixels[26:28, 10:12] = 255
+    image, _ = data_util.load_image(write_png(tmp_path / "dot.png", pixels), 12)
+    row, column = np.unravel_index(image[..., 0].argmax(), (12, 12))
+    intrinsics = data_util.Intrinsics(focal=30, cx=12, cy=20, height=40, width=24)
+    before, after = intrinsics.focal, intrinsics.matrix(12)
+    assert (column + 0.5 - after[0, 2]) / after[0, 0] == pytest.approx((11 - 12) / before, abs=1e-6)
+    assert (row + 0.5 - after[1, 2]) / after[1, 1] == pytest.approx((27 - 20) / before, abs=1e-6)
+
+
+def test_poses_in_every_layout_are_those_of_the_published_code(parity):
+    rows = json.loads((parity.folder / "text_io.json").read_text())["poses"]
+    assert len(rows) == 6
+    for row in rows:
+        pose = data_util.load_pose(parity.folder / "files" / row["file"])
+        assert pose.dtype == np.float32
+        np.testing.assert_array_equal(pose, np.array(row["matrix"], dtype=np.float32), err_msg=row["file"])
+
+
+@pytest.mark.parametrize(
+    "text", ["1\t0 0  0\n0 1 0 0\n\n0 0 1 5\n0 0 0 1\n\n", "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n\n"]
+)
+def test_tabs_double_blanks_and_empty_lines_in_a_pose_do_no_harm(tmp_path, text):
+    (tmp_path / "pose.txt").write_text(text)
+    expected = np.eye(4)
+    expected[2, 3] = 5
+    assert (data_util.load_pose(tmp_path / "pose.txt") == expected).all()
+
+
+def test_world_to_camera_poses_are_inverted(parity):
+    path = parity.folder / "files" / "pose_4x4.txt"
+    product = data_util.load_pose(path) @ data_util.load_pose(path, is_world2cam=True)
+    np.testing.assert_allclose(product, np.eye(4), atol=1e-6)
+
+
+ROWS = "1 0 0 0\n0 1 0 0\n0 0 1 0\n"
+BAD_POSES = {
+    "nan": ROWS.replace("0 0 1 0", "0 0 1 nan") + "0 0 0 1",
+    "infinite": ROWS.replace("0 0 1 0", "0 0 1 inf") + "0 0 0 1",
+    "15 numbers": "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0",
+    "three lines": ROWS,
+    "words": "one two three four",
+    "no rotation": "0 0 0 0\n" * 3 + "0 0 0 1",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("fault", BAD_POSES)
+def test_a_pose_that_cannot_be_used_is_named(tmp_path, fault):
+    (tmp_path / "broken.txt").write_text(BAD_POSES[fault])
+    with pytest.raises(util.InputError, match="broken.txt"):
+        data_util.load_pose(tmp_path / "broken.txt")
+
+
+BAD_INTRINSICS = {
+    "size missing": "100 32 32 0.\n0. 0. 0.\n1.\n",
+    "size of one number": "100 32 32 0.\n0. 0. 0.\n1.\n64\n",
+    "focal length 0": "0 32 32 0.\n0. 0. 0.\n1.\n64 64\n",
+    "focal length nan": "nan 32 32 0.\n0. 0. 0.\n1.\n64 64\n",
+    "centre nan": "100 nan 32 0.\n0. 0. 0.\n1.\n64 64\n",
+    "negative size": "100 32 32 0.\n0. 0. 0.\n1.\n-64 64\n",
+    "infinite size": "100 32 32 0.\n0. 0. 0.\n1.\ninf 64\n",
+    "words": "focal 32 32 0.\n",
+    "a picture": b"\x89PNG\r\n\x1a\n",
+}
+
+
+@pytest.mark.parametrize("fault", BAD_INTRINSICS)
+def test_intrinsics_that_cannot_be_used_are_named(tmp_path, fault):
+    text = BAD_INTRINSICS[fault]
+    (tmp_path / "broken.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(util.InputError, match="broken.txt"):
+        data_util.load_intrinsics(tmp_path / "broken.txt")
+
+
+@pytest.mark.parametrize("reader", [data_util.load_pose, data_util.load_intrinsics, data_util.load_class_names])
+def test_a_text_file_that_is_missing_is_named(tmp_path, reader):
+    with pytest.raises(util.InputError, match="absent.txt"):
+        reader(tmp_path / "absent.txt")
+
+
+# Class lists and dataset.json
+
+
+def test_class_names_stand_at_their_ids(tmp_path):
+    (tmp_path / "list.txt").write_text("3 chair arm\n0 other\n\n1\tchair_head leaf\n")
+    assert data_util.load_class_names(tmp_path / "list.txt") == [
+        "other",
+        "chair_head leaf",
+        "class 2",
+        "chair arm",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "back 0\n", "0 back\n-1 seat\n", "0.5 back\n", "0 back\n1 seat\n1 leg\n"]
+)
+def test_a_class_list_that_cannot_be_used_is_named(tmp_path, text):
+    (tmp_path / "broken.txt").write_text(text)
+    with pytest.raises(util.InputError, match="broken.txt"):
+        data_util.load_class_names(tmp_path / "broken.txt")
+
+
+def test_without_dataset_json_the_published_rules_hold(tmp_path):
+    assert data_util.load_dataset_settings(tmp_path) == data_util.DatasetSettings(0.0, False)
+
+
+def test_dataset_json_sets_the_half_pixel_rule_and_the_treatment_of_alpha(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"pixel_center": 0.5, "blend_alpha": true, "made_by": "me"}')
+    assert data_util.load_dataset_settings(tmp_path) == data_util.DatasetSettings(0.5, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[0.5]", '{"pixel_center": "middle"}', '{"pixel_center": null}', '{"pixel_center": NaN}',
+             '{"blend_alpha": "false"}'],
+)  # fmt: skip
+def test_a_dataset_json_that_cannot_be_used_is_named(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(util.InputError, match="dataset.json"):
+        data_util.load_dataset_settings(tmp_path)

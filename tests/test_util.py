@@ -1,0 +1,123 @@
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import util
+
+
+def test_replacing_leaves_the_new_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with util.replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == tmp_path
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path, error):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(error), util.replacing(path) as temporary:
+        temporary.write_text("half of")
+        raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing_keeps_the_suffix_that_some_writers_go_by(tmp_path):
+    with util.replacing(tmp_path / "x.npy") as temporary:
+        np.save(temporary, np.zeros(2))
+    assert np.load(tmp_path / "x.npy").shape == (2,)
+
+
+def test_a_file_written_by_replacing_has_the_rights_of_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with util.replacing(tmp_path / "replaced"):
+        pass
+    assert (tmp_path / "replaced").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_as_rays_undoes_as_image():
+    rays = torch.randn(2, 12, 5)
+    assert torch.equal(util.as_rays(util.as_image(rays, height=3)), rays)
+    image = torch.randn(2, 5, 4, 4)
+    assert torch.equal(util.as_image(util.as_rays(image)), image)
+
+
+def test_ray_and_pixel_have_the_same_place():
+    image = util.as_image(torch.arange(6.0).view(1, 6, 1), height=2)
+    assert image[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert util.as_image(torch.zeros(2, 9, 4)).shape == (2, 4, 3, 3)
+
+
+def test_seed_everything_repeats_all_three_generators():
+    def draw():
+        util.seed_everything(3)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert draw() == draw()
+
+
+def test_the_device_is_the_one_that_is_asked_for(monkeypatch):
+    assert util.pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert util.pick_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert util.pick_device("auto") == torch.device("cuda")
+    assert util.pick_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none_is_an_error_not_the_cpu(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(util.InputError, match=f"--device {name}.*no CUDA"):
+        util.pick_device(name)
+
+
+def test_a_device_that_does_not_exist_is_an_input_error():
+    with pytest.raises(util.InputError, match="gpu"):
+        util.pick_device("gpu")
+
+
+def test_a_users_mistake_ends_a_command_with_one_line_and_code_2(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["some/train.py"])
+
+    @util.command
+    def main(argv=None):
+        raise util.InputError(f"{argv}: not there")
+
+    with pytest.raises(SystemExit) as stopped:
+        main("data")
+    assert stopped.value.code == 2
+    assert capsys.readouterr() == ("", "train.py: error: data: not there\n")
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    @util.command
+    def main(argv=None):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main()
+
+
+def test_a_command_hands_through_arguments_and_result():
+    assert util.command(lambda argv=None: argv)(["x"]) == ["x"]
+
+
+def test_importing_the_programs_neither_parses_nor_seeds_nor_opens_cuda():
+    """In a process of its own, with options that do not exist."""
+    lines = [
+        "import sys, torch, random",
+        "sys.argv[1:] = ['--no-such-option']",
+        "before = torch.get_rng_state(), random.getstate()",
+        "import train, test",
+        "assert (torch.get_rng_state() == before[0]).all() and random.getstate() == before[1]",
+        "assert not torch.cuda.is_initialized()",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(util.__file__).parent)
