@@ -149,11 +149,11 @@ def build_back(chair, bottom, level, colour):
         centres = np.linspace(-side, side, chair.num_slats + 2)[1:-1]
         if not chair.posts:  # the outer slats are the sides
             centres = np.linspace(-0.9, 0.9, chair.num_slats)
-        half = 0.28 * (centres[1] - centres[0])
+        half = 0.34 * (centres[1] - centres[0])
         pieces += [panel(c - half, c + half, bottom, rail_bottom + 0.005, "back", slat_thickness) for c in centres]
     else:
         edges = np.linspace(level + 0.08, rail_bottom, chair.num_slats + 1)
-        height = 0.62 * (edges[1] - edges[0])
+        height = 0.7 * (edges[1] - edges[0])
         pieces += [panel(-side, side, high - height, high, "back", slat_thickness) for high in edges[1:]]
     return pieces
 
@@ -173,7 +173,7 @@ def build_arms(chair, level, colour):
             panel = 0.9 * width
             low, high = (x - panel / 2, front_y, level - 0.01), (x + panel / 2, half_y * 0.96, top - 0.5 * rest)
         else:
-            post = 0.55 * width
+            post = 0.8 * width
             low, high = (x - post / 2, front_y + 0.02, level - 0.01), (x + post / 2, front_y + 0.02 + post, top)
             high = (high[0], high[1], top - 0.5 * rest)
         pieces.append(box(low, high, ARM, colour["arm supports"]))

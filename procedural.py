@@ -21,32 +21,33 @@ def draw(obj_name, rng):
 
 
 def draw_chair(rng):
+    """Sturdy rather than dainty: at 64 pixels a leg of 6 cm is two to three pixels wide, so its label can be scored."""
     width = rng.uniform(0.40, 0.54)
     seat_shape = _pick(rng, {"rectangle": 0.5, "bevelled": 0.3, "round": 0.2})
     base = draw_base(rng, {"legs": 0.62, "three legs": 0.06, "sled": 0.10, "panels": 0.08, "pedestal": 0.14},
-                     width=rng.uniform(0.026, 0.05), max_splay=0.16, apron=rng.uniform(0.04, 0.07))
+                     width=rng.uniform(0.05, 0.08), max_splay=0.16, apron=rng.uniform(0.05, 0.08))
     back = _pick(rng, {"solid": 0.4, "vertical slats": 0.3, "horizontal slats": 0.3})
     posts = back == "horizontal slats" or rng.random() < 0.5
-    arms = _pick(rng, {"none": 0.45, "posts": 0.35, "panels": 0.2})
+    arms = _pick(rng, {"none": 0.5, "posts": 0.25, "panels": 0.25})
     return Chair(
         width=width,
         depth=width * rng.uniform(0.88, 1.08),
-        seat_height=rng.uniform(0.40, 0.50),
-        seat_thickness=rng.uniform(0.025, 0.07),
+        seat_height=rng.uniform(0.42, 0.48),
+        seat_thickness=rng.uniform(0.05, 0.09),
         seat_shape=seat_shape if arms != "panels" else "rectangle",
-        cushion=rng.uniform(0.03, 0.07) if rng.random() < 0.3 else 0.0,
+        cushion=rng.uniform(0.03, 0.05) if rng.random() < 0.3 else 0.0,
         base=base,
         back=back,
-        back_height=rng.uniform(0.34, 0.58),
-        back_lean=rng.uniform(0.04, 0.28),
+        back_height=rng.uniform(0.42, 0.54),
+        back_lean=rng.uniform(0.04, 0.22),
         back_bow=rng.uniform(0.02, 0.06) if rng.random() < 0.5 else 0.0,
-        back_thickness=rng.uniform(0.02, 0.045),
-        num_slats=int(rng.integers(3, 7) if back == "vertical slats" else rng.integers(2, 5)),
-        top_rail=rng.uniform(0.05, 0.10) if back == "vertical slats" or rng.random() < 0.4 else 0.0,
+        back_thickness=rng.uniform(0.04, 0.065),
+        num_slats=int(rng.integers(3, 5) if back == "vertical slats" else rng.integers(2, 4)),
+        top_rail=rng.uniform(0.07, 0.12) if back == "vertical slats" or rng.random() < 0.4 else 0.0,
         posts=posts,
         arms=arms,
-        arm_height=rng.uniform(0.17, 0.25),
-        arm_width=rng.uniform(0.035, 0.065),
+        arm_height=rng.uniform(0.20, 0.25),
+        arm_width=rng.uniform(0.065, 0.10),
         colours=draw_colours(rng),
     )
 
@@ -84,14 +85,14 @@ def draw_base(rng, kinds, width, max_splay, apron):
     return Base(
         kind=kind,
         width=width * (1.2 if round_legs else 1.0),
-        taper=rng.uniform(0.5, 0.8) if legged and rng.random() < 0.5 else 1.0,
+        taper=rng.uniform(0.6, 0.85) if legged and rng.random() < 0.5 else 1.0,
         round=round_legs,
         splay=rng.uniform(0.4, 1.0) * max_splay if legged and rng.random() < 0.4 else 0.0,
         inset=rng.uniform(0.005, 0.04),
         foot=_pick(rng, {"star": 0.65, "disc": 0.35}),
         num_feet=int(rng.integers(4, 6)),
         apron=apron if kind == "legs" and rng.random() < 0.5 else 0.0,
-        stretcher=_pick(rng, {"none": 0.5, "sides": 0.15, "H": 0.2, "box": 0.15}) if kind == "legs" else "none",
+        stretcher=_pick(rng, {"none": 0.7, "sides": 0.1, "H": 0.1, "box": 0.1}) if kind == "legs" else "none",
         stretcher_height=rng.uniform(0.2, 0.45),
     )
 
