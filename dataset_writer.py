@@ -26,7 +26,7 @@ import raycasting
 import util
 
 FOCAL = 1.025  # focal length per side of the image, as ShapeNet of SRN: 131.25 at 128 pixels
-DISTANCE = 1.3  # of the cameras from the origin; objects have a diagonal of 1
+DISTANCE = 1.15  # of the cameras from the origin: objects have a diagonal of 1, and just fit the picture
 ELEVATION_DEG = (-10.0, 60.0)
 
 FRONT_VIEW = 65  # the test view that one-shot reconstruction starts from

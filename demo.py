@@ -22,9 +22,10 @@ SCRIPTS = (  # stage, script
     ("4 single shot", "result_scripts/single_shot.sh"),
 )
 MAKE_DATA = {
-    "procedural": ["procedural", "--obj_name", "Chair", "--instances", "48", "--views", "30", "--test_instances", "8",
-                   "--test_views", "70", "--sidelength", "64"],
-    "furniture": ["furniture", "--obj_name", "Chair", "--views", "50", "--test_views", "70", "--sidelength", "64"],
+    "procedural": ["procedural", "--obj_name", "Chair", "--instances", "32", "--views", "30", "--train_val_views", "6",
+                   "--val_instances", "2", "--test_instances", "8", "--test_views", "70", "--sidelength", "64"],
+    "furniture": ["furniture", "--obj_name", "Chair", "--views", "50", "--train_val_views", "6", "--test_views", "70",
+                  "--variants", "1", "--sidelength", "64"],
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def main(argv=None):
     name = {"procedural": "demo", "furniture": "demo_furniture"}[options.data]
     data, logs = ROOT / "data" / name, ROOT / "logs" / name
     environment = os.environ | {"OBJ": "Chair", "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable,
-                                "CONFIG": f"{name}_chairs"}  # fmt: skip
+                                "CONFIG": name}  # fmt: skip
     stages = {}
     if not (data / "Chair").exists():
         maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data], "--out", str(data)]

@@ -22,23 +22,23 @@ def draw(obj_name, rng):
 
 def draw_chair(rng):
     """Sturdy rather than dainty: at 64 pixels a leg of 6 cm is two to three pixels wide, so its label can be scored."""
-    width = rng.uniform(0.40, 0.54)
+    width = rng.uniform(0.43, 0.52)
     seat_shape = _pick(rng, {"rectangle": 0.5, "bevelled": 0.3, "round": 0.2})
-    base = draw_base(rng, {"legs": 0.62, "three legs": 0.06, "sled": 0.10, "panels": 0.08, "pedestal": 0.14},
-                     width=rng.uniform(0.05, 0.08), max_splay=0.16, apron=rng.uniform(0.05, 0.08))
+    base = draw_base(rng, {"legs": 0.66, "three legs": 0.04, "sled": 0.06, "panels": 0.12, "pedestal": 0.12},
+                     width=rng.uniform(0.06, 0.09), max_splay=0.12, apron=rng.uniform(0.05, 0.08))
     back = _pick(rng, {"solid": 0.4, "vertical slats": 0.3, "horizontal slats": 0.3})
     posts = back == "horizontal slats" or rng.random() < 0.5
-    arms = _pick(rng, {"none": 0.5, "posts": 0.25, "panels": 0.25})
+    arms = _pick(rng, {"none": 0.8, "posts": 0.1, "panels": 0.1})
     return Chair(
         width=width,
         depth=width * rng.uniform(0.88, 1.08),
-        seat_height=rng.uniform(0.42, 0.48),
-        seat_thickness=rng.uniform(0.05, 0.09),
+        seat_height=rng.uniform(0.43, 0.47),
+        seat_thickness=rng.uniform(0.07, 0.10),
         seat_shape=seat_shape if arms != "panels" else "rectangle",
         cushion=rng.uniform(0.03, 0.05) if rng.random() < 0.3 else 0.0,
         base=base,
         back=back,
-        back_height=rng.uniform(0.42, 0.54),
+        back_height=rng.uniform(0.44, 0.52),
         back_lean=rng.uniform(0.04, 0.22),
         back_bow=rng.uniform(0.02, 0.06) if rng.random() < 0.5 else 0.0,
         back_thickness=rng.uniform(0.04, 0.065),
@@ -47,7 +47,7 @@ def draw_chair(rng):
         posts=posts,
         arms=arms,
         arm_height=rng.uniform(0.20, 0.25),
-        arm_width=rng.uniform(0.065, 0.10),
+        arm_width=rng.uniform(0.08, 0.11),
         colours=draw_colours(rng),
     )
 

@@ -66,8 +66,8 @@ def test_files(chairs):
     pose = np.loadtxt(instance / "pose" / "000000.txt")
     assert pose.shape == (4, 4)
     assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-6)
-    assert np.linalg.norm(pose[:3, 3]) == pytest.approx(1.3, abs=1e-6)
-    assert np.allclose(pose[:3, 2], -pose[:3, 3] / 1.3, atol=1e-6)  # looks at the origin
+    assert np.linalg.norm(pose[:3, 3]) == pytest.approx(dataset_writer.DISTANCE, abs=1e-6)
+    assert np.allclose(pose[:3, 2], -pose[:3, 3] / dataset_writer.DISTANCE, atol=1e-6)  # looks at the origin
 
 
 def test_poses_and_pictures_belong_together(chairs):
@@ -105,10 +105,10 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(chairs, tmp
 @pytest.mark.parametrize("num_views", [70, 100, 251])
 def test_test_view_65_is_the_three_quarter_front_view(num_views):
     eyes = dataset_writer.spiral_cameras(num_views)[:, :3, 3]
-    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), 1.3)
+    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), dataset_writer.DISTANCE)
     assert torch.allclose(eyes[65], expected, atol=1e-5)
     assert eyes[65, 0] > 0 > eyes[65, 1] and eyes[65, 2] > 0  # right, front, above
-    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / 1.3))
+    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / dataset_writer.DISTANCE))
     assert elevation.min() > -10.01 and elevation.max() < 60.01
     assert elevation.max() - elevation.min() > 65
     distances = torch.cdist(eyes, eyes) + 10 * torch.eye(num_views)
@@ -116,7 +116,7 @@ def test_test_view_65_is_the_three_quarter_front_view(num_views):
 
 
 def test_random_views_fill_the_band_evenly():
-    eyes = dataset_writer.random_cameras(4000, np.random.default_rng(0))[:, :3, 3].numpy() / 1.3
+    eyes = dataset_writer.random_cameras(4000, np.random.default_rng(0))[:, :3, 3].numpy() / dataset_writer.DISTANCE
     low, high = np.sin(np.deg2rad(dataset_writer.ELEVATION_DEG))
     assert eyes[:, 2].min() >= low - 1e-6 and eyes[:, 2].max() <= high + 1e-6
     share = np.histogram(eyes[:, 2], bins=4, range=(low, high))[0] / 4000
