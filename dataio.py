@@ -4,6 +4,7 @@ Which folders and views are used, what one training item holds, and in which ord
 choice of random rays depend on the seed and the step alone, so that a resumed run sees what a run-through sees.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,12 @@ class RayDraw(NamedTuple):
 def find_class_list(data_root, obj_name):
     """Path of `<obj_name>-level-1.txt` beside the split folder."""
     return Path(data_root).resolve().parent / f"{obj_name}-level-1.txt"
+
+
+def dataset_settings(data_root, blend_alpha=None):
+    """data_util.DatasetSettings of the class folder that a split lies in; blend_alpha, if not None, wins."""
+    settings = data_util.load_dataset_settings(Path(data_root).resolve().parent)
+    return settings if blend_alpha is None else dataclasses.replace(settings, blend_alpha=blend_alpha)
 
 
 def instance_folders(root, max_num_instances=ALL, specific_ins=()):

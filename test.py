@@ -57,9 +57,7 @@ def read_options(argv):
 
 def open_data(options, checkpoint):
     """The split's data set with labels if --obj_name names a class list, and the class names (or None)."""
-    settings = data_util.load_dataset_settings(Path(options.data_root).resolve().parent)
-    if options.blend_alpha is not None:
-        settings = data_util.DatasetSettings(settings.pixel_center, options.blend_alpha)
+    settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
     trained = checkpoints.settings_of(checkpoint)
     if settings != trained:
         print(f"note: the data say {settings}, but {checkpoint['path']} was trained with {trained}")

@@ -117,9 +117,7 @@ def wants_classes(options):
 
 def open_data(options):
     """Index and check everything the run will read: train and val instances, data settings, class names."""
-    settings = data_util.load_dataset_settings(Path(options.data_root).resolve().parent)
-    if options.blend_alpha is not None:
-        settings = data_util.DatasetSettings(settings.pixel_center, options.blend_alpha)
+    settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
     class_names = None
     if wants_classes(options):
         class_names = data_util.load_class_names(dataio.find_class_list(options.data_root, options.obj_name))

@@ -131,6 +131,14 @@ def test_turning_and_moving_camera_and_scene_together_changes_no_depth():
     assert torch.allclose(moved, depth_steps, atol=1e-5)
 
 
+def test_an_aimed_marcher_ends_near_the_distance_it_was_aimed_at():
+    net, phi, (uv, cam2world, intrinsics) = marcher(), some_phi(), views()
+    net.aim_at(1.3)
+    points, _ = net(phi, uv, cam2world, intrinsics)
+    travelled = (points - geometry.camera_centre(cam2world)).norm(dim=-1)
+    assert torch.allclose(travelled, torch.full_like(travelled, 1.3), atol=0.3)
+
+
 def test_the_gradient_at_the_hidden_state_is_limited_at_every_step():
     """phi is constant in space here, so a step's hidden state is reached from its own output alone."""
     net, (uv, cam2world, intrinsics) = marcher(num_steps=1), views()

@@ -138,6 +138,17 @@ def test_points_that_coincide_have_no_normal_and_a_finite_gradient():
     assert not normals.any() and points.grad.isfinite().all()
 
 
+def test_viewing_distance_is_that_to_the_point_all_cameras_look_at():
+    target = torch.tensor([3.0, -1.0, 2.0])
+    eyes = target + torch.tensor([[2.0, 0, 0], [0, 3.0, 0], [0, 0.6, 0.8]])
+    assert geometry.viewing_distance(geometry.look_at(eyes, target)) == pytest.approx((2 + 3 + 1) / 3, abs=1e-4)
+
+
+def test_viewing_distance_of_a_single_view_is_that_to_the_point_nearest_to_the_origin():
+    pose = geometry.look_at(torch.tensor([[0.0, -2.0, 0.5]]), (0.0, 0.0, 0.5))
+    assert geometry.viewing_distance(pose) == pytest.approx(2, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "dtype, file, atol", [(torch.float64, "geometry_f64", 1e-12), (torch.float32, "geometry", 5e-6)]
 )
