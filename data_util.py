@@ -123,20 +123,25 @@ def load_image(path, sidelength=None, blend_alpha=False):
     return (2 * image - 1).astype(np.float32), covered
 
 
+def open_seg_labels(path, mmap_mode=None):
+    """The (H, W) integer array of a label map as the file has it; with mmap_mode "r" only its header is read."""
+    try:
+        labels = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
+    labels = labels[..., 0] if labels.ndim == 3 and labels.shape[-1] == 1 else labels
+    if labels.ndim != 2 or labels.dtype.kind not in "iub":
+        raise util.InputError(f"{path}: expected an (H, W) array of integer class ids, found {labels.dtype} {labels.shape}")
+    return labels
+
+
 def load_seg_labels(path, sidelength=None, pixel_center=0.0):
     """Reads an (H, W) label map (.npy), crops it to a square, nearest neighbour to (S, S) int64 class ids.
 
     Pixel i of the result takes the source pixel under (i + pixel_center) * source side / S: with 0 the published
     rule, with 0.5 the one that is aligned with the area average of the images.
     """
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
-    if labels.ndim == 3 and labels.shape[-1] == 1:
-        labels = labels[..., 0]
-    if labels.ndim != 2 or labels.dtype.kind not in "iub":
-        raise util.InputError(f"{path}: expected an (H, W) array of integer class ids, found {labels.dtype} {labels.shape}")
+    labels = open_seg_labels(path)
     top, left, side = square_crop(*labels.shape)
     labels = labels[top : top + side, left : left + side].astype(np.int64)
     if sidelength not in (None, side):

@@ -99,6 +99,8 @@ def read_instance(folder, with_labels, **views):
     chosen = choose_views(len(rgb), where=folder, **views)
     for i in chosen:
         data_util.check_png(rgb[i])
+        if with_labels:
+            data_util.open_seg_labels(kinds[1][1][i], mmap_mode="r")
     return Instance(
         name=folder.name,
         folder=folder,

@@ -148,15 +148,15 @@ def open_data(options):
     return SimpleNamespace(train=train, val=val, settings=settings, class_names=class_names)
 
 
-def make_dataset(options, data, instances, sidelength, whole_images=False):
+def make_dataset(options, data, instances, sidelength, rays_per_image=0, preload=False):
     return dataio.SceneClassDataset(
         instances,
         sidelength,
         data.settings,
         num_classes=len(data.class_names) if data.class_names else None,
-        rays_per_image=0 if whole_images else options.rays_per_image,
+        rays_per_image=rays_per_image,
         foreground_fraction=options.foreground_fraction,
-        preload=options.preload,
+        preload=preload,
     )
 
 
@@ -269,7 +269,7 @@ def train_srn(options, device):
             torch.set_rng_state(checkpoint["random_state"])
 
     def batches_of_stage(sidelength, batch_size, first, end):
-        dataset = make_dataset(options, data, data.train, sidelength)
+        dataset = make_dataset(options, data, data.train, sidelength, options.rays_per_image, options.preload)
         return dataio.training_batches(dataset, batch_size, first, end, options.seed, options.num_workers)
 
     def save(step):
@@ -316,13 +316,13 @@ def watch(options, data, run, render, model, rows=None):
     codes = model.latent_codes.weight
     every = options.steps_til_val
 
-    dataset = make_dataset(options, data, data.train, side, whole_images=True)
+    dataset = make_dataset(options, data, data.train, side)
     run.every.append((every, validation.Preview(model, render, dataset, rows, run)))
     run.every.append((every, lambda step: summaries.write_code_range(run.writer, codes[rows], step)))
     run.every.append((run.num_steps, lambda step: summaries.write_code_projector(run.writer, codes[rows], names, step)))
     if data.val:
         val_rows = [rows[names.index(name)] for name in names_of(data.val)]
-        dataset = make_dataset(options, data, data.val, side, whole_images=True)
+        dataset = make_dataset(options, data, data.val, side, preload=options.preload)
         batches = dataio.ordered_batches(dataset, batch_size=16, num_workers=options.num_workers)
         run.every.append((every, validation.Validation(model, render, batches, val_rows, run)))
         run.every.append((every, validation.Preview(model, render, dataset, val_rows, run, prefix="val_")))
@@ -340,7 +340,7 @@ def update_head(options, device):
     optimizers = [torch.optim.Adam(head.parameters(), lr=options.lr, fused=True)]
 
     def batches_of_stage(sidelength, batch_size, first, end):
-        dataset = make_dataset(options, data, data.train, sidelength, whole_images=True)
+        dataset = make_dataset(options, data, data.train, sidelength)
         features, seg_labels = labelled_features(model, dataset, rows, device)
         num_rays = batch_size * (options.rays_per_image or sidelength**2)
         for step in range(first, end):

@@ -335,3 +335,12 @@ def test_ordered_batches_hold_every_observation_once_and_the_last_one_may_be_sma
     assert [len(batch["rgb"]) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch["observation_idx"] for batch in batches]).tolist() == list(range(10))
     assert batches[0]["rgb"].shape[1] == 256  # whole images, whatever training draws
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", None])
+def test_a_broken_label_map_is_found_when_the_folder_is_read(own_split, content):
+    path = own_split / "ball_a" / "seg" / "000001.npy"
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(util.InputError, match="000001.npy"):
+        dataio.index_split(own_split, with_labels=True)
+    assert dataio.index_split(own_split)  # without labels the file does not matter
