@@ -210,9 +210,9 @@ def _paste(canvas, picture, top, left, tile_height, tile_width):
 
 
 def _fit(text, font, width):
-    """The text, or as much of its beginning as fits, with an ellipsis."""
+    """The text, or as much of its end as fits, after an ellipsis: long names of instances differ in their ends."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
+    while text and font.getlength("..." + text) > width:
+        text = text[1:]
+    return "..." + text
