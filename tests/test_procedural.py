@@ -36,7 +36,7 @@ def test_every_part_appears_and_no_other(objects):
     expected = set(range(1, len(carpentry.CLASS_NAMES[obj_name])))
     seen = collections.Counter(label for mesh in built for label in np.unique(mesh.labels).tolist())
     assert set(seen) == expected
-    assert min(seen.values()) >= 0.25 * len(built)
+    assert min(seen.values()) >= 0.15 * len(built)
 
 
 def test_parts_lie_where_they_belong():
