@@ -2,7 +2,6 @@
 # Stage 1 with labels: pretrain an SRN jointly with its segmentation U-Net. Usage: as vanilla_srn.sh
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/$CONFIG.yml" \
+exec "$PYTHON" train.py -c "train_configs/${CONFIG}_semantic.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" --val_root "$DATA/$OBJ/$OBJ.train_val" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn" \
-    --class_weight 8 --rays_per_image 0 --foreground_fraction 0 "$@"
+    --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn" --class_weight 8 "$@"
