@@ -17,8 +17,11 @@ from pathlib import Path
 import torch
 
 import data_util
+import published
 import srns
 import util
+
+PUBLISHED_TRACING_STEPS = 10
 
 
 def save(path, contents):
@@ -56,8 +59,10 @@ def load(path):
     except Exception as error:  # torch raises whatever zip, pickle or its own checks do
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise util.InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
-    if not isinstance(contents, dict) or "model" not in contents or "sizes" not in contents:
-        raise util.InputError(f"{path}: not a checkpoint of this program; it needs the entries model and sizes")
+    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
+        raise util.InputError(f"{path}: not a checkpoint; expected a dict with the state dict of a model in it")
+    if "sizes" not in contents:
+        contents = published.from_published(contents, path)
     return contents | {"path": path}
 
 
@@ -77,44 +82,73 @@ def load_state(module, state, path):
     module.load_state_dict(state)
 
 
-def restore_optimizers(checkpoint, optimizers, learning_rate):
-    """Give each optimizer its state back; the learning rate stays the one asked for now."""
+def restore_optimizers(checkpoint, optimizers):
+    """Give each optimizer its state back; its learning rate and its other options stay the ones asked for now."""
     for i, optimizer in enumerate(optimizers):
-        if f"optimizer_{i}" not in checkpoint:
+        state = checkpoint.get(f"optimizer_{i}", {}).get("state")
+        if not state:
             raise util.InputError(
                 f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; was "
-                f"it written while latent codes were fitted?"
+                f"it written while latent codes were fitted? Then pass --freeze_networks to go on with that"
             )
-        optimizer.load_state_dict(checkpoint[f"optimizer_{i}"])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def load_srn(checkpoint, **wanted):
-    """The SRN of a checkpoint. `wanted` are sizes the user asked for; None means whatever the file has."""
-    sizes = checkpoint["sizes"]
+    """The SRN of a checkpoint. `wanted` are sizes the user asked for; None means whatever the file has.
+
+    Published files do not tell tracing_steps: it is 10 there, as published, unless the user says otherwise.
+    """
+    sizes = dict(checkpoint["sizes"])
     if "hidden_features" not in sizes:
         raise util.InputError(f"{checkpoint['path']}: holds a segmentation head, not an SRN")
+    if sizes["tracing_steps"] is None:
+        sizes["tracing_steps"] = wanted.get("tracing_steps") or PUBLISHED_TRACING_STEPS
     for name, size in wanted.items():
-        if size is not None and size != sizes[name]:
-            raise util.InputError(f"{checkpoint['path']}: was trained with {name} {sizes[name]}, but {size} is asked for")
+        found = sizes.get(name, False)
+        if size is not None and size != found:
+            raise util.InputError(f"{checkpoint['path']}: was trained with {name} {found}, but {size} is asked for")
     model = srns.SRN(**sizes)
     load_state(model, checkpoint["model"], checkpoint["path"])
     return model
 
 
-def load_head(checkpoint, in_features):
-    """The linear or MLP head of a checkpoint, for features of in_features channels."""
+def load_head(checkpoint, model):
+    """The head of a checkpoint (srns.HEADS), for what `model`, an SRN, gives it to read."""
     sizes = checkpoint["sizes"]
     if "kind" not in sizes:
         raise util.InputError(f"{checkpoint['path']}: holds an SRN, not a segmentation head")
-    if sizes["in_features"] != in_features:
-        raise util.InputError(
-            f"{checkpoint['path']}: reads {sizes['in_features']} feature channels, but the SRN has {in_features}"
-        )
-    head = srns.HEADS[sizes["kind"]](sizes["in_features"], sizes["num_classes"])
+    kind = srns.HEADS[sizes["kind"]]
+    given = in_features(kind, model)
+    if sizes["in_features"] != given:
+        what = "feature" if kind.reads == "features" else "colour"
+        raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
+    head = kind(sizes["in_features"], sizes["num_classes"])
     load_state(head, checkpoint["model"], checkpoint["path"])
     return head
+
+
+def in_features(kind, model):
+    """How many channels a kind of head gets from an SRN."""
+    return model.sizes["hidden_features" if kind.reads == "features" else "rgb_channels"]
+
+
+def with_names(checkpoint, folders, where):
+    """The checkpoint with `instances`, for one that knows no names (published ones do not).
+
+    folders: names of all instance folders of the split `where`, sorted. The published rule gives row i to folder i;
+    it is followed where there are as many rows as folders, and nowhere else.
+    """
+    num_codes = checkpoint["sizes"].get("num_instances")
+    if checkpoint["instances"] is not None or not num_codes:
+        return checkpoint
+    if num_codes != len(folders):
+        raise util.InputError(
+            f"{checkpoint['path']}: holds {num_codes} latent codes without the names of their instances, and {where} has "
+            f"{len(folders)} instances, so whose they are is open; give the names with convert_checkpoint.py --instances"
+        )
+    print(f"note: {checkpoint['path']} names no instances; its {num_codes} codes go to the folders of {where} in sorted order")
+    return checkpoint | {"instances": list(folders)}
 
 
 def rows_of(checkpoint, names, where):

@@ -60,6 +60,7 @@ class RayMarcher(nn.Module):
     def __init__(self, feature_channels, hidden_channels=16, num_steps=10):
         super().__init__()
         self.num_steps = num_steps
+        self.initial_depth_std = 0.0  # SRN 2019 trained with 5e-4; see `forward`
         self.lstm = nn.LSTMCell(feature_channels, hidden_channels)
         self.out_layer = nn.Linear(hidden_channels, 1)
 
@@ -79,16 +80,21 @@ class RayMarcher(nn.Module):
             self.out_layer.weight *= AIMED_WEIGHT_SCALE
             self.out_layer.bias.fill_((distance - INITIAL_DEPTH) / self.num_steps)
 
-    def forward(self, phi, uv, cam2world, intrinsics):
-        """March `num_steps` steps from depth 0.05.
+    def forward(self, phi, uv, cam2world, intrinsics, initial_depth=None):
+        """March `num_steps` steps from depth 0.05; in training, from about there where `initial_depth_std` is set.
 
         phi:    callable, (B, R, 3) world-space points -> (B, R, C) features
         uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3)
+        initial_depth: (B, R, 1), to start from depths of one's own
         returns points (B, R, 3) in world space, and the depth after each step (S, B, R, 1)
         """
         directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
         origin = geometry.camera_centre(cam2world)
-        distance = INITIAL_DEPTH / depth_per_length                          # (B, R, 1) along the ray
+        if initial_depth is None:
+            initial_depth = torch.full_like(depth_per_length, INITIAL_DEPTH)
+            if self.training and self.initial_depth_std:
+                initial_depth = initial_depth + self.initial_depth_std * torch.randn_like(initial_depth)
+        distance = initial_depth / depth_per_length                          # (B, R, 1) along the ray
         state = None
         depths = []
         for _ in range(self.num_steps):

@@ -13,6 +13,7 @@ import unet
 import util
 
 CODE_STD = 0.01  # of fresh latent codes
+CLASS_UNET_DOWN = 4  # down-samplings of the segmentation U-Net
 
 
 class SRN(nn.Module):
@@ -24,13 +25,17 @@ class SRN(nn.Module):
     tracing_steps:   S, steps of the ray marcher
     rgb_channels:    3, or 4 for the published semantic system's RGBA
     num_classes:     K with a segmentation U-Net on the image of features, None without
+    fit_single_srn:  one object only: phi is a network of its own, without codes and hypernetwork
+    has_params:      codes come with the batch, there is no table
+    use_unet_renderer: colours come from a U-Net on the image of features, not ray by ray
 
     `sizes` holds these arguments; a checkpoint keeps them, so that a model can be built from the file alone.
     """
 
     def __init__(
-        self, num_instances, latent_dim=256, hidden_features=256, tracing_steps=10, rgb_channels=3, num_classes=None
-    ):
+        self, num_instances, latent_dim=256, hidden_features=256, tracing_steps=10, rgb_channels=3, num_classes=None,
+        fit_single_srn=False, has_params=False, use_unet_renderer=False,
+    ):  # fmt: skip
         super().__init__()
         self.sizes = dict(
             num_instances=num_instances,
@@ -39,75 +44,118 @@ class SRN(nn.Module):
             tracing_steps=tracing_steps,
             rgb_channels=rgb_channels,
             num_classes=num_classes,
+            fit_single_srn=fit_single_srn,
+            has_params=has_params,
+            use_unet_renderer=use_unet_renderer,
         )
-        self.latent_codes = nn.Embedding(num_instances, latent_dim, sparse=True)
-        nn.init.normal_(self.latent_codes.weight, std=CODE_STD)
-        self.hyper_phi = hyperlayers.HyperPhi(latent_dim, latent_dim, hidden_features)
+        self.frozen = False
+        self.latent_codes = self.hyper_phi = self.phi = self.class_generator = None
+        if fit_single_srn:
+            self.phi = custom_layers.FCBlock(3, hidden_features, 4)
+        else:
+            if not has_params:
+                self.latent_codes = fresh_codes(num_instances, latent_dim)
+            self.hyper_phi = hyperlayers.HyperPhi(latent_dim, latent_dim, hidden_features)
         self.ray_marcher = custom_layers.RayMarcher(hidden_features, num_steps=tracing_steps)
-        self.pixel_generator = custom_layers.FCBlock(hidden_features, hidden_features, 5, rgb_channels)
-        self.class_generator = None
+        if use_unet_renderer:
+            self.pixel_generator = unet.UNetRenderer(hidden_features, rgb_channels)
+        else:
+            self.pixel_generator = custom_layers.FCBlock(hidden_features, hidden_features, 5, rgb_channels)
         if num_classes is not None:
             self.class_generator = unet.UNet(
-                hidden_features, num_classes, num_down=4, base_channels=64, max_channels=128
+                hidden_features, num_classes, num_down=CLASS_UNET_DOWN, base_channels=64, max_channels=128
             )
 
     def surface(self, batch):
         """March the rays of a batch to the surface and read phi there.
 
-        batch: instance_idx (B,) int64, uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3)
+        batch: instance_idx (B,) int64, uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3); with z (B, D) these
+            codes are used and not the table's
         returns a dict of
-            z           (B, D) latent codes
+            z           (B, D) latent codes; none of a single SRN
             points      (B, R, 3) surface points in world space
             depth       (B, R, 1) of these points
             depth_steps (S, B, R, 1) depth after each march step
             features    (B, R, C) phi at the surface points
         """
-        z = self.latent_codes(batch["instance_idx"])
-        phi = self.hyper_phi(z)
+        outputs = {}
+        if self.phi is not None:
+            phi = self.phi
+        else:
+            outputs["z"] = batch["z"] if "z" in batch else self.latent_codes(batch["instance_idx"])
+            phi = self.hyper_phi(outputs["z"])
         points, depth_steps = self.ray_marcher(phi, batch["uv"], batch["cam2world"], batch["intrinsics"])
-        return {
-            "z": z,
+        return outputs | {
             "points": points,
             "depth": depth_steps[-1],
             "depth_steps": depth_steps,
             "features": phi(points),
         }
 
+    def per_ray(self, batch):
+        """As `surface`, plus rgb (B, R, 3 or 4) where colours do not need whole images."""
+        outputs = self.surface(batch)
+        if not self.sizes["use_unet_renderer"]:
+            outputs["rgb"] = self.pixel_generator(outputs["features"])
+        return outputs
+
+    def per_image(self, features, with_classes=True):
+        """What needs the features (B, R, C) of whole, square images: a dict of seg_logits and rgb, where U-Nets give them."""
+        outputs = {}
+        if self.sizes["use_unet_renderer"]:
+            outputs["rgb"] = util.as_rays(self.pixel_generator(util.as_image(features)))
+        if self.class_generator is not None and with_classes:
+            outputs["seg_logits"] = util.as_rays(self.class_generator(util.as_image(features)))
+        return outputs
+
     def forward(self, batch, with_classes=True):
         """As `surface`, plus rgb (B, R, 3 or 4) in about [-1, 1] and, with the U-Net, seg_logits (B, R, K).
 
-        The U-Net needs the rays of whole, square images; `with_classes=False` leaves it out.
+        The U-Nets need the rays of whole, square images; `with_classes=False` leaves the segmentation out.
         """
-        outputs = self.surface(batch)
-        outputs["rgb"] = self.pixel_generator(outputs["features"])
-        if self.class_generator is not None and with_classes:
-            seg_logits = self.class_generator(util.as_image(outputs["features"]))
-            outputs["seg_logits"] = util.as_rays(seg_logits)
-        return outputs
+        outputs = self.per_ray(batch)
+        return outputs | self.per_image(outputs["features"], with_classes)
+
+    def side_multiple(self, with_classes=True):
+        """The number of which a whole image's side must be a multiple: 1 where every ray stands for itself."""
+        multiple = 2**CLASS_UNET_DOWN if self.class_generator is not None and with_classes else 1
+        return max(multiple, unet.UNetRenderer.SIDE_MULTIPLE if self.sizes["use_unet_renderer"] else 1)
 
     def networks(self):
         """Every parameter but the latent codes."""
         return [p for name, p in self.named_parameters() if not name.startswith("latent_codes.")]
 
     def freeze_networks(self):
-        """Leave only the latent codes to learn: the networks take no gradient and stay in eval mode."""
+        """Leave only the latent codes to learn: the networks take no gradient and stay in eval mode for good."""
         for parameter in self.networks():
             parameter.requires_grad_(False)
+        self.frozen = True
         self.eval()
+
+    def train(self, mode=True):
+        return super().train(mode and not self.frozen)
 
     def new_codes(self, num_instances, start=None):
         """Replace the latent table: each code near `start` (D,), or near 0 where there is none."""
         weight = self.latent_codes.weight
-        self.latent_codes = nn.Embedding(num_instances, weight.shape[1], sparse=True).to(weight.device)
-        nn.init.normal_(self.latent_codes.weight, std=CODE_STD)
+        self.latent_codes = fresh_codes(num_instances, weight.shape[1]).to(weight.device)
         if start is not None:
             with torch.no_grad():
                 self.latent_codes.weight += start
         self.sizes["num_instances"] = num_instances
 
 
+def fresh_codes(num_instances, latent_dim):
+    """A table (N, D) of codes near 0."""
+    codes = nn.Embedding(num_instances, latent_dim, sparse=True)
+    nn.init.normal_(codes.weight, std=CODE_STD)
+    return codes
+
+
 class LinearHead(nn.Module):
     """One linear layer from features to classes: the semantic update of the paper. (..., C) -> (..., K)."""
+
+    reads, side_multiple = "features", 1  # which of an SRN's outputs, and see SRN.side_multiple
 
     def __init__(self, in_features, num_classes):
         super().__init__()
@@ -122,6 +170,8 @@ class LinearHead(nn.Module):
 class MLPHead(nn.Module):
     """Four hidden layers of the features' width between features and classes. (..., C) -> (..., K)."""
 
+    reads, side_multiple = "features", 1
+
     def __init__(self, in_features, num_classes):
         super().__init__()
         self.num_classes = num_classes
@@ -131,4 +181,22 @@ class MLPHead(nn.Module):
         return self.mlp(features)
 
 
-HEADS = {"linear": LinearHead, "mlp": MLPHead}
+class UNetBaseline(nn.Module):
+    """SRN + U-Net, which the paper compares with: a 2-D U-Net from the rendered image to classes.
+
+    rgb of whole, square images (B, R, 3 or 4) -> (B, R, K). The side is a multiple of 128.
+    """
+
+    NUM_DOWN = 7
+    reads, side_multiple = "rgb", 2**NUM_DOWN
+
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+        self.unet = unet.UNet(in_features, num_classes, self.NUM_DOWN, base_channels=64, max_channels=512, dropout=0.2)
+
+    def forward(self, rgb):
+        return util.as_rays(self.unet(util.as_image(rgb)))
+
+
+HEADS = {"linear": LinearHead, "mlp": MLPHead, "unet": UNetBaseline}

@@ -198,7 +198,7 @@ def main(argv=None):
     model = checkpoints.load_srn(checkpoint).to(device).eval()
     head = None
     if options.eval_mode == "linear":
-        head = checkpoints.load_head(checkpoints.load(options.linear_path), model.sizes["hidden_features"]).to(device)
+        head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
     dataset, class_names = open_data(options, checkpoint)
     rows = torch.tensor(checkpoints.rows_of(checkpoint, [x.name for x in dataset.instances], options.data_root)).to(device)
 

@@ -59,7 +59,7 @@ def build_parser():
     group = parser.add_argument_group("stages and checkpoints")
     group.add("--checkpoint_path", help="a .pth file, or a folder of which the one with the most steps is taken")
     group.add("--start_step", type=common.at_least(0), help="step to count from (default: the checkpoint's)")
-    group.add("--model_type", choices=sorted(srns.HEADS), help="stage 2: which head to train")
+    group.add("--model_type", choices=("linear", "mlp"), help="stage 2: which head to train")
     group.add("--overwrite_embeddings", action="store_true", help="stage 3: new latent codes, and only these are fitted")
     group.add("--code_init", choices=("mean", "normal"), help="stage 3: codes start near the mean of the checkpoint's "
               "codes, or near 0 as published (default: mean)")  # fmt: skip
@@ -265,7 +265,7 @@ def train_srn(options, device):
     else:
         optimizers.append(torch.optim.Adam(model.networks(), lr=options.lr, fused=True))
         if checkpoint is not None:
-            checkpoints.restore_optimizers(checkpoint, optimizers, options.lr)
+            checkpoints.restore_optimizers(checkpoint, optimizers)
             torch.set_rng_state(checkpoint["random_state"])
 
     def batches_of_stage(sidelength, batch_size, first, end):

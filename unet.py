@@ -41,6 +41,23 @@ class UNet(nn.Module):
         return self.out_layer(self.unet_block(self.in_layer(image)))
 
 
+class UNetRenderer(nn.Module):
+    """Colours from the image of features: (B, in_channels, H, W) -> (B, rgb_channels, H, W) in (-1, 1).
+
+    H and W are multiples of 128.
+    """
+
+    SIDE_MULTIPLE = 128
+
+    def __init__(self, in_channels, rgb_channels):
+        super().__init__()
+        sizes = dict(num_down=7, base_channels=32, max_channels=256, dropout=0.2)
+        self.net = nn.Sequential(UNet(in_channels, rgb_channels, **sizes), nn.Tanh())
+
+    def forward(self, features):
+        return self.net(features)
+
+
 class SkipBlock(nn.Module):
     """One level: halve the image, run the levels below, double it, and put the input beside the result.
 

@@ -359,7 +359,7 @@ def test_turning_camera_and_scene_together_leaves_the_image():
     assert not torch.allclose(after["points"], before["points"], atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", srns.HEADS)
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_head_reads_each_feature_vector_on_its_own(kind):
     torch.manual_seed(0)
     head, features = srns.HEADS[kind](6, 4), torch.randn(2, 5, 6)

@@ -260,8 +260,9 @@ def test_a_checkpoint_says_what_it_was_trained_on_and_how(semantic_run):
     assert checkpoint["views"]["ball_b"] == ["000000", "000001", "000002", "000003"]
     assert checkpoint["settings"] == {"pixel_center": 0.5, "blend_alpha": False}
     assert checkpoint["sizes"] == dict(
-        num_instances=2, latent_dim=8, hidden_features=16, tracing_steps=3, rgb_channels=3, num_classes=3
-    )
+        num_instances=2, latent_dim=8, hidden_features=16, tracing_steps=3, rgb_channels=3, num_classes=3,
+        fit_single_srn=False, has_params=False, use_unet_renderer=False,
+    )  # fmt: skip
     codes, networks = (checkpoint[f"optimizer_{i}"]["param_groups"][0] for i in (0, 1))
     assert (codes["lr"], codes["betas"], codes["eps"], len(codes["params"])) == (4e-4, (0.5, 0.5), 1e-5, 1)
     assert (networks["lr"], networks["betas"], networks["eps"]) == (4e-4, (0.9, 0.999), 1e-8)
