@@ -7,6 +7,7 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes)
     instances     names of the instances, row by row of the latent table
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
+    observed      what was learnt from, a list of "rgb" and "seg"
     settings      pixel_center and blend_alpha of the data
     random_state  of torch, on the CPU
 """
@@ -161,6 +162,13 @@ def rows_of(checkpoint, names, where):
             f"such as {missing[0]}; fit codes to them first, with --overwrite_embeddings"
         )
     return [row[name] for name in names]
+
+
+def note_other_settings(checkpoint, settings):
+    """Tell the user where the data's settings are not those of the data that the model was trained with."""
+    trained = settings_of(checkpoint)
+    if settings != trained:
+        print(f"note: the data say {settings}, but {checkpoint['path']} was trained with {trained}")
 
 
 def settings_of(checkpoint):

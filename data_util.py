@@ -87,6 +87,17 @@ def load_pose(path, is_world2cam=False):
     return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
 
 
+def load_latent_vectors(paths):
+    """Reads the latent vector of each view, numbers with blanks or line ends between them, as (V, D) float32."""
+    vectors = [np.array([number for line in read_numbers(path) for number in line], dtype=np.float32) for path in paths]
+    for path, vector in zip(paths, vectors):
+        if not len(vector) or len(vector) != len(vectors[0]) or not np.isfinite(vector).all():
+            raise util.InputError(
+                f"{path}: expected a latent vector of {len(vectors[0]) or 'some'} finite numbers, found {len(vector)} numbers"
+            )
+    return np.stack(vectors)
+
+
 def load_image(path, sidelength=None, blend_alpha=False):
     """Reads an RGB(A) or grey PNG, crops it to a square and area-averages it to sidelength x sidelength.
 

@@ -26,10 +26,12 @@ class Instance:
 
     name: str
     folder: Path
-    rgb_paths: tuple
+    views: tuple                      # names of the views, such as "000065"
     poses: np.ndarray                 # (V, 4, 4) cam2world
-    seg_paths: tuple                  # empty where labels are not asked for
     intrinsics: data_util.Intrinsics
+    rgb_paths: tuple = ()             # a file per view; empty where images are not asked for
+    seg_paths: tuple = ()             # the same of label maps
+    params: np.ndarray = None         # (V, D) float32 latent codes from params/, where they are asked for
 
 
 class RayDraw(NamedTuple):
@@ -80,46 +82,62 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
     return np.linspace(0, num_views - 1, max_num_observations).round().astype(int).tolist()
 
 
-def read_instance(folder, with_labels, **views):
-    """Index one instance: which files there are, whether they belong together, and the chosen views' poses."""
-    rgb, poses = (sorted((folder / name).glob(f"*{suffix}")) for name, suffix in (("rgb", ".png"), ("pose", ".txt")))
-    if not rgb:
-        raise util.InputError(f"{folder}: no images; expected {folder}/rgb/*.png")
-    kinds = [("poses", poses)]
-    if with_labels:
-        kinds.append(("label maps", sorted((folder / "seg").glob("*.npy"))))
-    for kind, paths in kinds:
-        if [path.stem for path in paths] != [path.stem for path in rgb]:
-            odd = sorted({path.stem for path in paths} ^ {path.stem for path in rgb})
+def read_instance(folder, with_labels=False, with_rgb=True, with_params=False, **views):
+    """Index one instance: which files there are, whether they belong together, and the chosen views' poses.
+
+    The views are those of rgb/, or of seg/ where images are not asked for; what is not asked for need not be there.
+    """
+    kinds = {"images": ("rgb", ".png", with_rgb), "poses": ("pose", ".txt", True),
+             "label maps": ("seg", ".npy", with_labels), "latent vectors": ("params", ".txt", with_params)}  # fmt: skip
+    found = {
+        kind: sorted((folder / subfolder).glob(f"*{suffix}"))
+        for kind, (subfolder, suffix, wanted) in kinds.items() if wanted
+    }  # fmt: skip
+    leading = "images" if with_rgb else "label maps"
+    names = [path.stem for path in found[leading]]
+    if not names:
+        subfolder, suffix, _ = kinds[leading]
+        raise util.InputError(f"{folder}: no {leading}; expected {folder / subfolder}/*{suffix}")
+    for kind, paths in found.items():
+        if [path.stem for path in paths] != names:
+            odd = sorted({path.stem for path in paths} ^ set(names))
             raise util.InputError(
-                f"{folder}: {len(rgb)} images but {len(paths)} {kind}; each view needs both, see {', '.join(odd[:3])}"
+                f"{folder}: {len(names)} {leading} but {len(paths)} {kind}; each view needs both, see {', '.join(odd[:3])}"
             )
 
     intrinsics = data_util.load_intrinsics(folder / "intrinsics.txt")
-    chosen = choose_views(len(rgb), where=folder, **views)
-    for i in chosen:
-        data_util.check_png(rgb[i])
-        if with_labels:
-            data_util.open_seg_labels(kinds[1][1][i], mmap_mode="r")
+    chosen = choose_views(len(names), where=folder, **views)
+    of_chosen = {kind: tuple(paths[i] for i in chosen) for kind, paths in found.items()}
+    for path in of_chosen.get("images", ()):
+        data_util.check_png(path)
+    for path in of_chosen.get("label maps", ()):
+        data_util.open_seg_labels(path, mmap_mode="r")
     return Instance(
         name=folder.name,
         folder=folder,
-        rgb_paths=tuple(rgb[i] for i in chosen),
-        poses=np.stack([data_util.load_pose(poses[i], intrinsics.poses_are_world2cam) for i in chosen]),
-        seg_paths=tuple(kinds[1][1][i] for i in chosen) if with_labels else (),
+        views=tuple(names[i] for i in chosen),
+        poses=np.stack([data_util.load_pose(path, intrinsics.poses_are_world2cam) for path in of_chosen["poses"]]),
         intrinsics=intrinsics,
+        rgb_paths=of_chosen.get("images", ()),
+        seg_paths=of_chosen.get("label maps", ()),
+        params=data_util.load_latent_vectors(of_chosen["latent vectors"]) if with_params else None,
     )
 
 
-def index_split(root, with_labels=False, max_num_instances=ALL, specific_ins=(), **views):
-    """Every instance of a split (or the chosen ones), each folder checked. See `choose_views` for `views`."""
-    return [read_instance(folder, with_labels, **views) for folder in instance_folders(root, max_num_instances, specific_ins)]
+def index_split(root, max_num_instances=ALL, specific_ins=(), **what):
+    """Every instance of a split (or the chosen ones), each folder checked. For `what`, see `read_instance`."""
+    instances = [read_instance(folder, **what) for folder in instance_folders(root, max_num_instances, specific_ins)]
+    widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
+    if len(widths) > 1:
+        (one, here), (other, there) = list(widths.items())[:2]
+        raise util.InputError(f"latent vectors of {one} numbers in {here}/params, of {other} in {there}/params; expected one size")
+    return instances
 
 
 class SceneClassDataset(Dataset):
     """The posed images of all instances, flat: item i is one observation.
 
-    instances:  from `index_split`
+    instances:  from `index_split`; what was not asked for there, an item does not have
     sidelength: S, images are S x S (None: the native side, for images of one size)
     settings:   data_util.DatasetSettings, the half-pixel rule and how alpha is treated
     num_classes: K, if label maps are to be read (the instances must have been indexed with them)
@@ -133,8 +151,9 @@ class SceneClassDataset(Dataset):
         uv              (R, 2) float32
         cam2world       (4, 4) float32
         intrinsics      (3, 3) float32
-        rgb             (R, 4) float32 in [-1, 1]; see data_util.load_image
+        rgb             (R, 4) float32 in [-1, 1]; see data_util.load_image. Only where there are images
         seg_labels      (R,) int64, only with `num_classes`
+        z               (D,) float32, only with `params`
     """
 
     def __init__(
@@ -146,7 +165,7 @@ class SceneClassDataset(Dataset):
         self.num_classes = num_classes
         self.rays_per_image = rays_per_image
         self.foreground_fraction = foreground_fraction
-        self.observations = [(i, v) for i, instance in enumerate(instances) for v in range(len(instance.rgb_paths))]
+        self.observations = [(i, v) for i, instance in enumerate(instances) for v in range(len(instance.views))]
         self.uv = geometry.pixel_grid(sidelength, sidelength, settings.pixel_center).numpy()
         self.intrinsics = [instance.intrinsics.matrix(sidelength) for instance in instances]
         self.loaded = [self.load(i) for i in range(len(self))] if preload else None
@@ -158,17 +177,20 @@ class SceneClassDataset(Dataset):
         """(instance name, view name) of an observation, such as ("chair_0003", "000065")."""
         instance_idx, view = self.observations[index]
         instance = self.instances[instance_idx]
-        return instance.name, instance.rgb_paths[view].stem
+        return instance.name, instance.views[view]
 
     def load(self, index):
-        """Decode one observation: rgba (S*S, 4) uint8 or float32, foreground pixel indices, seg_labels or None."""
+        """Decode one observation: rgba (S*S, 4) uint8 or float32, foreground pixel indices, seg_labels (S*S,) int16.
+
+        rgba or seg_labels are None where they are not asked for; without images, all but background is foreground.
+        """
         instance_idx, view = self.observations[index]
         instance = self.instances[instance_idx]
-        rgba, covered = data_util.load_image(instance.rgb_paths[view], self.sidelength, self.settings.blend_alpha)
-        as_uint8 = np.round((rgba + 1) * 127.5).astype(np.uint8)
-        if np.array_equal(from_uint8(as_uint8), rgba):
-            rgba = as_uint8
-        seg_labels = None
+        rgba = seg_labels = covered = None
+        if instance.rgb_paths:
+            rgba, covered = data_util.load_image(instance.rgb_paths[view], self.sidelength, self.settings.blend_alpha)
+            as_uint8 = np.round((rgba + 1) * 127.5).astype(np.uint8)
+            rgba = (as_uint8 if np.array_equal(from_uint8(as_uint8), rgba) else rgba).reshape(-1, 4)
         if self.num_classes is not None:
             path = instance.seg_paths[view]
             seg_labels = data_util.load_seg_labels(path, self.sidelength, self.settings.pixel_center).reshape(-1)
@@ -178,7 +200,8 @@ class SceneClassDataset(Dataset):
                     f"{self.num_classes - 1}; add the class to the list or mend the label map"
                 )
             seg_labels = seg_labels.astype(np.int16)
-        return rgba.reshape(-1, 4), np.flatnonzero(covered).astype(np.int32), seg_labels
+        foreground = covered if covered is not None else seg_labels > 0
+        return rgba, np.flatnonzero(foreground).astype(np.int32), seg_labels
 
     def draw_pixels(self, seed, foreground):
         """Indices of `rays_per_image` pixels, the foreground share first."""
@@ -199,8 +222,11 @@ class SceneClassDataset(Dataset):
             "uv": self.uv[pixels],
             "cam2world": self.instances[instance_idx].poses[view],
             "intrinsics": self.intrinsics[instance_idx],
-            "rgb": from_uint8(rgba[pixels]),
         }
+        if rgba is not None:
+            item["rgb"] = from_uint8(rgba[pixels])
+        if self.instances[instance_idx].params is not None:
+            item["z"] = self.instances[instance_idx].params[view]
         if seg_labels is not None:
             item["seg_labels"] = seg_labels[pixels].astype(np.int64)
         return item

@@ -31,6 +31,13 @@ def comma_separated(kind):
     return convert
 
 
+class Joined(argparse.Action):
+    """Several comma-separated lists as one list."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, list(itertools.chain.from_iterable(values)))
+
+
 def positive(text):
     return at_least(1)(text)
 
@@ -75,7 +82,7 @@ def add_common(group):
     group.add("--data_root", required=True, help="split folder, such as data/Chair/Chair.train")
     group.add("--obj_name", help="class name: its class list is <obj_name>-level-1.txt beside the split folder")
     group.add("--logging_root", default="./logs", help="all runs are below this folder")
-    group.add("--log_dir", required=True, help="folder of this run below --logging_root")
+    group.add("--log_dir", default="", help="folder of this run below --logging_root (default: that folder itself)")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
@@ -83,7 +90,25 @@ def add_common(group):
     group.add("--blend_alpha", action="store_true", default=None, help="composite half-transparent pixels over white "
               "(default: as dataset.json beside the split says, else no)")  # fmt: skip
     group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, with commas")
-    group.add("--specific_ins", type=comma_separated(str), default=[], help="names of the instances to use, with commas")
+    group.add("--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined,
+              help="names of the instances to use, with commas or blanks between them; a list in YAML")  # fmt: skip
+
+
+def add_model_variants(group):
+    """Options that say which model it is. A checkpoint tells that itself, and a contradiction is refused."""
+    group.add("--embedding_size", type=positive, help="size of a latent code (published: 256)")
+    group.add("--tracing_steps", type=positive, help="steps of the ray marcher (published: 10)")
+    group.add("--fit_single_srn", action="store_true", help="one object only: no codes, no hypernetwork")
+    group.add("--has_params", action="store_true", help="latent codes come with the data, from the instances' params/ folders")
+    group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on the image of features; sides are "
+              "multiples of 128")  # fmt: skip
+
+
+def wanted_sizes(options):
+    """The sizes of srns.SRN that were asked for; None, or no entry, where the user leaves them open."""
+    names = ("hidden_features", "tracing_steps", "rgb_channels", "fit_single_srn", "has_params", "use_unet_renderer")
+    sizes = {name: getattr(options, name, None) or None for name in names}
+    return sizes | {"latent_dim": options.embedding_size}
 
 
 def start_run(options, continues=None):

@@ -40,19 +40,22 @@ def camera_normals(points, cam2world):
 
 
 def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):
-    """Pictures of the first observations of whole square images, as rendering.render gives them."""
+    """Pictures of the first observations of whole square images, as rendering.render gives them.
+
+    Where the batch has no images or no labels, what would compare with them is left out.
+    """
 
     def add(tag, pictures):
         writer.add_image(prefix + tag, pictures, step, dataformats="HWC")
 
     rgb = util.as_image(outputs["rgb"][:NUM_PICTURES, :, :3])
-    target = util.as_image(batch["rgb"][:NUM_PICTURES, :, :3])
     depth = util.as_image(outputs["depth"][:NUM_PICTURES])
     normals = camera_normals(outputs["points"], batch["cam2world"])[:NUM_PICTURES]
-    error = (rgb - target).abs().mean(dim=1, keepdim=True)
-
-    add("Output_vs_gt", visual.grid([visual.to_uint8(x) for x in (*rgb, *target)], len(rgb)))
-    add("rgb_error_fig", visual.strip([visual.to_uint8(x.expand(3, -1, -1) - 1) for x in error]))
+    if "rgb" in batch:
+        target = util.as_image(batch["rgb"][:NUM_PICTURES, :, :3])
+        error = (rgb - target).abs().mean(dim=1, keepdim=True)
+        add("Output_vs_gt", visual.grid([visual.to_uint8(x) for x in (*rgb, *target)], len(rgb)))
+        add("rgb_error_fig", visual.strip([visual.to_uint8(x.expand(3, -1, -1) - 1) for x in error]))
     add("pred_depth", visual.strip([visual.depth_picture(x) for x in depth]))
     add("normals", visual.strip([visual.normal_picture(x) for x in normals]))
     steps = util.as_image(outputs["depth_steps"][:, 0])                      # (S, 1, H, W) of one observation

@@ -80,7 +80,7 @@ def open_data(options, checkpoint):
 def input_views(options, checkpoint, dataset):
     """The set of (instance name, view name) that the codes were fitted to."""
     if options.input_idcs:
-        given = [dataio.read_instance(x.folder, False, specific_observation_idcs=options.input_idcs) for x in dataset.instances]
+        given = [dataio.read_instance(x.folder, specific_observation_idcs=options.input_idcs) for x in dataset.instances]
         return {(instance.name, path.stem) for instance in given for path in instance.rgb_paths}
     if checkpoint["split"] != Path(options.data_root).resolve().name:
         return set()

@@ -96,7 +96,7 @@ class Run:
     def after_step(self, step, losses, outputs, batch):
         """Bookkeeping of a step that is done; reads losses back from the device only now and then."""
         self.bar.update()
-        self.rays_since += batch["instance_idx"].numel() * batch["uv"].shape[1] if "uv" in batch else len(batch["features"])
+        self.rays_since += batch["uv"][..., 0].numel() if "uv" in batch else batch["seg_labels"].numel()
         seconds = time.perf_counter() - self.reported_at
         if seconds > SECONDS_PER_REPORT or step == self.num_steps:
             self.report(step, losses, outputs, batch, self.rays_since / seconds)
@@ -109,7 +109,7 @@ class Run:
         scalars = {name: loss.item() for name, loss in losses.items()}
         summaries.write_losses(self.writer, scalars, step)
         self.shown |= {"loss": f"{sum(scalars.values()):.3f}", "rays/s": f"{rays_per_second:,.0f}"}
-        if "rgb" in outputs:
+        if "rgb" in outputs and "rgb" in batch:
             rgb = outputs["rgb"].detach()
             self.shown["psnr"] = f"{loss_terms.psnr_of(loss_terms.image_loss(rgb, batch['rgb'][..., : rgb.shape[-1]])):.2f}"
         self.bar.set_postfix(self.shown, refresh=False)

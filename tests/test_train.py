@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import data_util
 import rendering
+import stages
 import train
 
 PROGRAM = Path(train.__file__)
@@ -57,8 +58,8 @@ def refused(capsys, tmp_path):
         (dict(obj_name=None), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
-        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "cannot go together"),
-        (dict(model_type="MLP", checkpoint_path="x"), "invalid choice: 'MLP'"),
+        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "go together only where codes are fitted through a head"),
+        (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
         (dict(tracing_steps=0), "at least 1"),
         (dict(data_root=None), "--data_root"),
@@ -95,12 +96,12 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     arguments += ["--max_steps_per_img_sidelength", "1,2", "--batch_size_per_img_sidelength", "3,4"]
     options = train.read_options(arguments)
     assert (options.lr, options.class_weight, options.img_sidelengths) == (0.5, 0, [8, 32])
-    assert train.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
+    assert stages.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
-    assert train.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
+    assert stages.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
     assert (options.lr, options.l1_weight, options.class_weight) == (4e-4, 200, 8)
     assert (options.kl_weight, options.reg_weight) == (1, 1e-3)
 
@@ -282,7 +283,7 @@ def test_the_weights_of_the_loss_terms_are_applied():
         "rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1),
         "seg_labels": torch.zeros(1, 4).long(),
     }
-    terms = {name: term.item() for name, term in train.srn_losses(options, outputs, batch).items()}
+    terms = {name: term.item() for name, term in stages.srn_losses(options, outputs, batch).items()}
     expected = {"distortion": 2, "regularization": 3 * 100, "latent": 5 * 4, "class": 7 * np.log(2)}
     assert terms == pytest.approx(expected)
 
@@ -428,8 +429,8 @@ def test_a_head_learns_on_a_frozen_srn(ball_split, semantic_run, tmp_path, kind)
 def test_a_head_reads_the_codes_of_its_instances_by_name(ball_split, semantic_run, tmp_path, monkeypatch):
     """ball_b is row 1 of the checkpoint's table, though the only instance here."""
     rows = []
-    original = train.labelled_features
-    monkeypatch.setattr(train, "labelled_features", lambda m, d, r, dev: rows.append(r) or original(m, d, r, dev))
+    original = stages.read_by_head
+    monkeypatch.setattr(stages, "read_by_head", lambda m, k, d, r, dev: rows.append(r) or original(m, k, d, r, dev))
     options = dict(checkpoint_path=semantic_run, model_type="linear", specific_ins="ball_b", rays_per_image=8)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
     assert rows == [[1]]

@@ -117,7 +117,7 @@ def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
             (100, lambda step: called.append(("end", step))),
         ]
         for step in range(1, 8):
-            run.after_step(step, {"x": torch.tensor(1.0)}, {}, {"features": torch.zeros(2, 3)})
+            run.after_step(step, {"x": torch.tensor(1.0)}, {}, {"seg_labels": torch.zeros(2)})
     assert called == [("three", 3), ("three", 6), ("three", 7), ("end", 7)]
 
 
@@ -125,7 +125,7 @@ def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
     with training.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
         for step in (1, 2):
             run.after_step(
-                step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {}, {"features": torch.zeros(2, 3)}
+                step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {}, {"seg_labels": torch.zeros(2)}
             )
     scalars = event_scalars(tmp_path)
     assert (scalars["scaled_a_loss"][2], scalars["scaled_b_loss"][2], scalars["total_loss"][2]) == (1.5, 2, 3.5)
