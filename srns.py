@@ -119,7 +119,7 @@ class SRN(nn.Module):
     def side_multiple(self, with_classes=True):
         """The number of which a whole image's side must be a multiple: 1 where every ray stands for itself."""
         multiple = 2**CLASS_UNET_DOWN if self.class_generator is not None and with_classes else 1
-        return max(multiple, unet.UNetRenderer.SIDE_MULTIPLE if self.sizes["use_unet_renderer"] else 1)
+        return max(multiple, self.pixel_generator.side_multiple if self.sizes["use_unet_renderer"] else 1)
 
     def networks(self):
         """Every parameter but the latent codes."""
@@ -187,13 +187,14 @@ class UNetBaseline(nn.Module):
     rgb of whole, square images (B, R, 3 or 4) -> (B, R, K). The side is a multiple of 128.
     """
 
-    NUM_DOWN = 7
-    reads, side_multiple = "rgb", 2**NUM_DOWN
+    SIZES = dict(num_down=7, base_channels=64, max_channels=512, dropout=0.2)
+    reads = "rgb"
 
     def __init__(self, in_features, num_classes):
         super().__init__()
         self.num_classes = num_classes
-        self.unet = unet.UNet(in_features, num_classes, self.NUM_DOWN, base_channels=64, max_channels=512, dropout=0.2)
+        self.side_multiple = 2 ** self.SIZES["num_down"]
+        self.unet = unet.UNet(in_features, num_classes, **self.SIZES)
 
     def forward(self, rgb):
         return util.as_rays(self.unet(util.as_image(rgb)))

@@ -47,12 +47,12 @@ class UNetRenderer(nn.Module):
     H and W are multiples of 128.
     """
 
-    SIDE_MULTIPLE = 128
+    SIZES = dict(num_down=7, base_channels=32, max_channels=256, dropout=0.2)
 
     def __init__(self, in_channels, rgb_channels):
         super().__init__()
-        sizes = dict(num_down=7, base_channels=32, max_channels=256, dropout=0.2)
-        self.net = nn.Sequential(UNet(in_channels, rgb_channels, **sizes), nn.Tanh())
+        self.side_multiple = 2 ** self.SIZES["num_down"]
+        self.net = nn.Sequential(UNet(in_channels, rgb_channels, **self.SIZES), nn.Tanh())
 
     def forward(self, features):
         return self.net(features)
