@@ -10,6 +10,7 @@ Which stage it is follows from the options:
 
 import options as common
 import srns
+import stage_inputs
 import stages
 import util
 
@@ -82,8 +83,8 @@ def read_options(argv):
         if complaint:
             parser.error(complaint)
     if options.l1_weight is None:
-        options.l1_weight = 0.0 if options.linear_path and stages.fits_codes(options) else 200.0
-    if stages.fits_codes(options) and options.l1_weight == options.class_weight == 0:
+        options.l1_weight = 0.0 if options.linear_path and stage_inputs.fits_codes(options) else 200.0
+    if stage_inputs.fits_codes(options) and options.l1_weight == options.class_weight == 0:
         parser.error("--l1_weight and --class_weight are both 0: there is nothing to fit codes to")
     return options
 
@@ -109,11 +110,11 @@ def check_stage(options):
     if options.overwrite_embeddings and options.model_type and not options.linear_path:
         return ("--model_type (stage 2) and --overwrite_embeddings (stage 3) go together only where codes are fitted through "
                 "a head: give its --linear_path")  # fmt: skip
-    if options.linear_path and not options.model_type and not stages.fits_codes(options):
+    if options.linear_path and not options.model_type and not stage_inputs.fits_codes(options):
         return "--linear_path: give --model_type to go on training that head, or --overwrite_embeddings to fit codes through it"
     if options.code_init and not options.overwrite_embeddings:
         return "--code_init is for new codes: give --overwrite_embeddings too"
-    if options.validation_path and (stages.fits_codes(options) or not options.model_type):
+    if options.validation_path and (stage_inputs.fits_codes(options) or not options.model_type):
         return "--validation_path is for stage 2: give --model_type"
     if options.validation_path and not (options.val_root and options.validation):
         return "--validation_path holds codes of the instances of --val_root: give that too, and not --no_validation"
@@ -126,7 +127,7 @@ def check_variant(options):
     without_table = [name for name in ("fit_single_srn", "has_params") if getattr(options, name)]
     if len(without_table) == 2:
         return "--fit_single_srn has no latent codes, so --has_params cannot go with it"
-    if without_table and stages.fits_codes(options):
+    if without_table and stage_inputs.fits_codes(options):
         return f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out --overwrite_embeddings and --freeze_networks"
     if options.use_unet_renderer and options.rays_per_image:
         return "--rays_per_image: the U-Net renderer needs whole images; set it to 0"
@@ -136,7 +137,7 @@ def check_labels(options):
     """What is wrong with the use of labels, or None."""
     if options.class_weight == 0 and (options.model_type or options.linear_path):
         return "--model_type and --linear_path are about labels: --class_weight must not be 0"
-    if stages.wants_labels(options):
+    if stage_inputs.wants_labels(options):
         if not options.obj_name:
             return "labels need a class list: give --obj_name, or --class_weight 0 to train without labels"
         own_unet = not options.model_type and not options.linear_path

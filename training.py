@@ -7,12 +7,14 @@ import math
 import sys
 import time
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import losses as loss_terms
 import summaries
+import util
 
 SECONDS_PER_REPORT = 0.5  # how often losses are read for the progress bar and tensorboard's scalars
 
@@ -61,6 +63,30 @@ def warmup_and_decay(num_steps, warmup_steps=0, decay_fraction=0.0):
         return min(1, step / warmup_steps) * decay if warmup_steps else decay
 
     return factor
+
+
+def schedule(options):
+    """The multi-resolution schedule: (sidelength, batch size, first step, end step) per image side."""
+    ends = np.cumsum(options.max_steps_per_img_sidelength).tolist()
+    return list(zip(options.img_sidelengths, options.batch_size_per_img_sidelength, [0, *ends], ends))
+
+
+def steps_to_go(options, start_step):
+    """The last step of the schedule; an InputError where it has been done."""
+    num_steps = schedule(options)[-1][-1]
+    if start_step >= num_steps:
+        raise util.InputError(
+            f"nothing left to train: step {start_step} of {num_steps} in --max_steps_per_img_sidelength; --start_step 0 "
+            f"counts anew"
+        )
+    return num_steps
+
+
+def scheduled_batches(options, start_step, batches_of_stage):
+    """Chain the batches of all sides that lie after start_step; a side's data are opened when its turn comes."""
+    for sidelength, batch_size, first, end in schedule(options):
+        if end > start_step:
+            yield from batches_of_stage(sidelength, batch_size, max(first, start_step), end)
 
 
 class Run:

@@ -9,10 +9,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import checkpoints
+import data_util
 import dataio
+import losses
 import rendering
 import srns
-import stages
+import stage_inputs
 import train
 import unet
 
@@ -116,7 +118,7 @@ def test_codes_can_come_with_the_data(split_with_params, tmp_path):
     assert checkpoint["sizes"]["latent_dim"] == 6 and "latent_codes.weight" not in checkpoint["model"]
     model = checkpoints.load_srn(checkpoint)
     instances = dataio.index_split(split_with_params, with_params=True)
-    batch = next(iter(dataio.ordered_batches(dataio.SceneClassDataset(instances, 16, stages.data_util.DatasetSettings()), 8)))
+    batch = next(iter(dataio.ordered_batches(dataio.SceneClassDataset(instances, 16, data_util.DatasetSettings()), 8)))
     assert batch["z"][5].tolist() == [1, 1, 0.5, -1, 2, 3]
     assert torch.equal(rendering.render(model, batch)["z"], batch["z"])
     again = dict(options, checkpoint_path=tmp_path / "run", has_params=None, max_steps_per_img_sidelength=3)
@@ -187,7 +189,7 @@ def test_rays_start_at_random_depths_in_training_only(ball_split, tmp_path):
     model = checkpoints.load_srn(checkpoints.load(tmp_path / "run"))
     model.ray_marcher.initial_depth_std = 0.01
     instances = dataio.index_split(ball_split)
-    batch = next(iter(dataio.ordered_batches(dataio.SceneClassDataset(instances, 16, stages.data_util.DatasetSettings()), 2)))
+    batch = next(iter(dataio.ordered_batches(dataio.SceneClassDataset(instances, 16, data_util.DatasetSettings()), 2)))
     assert not torch.equal(model.train()(batch)["depth"], model(batch)["depth"])
     assert torch.equal(model.eval()(batch)["depth"], model(batch)["depth"])
 
@@ -276,7 +278,7 @@ def class_loss(model, head, split):
     instances = dataio.index_split(split, with_labels=True, with_rgb=False)
     settings = dataio.dataset_settings(split)
     batch = next(iter(dataio.ordered_batches(dataio.SceneClassDataset(instances, 16, settings, num_classes=3), 8)))
-    return stages.losses.segmentation_loss(rendering.render(model, batch, head)["seg_logits"], batch["seg_labels"]).item()
+    return losses.segmentation_loss(rendering.render(model, batch, head)["seg_logits"], batch["seg_labels"]).item()
 
 
 def test_a_head_of_another_kind_than_said_is_refused(refused, vanilla_run, linear_run, test_split, tmp_path):
@@ -309,8 +311,8 @@ def test_resuming_beyond_the_first_side_goes_on_at_the_second(ball_split, tmp_pa
     """The published loop compares with == and then trains the first side for ever."""
     options = dict(class_weight=0, img_sidelengths="8,16", batch_size_per_img_sidelength="2,1")
     train.main(scenes.train_options(ball_split, tmp_path, "run", max_steps_per_img_sidelength="2,2", **options))
-    sides, original = [], stages.make_dataset
-    monkeypatch.setattr(stages, "make_dataset", lambda o, d, i, side, *rest, **k: sides.append(side) or original(o, d, i, side, *rest, **k))
+    sides, original = [], stage_inputs.make_dataset
+    monkeypatch.setattr(stage_inputs, "make_dataset", lambda o, d, i, side, *rest, **k: sides.append(side) or original(o, d, i, side, *rest, **k))
     options |= dict(checkpoint_path=tmp_path / "run", start_step=3, max_steps_per_img_sidelength="2,4")
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
     assert 8 not in sides and checkpoints.load(tmp_path / "run")["step"] == 6

@@ -14,6 +14,7 @@ import data_util
 import rendering
 import stages
 import train
+import training
 
 PROGRAM = Path(train.__file__)
 
@@ -96,12 +97,12 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     arguments += ["--max_steps_per_img_sidelength", "1,2", "--batch_size_per_img_sidelength", "3,4"]
     options = train.read_options(arguments)
     assert (options.lr, options.class_weight, options.img_sidelengths) == (0.5, 0, [8, 32])
-    assert stages.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
+    assert training.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
-    assert stages.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
+    assert training.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
     assert (options.lr, options.l1_weight, options.class_weight) == (4e-4, 200, 8)
     assert (options.kl_weight, options.reg_weight) == (1, 1e-3)
 

@@ -1,0 +1,138 @@
+"""What a stage of training reads: options that say what it learns from, its data, and whether a checkpoint fits them."""
+
+from types import SimpleNamespace
+
+import checkpoints
+import data_util
+import dataio
+import util
+
+
+def fits_codes(options):
+    return options.overwrite_embeddings or options.freeze_networks and not options.model_type
+
+
+def wants_labels(options):
+    return options.class_weight > 0
+
+
+def reads_images(options):
+    """Stage 2 shows them, though it does not learn from them; the others read them where they learn from them."""
+    return options.l1_weight > 0 or bool(options.model_type) and not fits_codes(options)
+
+
+def observed(options):
+    """What a stage learns from, a list of "rgb" and "seg"."""
+    head_only = bool(options.model_type) and not fits_codes(options)
+    return ["rgb"] * (options.l1_weight > 0 and not head_only) + ["seg"] * wants_labels(options)
+
+
+def open_data(options, checkpoint):
+    """Index and check everything the run will read: train and val instances, data settings, class names."""
+    settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
+    if checkpoint is not None:
+        checkpoints.note_other_settings(checkpoint, settings)
+    class_names = None
+    if wants_labels(options):
+        path = dataio.find_class_list(options.data_root, options.obj_name)
+        class_names = data_util.load_class_names(path)
+        if options.num_classes not in (None, len(class_names)):
+            raise util.InputError(f"--num_classes {options.num_classes}: {path} lists {len(class_names)} classes")
+    with_params = options.has_params or checkpoint is not None and checkpoint["sizes"].get("has_params", False)
+    what = dict(with_labels=wants_labels(options), with_rgb=reads_images(options), with_params=with_params)
+    train = dataio.index_split(
+        options.data_root,
+        max_num_instances=options.max_num_instances_train,
+        specific_ins=options.specific_ins,
+        max_num_observations=options.max_num_observations_train,
+        specific_observation_idcs=options.specific_observation_idcs,
+        **what,
+    )
+    val = []
+    if options.validation and options.val_root:
+        val = dataio.index_split(
+            options.val_root,
+            specific_ins=names_to_validate(options, train, with_params),
+            max_num_observations=options.max_num_observations_val,
+            **what,
+        )
+    return SimpleNamespace(train=train, val=val, settings=settings, class_names=class_names)
+
+
+def names_to_validate(options, train, with_params):
+    """The instances of --val_root whose codes are known, at most --max_num_instances_val."""
+    folders = [folder.name for folder in dataio.instance_folders(options.val_root)]
+    if not options.validation_path and not with_params:
+        names = {instance.name for instance in train}
+        folders = [folder for folder in folders if folder in names]
+        if not folders:
+            raise util.InputError(
+                f"--val_root {options.val_root}: holds none of the instances of {options.data_root}; validation shows "
+                f"the trained objects from other views, so give such a split, or --no_validation"
+            )
+    limit = options.max_num_instances_val
+    return folders if limit == dataio.ALL else folders[:limit]
+
+
+def make_dataset(options, data, instances, sidelength, rays_per_image=0, preload=False):
+    return dataio.SceneClassDataset(
+        instances,
+        sidelength,
+        data.settings,
+        num_classes=len(data.class_names) if data.class_names else None,
+        rays_per_image=rays_per_image,
+        foreground_fraction=options.foreground_fraction,
+        preload=preload,
+    )
+
+
+def names_of(instances):
+    return [instance.name for instance in instances]
+
+
+def rows_for(model, checkpoint, instances, where):
+    """Rows of the model's latent table for some instances; zeros, which nobody reads, where it has no table."""
+    if model.latent_codes is not None:
+        return checkpoints.rows_of(checkpoint, names_of(instances), where)
+    if model.sizes["fit_single_srn"] and checkpoint["instances"] not in (None, names_of(instances)):
+        raise util.InputError(
+            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} with --specific_ins"
+        )
+    return [0] * len(instances)
+
+
+# What a checkpoint must fit
+
+
+def named(checkpoint, options, root=None):
+    """The checkpoint with the names of its instances, see checkpoints.with_names."""
+    root = root or options.data_root
+    return checkpoints.with_names(checkpoint, [folder.name for folder in dataio.instance_folders(root)], root)
+
+
+def expect_instances_of(checkpoint, options, data):
+    """An InputError unless the data are of the very instances whose codes the checkpoint holds, in its order."""
+    if checkpoint["instances"] is not None and names_of(data.train) != checkpoint["instances"]:
+        raise util.InputError(
+            f"{checkpoint['path']}: was trained on other instances than {options.data_root} gives; resume on the "
+            f"same ones, or fit codes to new objects with --overwrite_embeddings"
+        )
+
+
+def expect_classes_of_srn(options, model, data):
+    """An InputError unless the SRN has a U-Net for the classes of the data, where labels are wanted."""
+    if wants_labels(options) and model.sizes["num_classes"] != len(data.class_names):
+        raise util.InputError(
+            f"{options.checkpoint_path}: this SRN tells {model.sizes['num_classes'] or 'no'} classes apart, the class list "
+            f"has {len(data.class_names)}; use the list it was trained with, or --class_weight 0"
+        )
+
+
+def expect_sides(options, multiple, whose):
+    """An InputError unless every image side is a multiple of `multiple`, and images are whole where that matters."""
+    if multiple == 1:
+        return
+    if any(side % multiple for side in options.img_sidelengths):
+        raise util.InputError(f"--img_sidelengths {options.img_sidelengths}: {whose} needs multiples of {multiple}")
+    if options.rays_per_image:
+        raise util.InputError(f"--rays_per_image: {whose} needs whole images; set it to 0")
