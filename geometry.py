@@ -114,12 +114,29 @@ def on_sphere(azimuth_deg, elevation_deg, radius):
     return radius * torch.stack(direction, dim=-1)
 
 
-def viewing_distance(cam2world):
-    """Mean distance (float) from cameras (V, 4, 4) to the point they look at: the one nearest to all optical axes.
+def viewing_target(cam2world):
+    """The point (3,) that cameras (V, 4, 4) look at: the one nearest to all optical axes.
 
     Where the axes leave that point open (one view, parallel axes) it is the candidate nearest to the origin.
     """
     centres, axes = cam2world[:, :3, 3], F.normalize(cam2world[:, :3, 2], dim=-1)
     across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]     # (V, 3, 3) removes the part along the axis
     target = torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ (across @ centres[:, :, None]).sum(dim=0)
-    return (centres - target[:, 0]).norm(dim=-1).mean().item()
+    return target[:, 0]
+
+
+def viewing_distance(cam2world):
+    """Mean distance (float) from cameras (V, 4, 4) to the point they look at, `viewing_target`."""
+    return (cam2world[:, :3, 3] - viewing_target(cam2world)).norm(dim=-1).mean().item()
+
+
+def orbit(target, radius, elevation_deg, num_views, up="z"):
+    """cam2world (V, 4, 4) of a full turn about `target` (3,), anticlockwise seen from above.
+
+    The axis `up` of the world ("x", "y" or "z") points up; about z the turn begins at the front, see `on_sphere`.
+    The last view is one step short of the first, so that the turn can be repeated.
+    """
+    turn = "zxy".index(up)  # so many cyclic steps of the axes put z there
+    azimuth_deg = torch.arange(num_views) * (360 / num_views)
+    eyes = on_sphere(azimuth_deg, torch.full_like(azimuth_deg, elevation_deg), radius).roll(turn, dims=-1)
+    return look_at(target + eyes.to(target), target, up=torch.eye(3)["xyz".index(up)])

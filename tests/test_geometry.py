@@ -149,6 +149,35 @@ def test_viewing_distance_of_a_single_view_is_that_to_the_point_nearest_to_the_o
     assert geometry.viewing_distance(pose) == pytest.approx(2, abs=1e-4)
 
 
+def test_the_target_is_the_point_all_cameras_look_at():
+    target = torch.tensor([3.0, -1.0, 2.0])
+    eyes = target + torch.tensor([[2.0, 0, 0], [0, 3.0, 0], [0, 0.6, 0.8]])
+    assert torch.allclose(geometry.viewing_target(geometry.look_at(eyes, target)), target, atol=1e-4)
+
+
+def test_the_target_of_a_single_view_is_the_point_on_its_axis_nearest_to_the_origin():
+    pose = geometry.look_at(torch.tensor([[1.0, -2.0, 0.5]]), (1.0, 0.0, 0.5))
+    assert geometry.viewing_target(pose).tolist() == pytest.approx([1, 0, 0.5], abs=1e-4)
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_an_orbit_sees_the_target_in_the_centre_from_one_distance_and_one_height(up):
+    target, axis = torch.tensor([0.5, -1.0, 2.0]), "xyz".index(up)
+    poses = geometry.orbit(target, 2.0, 30, 8, up)
+    in_camera = geometry.world_to_camera(target.expand(8, 1, 3), poses)
+    assert torch.allclose(in_camera, torch.tensor([0.0, 0, 2]).expand_as(in_camera), atol=1e-5)
+    heights = poses[:, axis, 3] - target[axis]
+    assert torch.allclose(heights, torch.ones(8), atol=1e-5)  # 2 sin 30
+    assert (poses[:, axis, 1] < 0).all()  # down in the image is down in the world
+    assert torch.allclose(torch.linalg.det(poses[:, :3, :3]), torch.ones(8))
+
+
+def test_an_orbit_is_a_full_turn_in_equal_steps_from_the_front_to_the_right():
+    eyes = geometry.orbit(torch.zeros(3), 1.0, 0, 4)[:, :3, 3]
+    expected = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0]])  # and the fifth would be the first
+    assert torch.allclose(eyes, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "dtype, file, atol", [(torch.float64, "geometry_f64", 1e-12), (torch.float32, "geometry", 5e-6)]
 )
