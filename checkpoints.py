@@ -22,8 +22,6 @@ import published
 import srns
 import util
 
-PUBLISHED_TRACING_STEPS = 10
-
 
 def save(path, contents):
     with util.replacing(path) as temporary:
@@ -63,7 +61,7 @@ def load(path):
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
         raise util.InputError(f"{path}: not a checkpoint; expected a dict with the state dict of a model in it")
     if "sizes" not in contents:
-        contents = published.from_published(contents, path)
+        contents = published.from_published(contents, path) | {"step": max(steps_in_name(path), 0)}
     return contents | {"path": path}
 
 
@@ -104,7 +102,7 @@ def load_srn(checkpoint, **wanted):
     if "hidden_features" not in sizes:
         raise util.InputError(f"{checkpoint['path']}: holds a segmentation head, not an SRN")
     if sizes["tracing_steps"] is None:
-        sizes["tracing_steps"] = wanted.get("tracing_steps") or PUBLISHED_TRACING_STEPS
+        sizes["tracing_steps"] = wanted.get("tracing_steps") or published.TRACING_STEPS
     for name, size in wanted.items():
         found = sizes.get(name, False)
         if size is not None and size != found:
