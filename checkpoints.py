@@ -162,6 +162,17 @@ def rows_of(checkpoint, names, where):
     return [row[name] for name in names]
 
 
+def rows_for(model, checkpoint, names, where):
+    """As `rows_of` for a model of whatever variant: zeros, which nobody reads, where it has no table of codes."""
+    if model.latent_codes is not None:
+        return rows_of(checkpoint, names, where)
+    if model.sizes["fit_single_srn"] and checkpoint["instances"] not in (None, names):
+        raise util.InputError(
+            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} with --specific_ins"
+        )
+    return [0] * len(names)
+
+
 def note_other_settings(checkpoint, settings):
     """Tell the user where the data's settings are not those of the data that the model was trained with."""
     trained = settings_of(checkpoint)

@@ -4,6 +4,7 @@ Every reader raises util.InputError, naming the file, for what it cannot underst
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import numpy as np
 from skimage.transform import resize_local_mean
 
 import util
+
+CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
+CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
+_AWAY = "; mend it, or move the point_cloud folder away to score without it"
 
 
 def read_numbers(path):
@@ -159,6 +164,57 @@ def load_seg_labels(path, sidelength=None, pixel_center=0.0):
         nearest = ((np.arange(sidelength) + pixel_center) * side / sidelength).astype(int)
         labels = labels[nearest][:, nearest]
     return labels
+
+
+@dataclass(frozen=True)
+class LabelledCloud:
+    """Points on the surface of an object, each with a class."""
+
+    points: np.ndarray  # (N, 3) float32, world space
+    labels: np.ndarray  # (N,) int64 class ids, util.UNLABELLED where there is none
+
+
+def load_labelled_cloud(folder, num_classes):
+    """Reads the labelled point cloud of an instance folder: CLOUD_POINTS and the first of CLOUD_LABELS.
+
+    A line of the points begins with x y z; what follows (normal, colour, alpha) is not used. Labels are a class id
+    a line, or a .npy array of them. Returns a LabelledCloud, or None for an instance without labels of points.
+    """
+    points_path, label_paths = Path(folder) / CLOUD_POINTS, [Path(folder) / name for name in CLOUD_LABELS]
+    labels_path = next((path for path in label_paths if path.exists()), None)
+    if labels_path is None:
+        return None
+    points, labels = _load_table(points_path), _load_table(labels_path)
+    if points.shape[1] < 3 or not np.isfinite(points[:, :3]).all():
+        raise util.InputError(
+            f"{points_path}: expected lines that begin with three finite numbers x y z, found a table of shape "
+            f"{points.shape}{_AWAY}"
+        )
+    if labels.shape not in ((len(points),), (len(points), 1)):
+        raise util.InputError(
+            f"{labels_path}: expected a class id for each of {len(points)} points, found a table of shape "
+            f"{labels.shape}{_AWAY}"
+        )
+    labels = labels.reshape(-1)
+    wrong = labels[~((labels == np.round(labels)) & (labels >= util.UNLABELLED) & (labels < num_classes))]
+    if len(wrong):
+        raise util.InputError(
+            f"{labels_path}: expected class ids of the class list, 0 to {num_classes - 1}, or {util.UNLABELLED} for "
+            f"none, found {wrong[0]:g}{_AWAY}"
+        )
+    return LabelledCloud(points[:, :3].astype(np.float32), labels.astype(np.int64))
+
+
+def _load_table(path):
+    """The numbers of a text file with lines of one length, (lines, numbers) float64, or those of a .npy file."""
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file, which the caller refuses
+            return np.loadtxt(path, comments=None, ndmin=2)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise util.InputError(f"{path}: cannot be read as a table of numbers ({error}){_AWAY}") from None
 
 
 def load_class_names(path):

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import data_util
 import geometry
+import meshes
 import raycasting
 import util
 
@@ -31,6 +33,7 @@ ELEVATION_DEG = (-10.0, 60.0)
 
 FRONT_VIEW = 65  # the test view that one-shot reconstruction starts from
 FRONT_AZIMUTH_DEG, FRONT_ELEVATION_DEG = 35.0, 25.0
+POINTS_PER_CLOUD = 10_000
 SPIRAL_TURNS = 7  # of the numbers tried, the one that keeps the views furthest apart
 
 
@@ -136,20 +139,44 @@ def _start_worker():
 
 
 def write_instance(folder, make_mesh, cam2world, sidelength):
-    """Renders one object into rgb/, seg/ and pose/ of `folder`. cam2world: (V, 4, 4) float32 array."""
+    """Renders one object into rgb/, seg/ and pose/ of `folder`, and samples its surface into point_cloud/.
+
+    cam2world: (V, 4, 4) float32 array
+    """
     for name in ("rgb", "seg", "pose"):
         (folder / name).mkdir(parents=True)
     centre = sidelength / 2
     (folder / "intrinsics.txt").write_text(
         f"{FOCAL * sidelength!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{sidelength} {sidelength}\n"
     )
-    scene, intrinsics = raycasting.Scene(make_mesh()), intrinsics_of(sidelength)
+    mesh = make_mesh()
+    write_point_cloud(folder, mesh)
+    scene, intrinsics = raycasting.Scene(mesh), intrinsics_of(sidelength)
     for i, pose in enumerate(cam2world):
         rgba, seg_labels = raycasting.render(scene, torch.from_numpy(pose), intrinsics, sidelength, sidelength)
         iio.imwrite(folder / "rgb" / f"{i:06d}.png", rgba, compress_level=1)
         np.save(folder / "seg" / f"{i:06d}.npy", seg_labels)
         np.savetxt(folder / "pose" / f"{i:06d}.txt", pose, fmt="%.9g")
     return len(cam2world)
+
+
+def write_point_cloud(folder, mesh):
+    """Writes POINTS_PER_CLOUD labelled surface points of an instance, in the coordinates of its poses.
+
+    A line of the points is x y z nx ny nz r g b a; colour and alpha are 0 to 255, alpha always 255. The random
+    numbers depend on the instance's name alone, so an object has the same cloud in train and in train_val. An object
+    without labels has none.
+    """
+    cloud = meshes.sample_surface(mesh, POINTS_PER_CLOUD, np.random.default_rng(list(folder.name.encode())))
+    if not len(cloud.points):
+        return
+    rgba = np.pad(np.rint(255 * cloud.colours), ((0, 0), (0, 1)), constant_values=255)
+    numbers = np.concatenate([cloud.points, cloud.normals, rgba], axis=1)
+    line = "%.5f %.5f %.5f %.3f %.3f %.3f %.0f %.0f %.0f %.0f\n"
+    points_path, labels_path = folder / data_util.CLOUD_POINTS, folder / data_util.CLOUD_LABELS[0]
+    points_path.parent.mkdir()
+    points_path.write_text(line * len(numbers) % tuple(numbers.ravel().tolist()))
+    labels_path.write_text("%d\n" * len(numbers) % tuple(cloud.labels.tolist()))
 
 
 def check_target(path, overwrite):

@@ -7,10 +7,12 @@ Shapes: V vertices, T triangles.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 UNTEXTURED = -1  # texture id of a triangle that has the plain colour
+MAX_DRAWS = 100  # of points, where textures cut most of the surface away
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,57 @@ class Mesh:
     def corners(self):
         """(T, 3, 3) positions of each triangle's corners."""
         return self.vertices[self.triangles]
+
+
+class SurfacePoints(NamedTuple):
+    """Points on the surface of a mesh."""
+
+    points: np.ndarray       # (N, 3)
+    normals: np.ndarray      # (N, 3) of unit length, to the side that the triangle's winding makes the front
+    colours: np.ndarray      # (N, 3) sRGB in [0, 1], without shading
+    labels: np.ndarray       # (N,) uint8 class ids
+    triangle_ids: np.ndarray  # (N,) int
+
+
+def sample_surface(mesh, count, rng):
+    """`count` random SurfacePoints, spread evenly by area over the triangles that have a class (label > 0).
+
+    The whole surface counts, also where other triangles hide it; where a texture is cut away there are no points.
+    A mesh without any labelled surface gives none.
+    """
+    corners = mesh.corners
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    double_area = np.linalg.norm(normals, axis=1)
+    up_to = np.cumsum(np.where(mesh.labels > 0, double_area, 0))  # (T,)
+    ids, weights, colours = np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 3))
+    for _ in range(MAX_DRAWS if len(up_to) and up_to[-1] > 0 else 0):
+        missing = count - len(ids)
+        drawn = np.searchsorted(up_to, rng.uniform(0, up_to[-1], missing), side="right")
+        u, v = rng.uniform(size=(2, missing))
+        u, v = np.where(u + v > 1, [1 - u, 1 - v], [u, v])  # a parallelogram, folded along its diagonal
+        barycentric = np.stack([1 - u - v, u, v], axis=-1)
+        rgba = _look_up(mesh, drawn, barycentric)
+        solid = rgba[:, 3] >= 0.5
+        ids = np.concatenate([ids, drawn[solid]])
+        weights = np.concatenate([weights, barycentric[solid]])
+        colours = np.concatenate([colours, rgba[solid, :3]])
+        if solid.all():
+            break
+    points = np.einsum("nc,ncd->nd", weights, corners[ids])
+    return SurfacePoints(points, normals[ids] / double_area[ids, None], colours, mesh.labels[ids], ids)
+
+
+def _look_up(mesh, ids, barycentric):
+    """Colour and alpha (N, 4) in [0, 1] at barycentric (N, 3) of triangles (N,), textures at full size."""
+    rgba = np.concatenate([mesh.colours[ids], np.ones((len(ids), 1))], axis=1)
+    uv = np.einsum("nc,ncd->nd", barycentric, mesh.corner_uv[ids])
+    for texture_id, texture in enumerate(mesh.textures):
+        here = mesh.texture_ids[ids] == texture_id
+        height, width = texture.shape[:2]
+        column = np.floor(uv[here, 0] * width).astype(int) % width
+        row = np.floor(-uv[here, 1] * height).astype(int) % height  # v counts from the bottom
+        rgba[here] = texture[row, column] / 255
+    return rgba
 
 
 def join(meshes):

@@ -90,17 +90,6 @@ def names_of(instances):
     return [instance.name for instance in instances]
 
 
-def rows_for(model, checkpoint, instances, where):
-    """Rows of the model's latent table for some instances; zeros, which nobody reads, where it has no table."""
-    if model.latent_codes is not None:
-        return checkpoints.rows_of(checkpoint, names_of(instances), where)
-    if model.sizes["fit_single_srn"] and checkpoint["instances"] not in (None, names_of(instances)):
-        raise util.InputError(
-            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} with --specific_ins"
-        )
-    return [0] * len(instances)
-
-
 # What a checkpoint must fit
 
 

@@ -187,7 +187,7 @@ def update_head(options, device):
     data = stage_inputs.open_data(options, checkpoint)
     checkpoint = stage_inputs.named(checkpoint, options)
     model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device)
-    rows = stage_inputs.rows_for(model, checkpoint, data.train, options.data_root)
+    rows = checkpoints.rows_for(model, checkpoint, stage_inputs.names_of(data.train), options.data_root)
     model.freeze_networks()
     kind, head_checkpoint, start_step = srns.HEADS[options.model_type], None, 0
     if options.linear_path:

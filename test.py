@@ -1,30 +1,32 @@
 """Test: render the objects of a split, score what was not shown to the model, write pictures and point clouds.
 
+Parts are scored in 3-D as well, where instances have labelled point clouds.
+
 Below `<logging_root>/<log_dir>`: a folder per instance (`000000/`) with `rgb/ rgb_gt/ seg/ seg_gt/ normals/ input/
 comparison/` and `point_cloud_rgb`, `point_cloud_seg` (.txt and .ply); `final_miou.csv`, `observations.csv`,
 `results.txt`, `results.json`, `contact_sheet.png`, `params.txt`.
 """
 
+import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 import checkpoints
+import clouds
+import contact_sheets
 import data_util
 import dataio
 import metrics
 import options as common
 import rendering
 import results
+import scoring
+import srns
 import summaries
 import util
 import visual
-
-VIEWS_PER_POINT_CLOUD = 10
-SHEET_INSTANCES = 8
-BACKGROUND_WHITE = 0.9  # of -1..1: without classes, brighter surface points are taken for background
 
 
 def build_parser():
@@ -33,40 +35,50 @@ def build_parser():
     group = parser.add_argument_group("evaluation")
     group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add("--eval_mode", choices=("srn", "linear"), default="srn", help="where classes come from: the SRN's own U-Net, "
-              "if it has one, or the head of --linear_path")  # fmt: skip
+    group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="where classes come from: the "
+              "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path")  # fmt: skip
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or a folder of some")
     group.add("--linear_path", help="the head of stage 2 (linear or MLP): a .pth file or a folder of some")
+    group.add("--unet_path", help="the U-Net baseline of stage 2: a .pth file or a folder of some")
     group.add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
     group.add("--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
     group.add("--input_idcs", type=common.comma_separated(int), help="views the codes were fitted to: shown in the pictures, "
               "not scored (default: those that the checkpoint names for this split)")  # fmt: skip
+    group.add("--reverse", action="store_true", help="codes were fitted to label maps: these are shown as what was given "
+              "(a checkpoint made here knows by itself)")  # fmt: skip
     group.add("--score_input_views", action="store_true", help="score the views the codes were fitted to as well")
     group.add("--point_cloud", action="store_true", help="write point clouds by colour and by class")
     group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances whose pictures and clouds are written")
+    group = parser.add_argument_group("model; the checkpoint tells it, and a contradiction is refused")
+    common.add_model_variants(group)
+    group.add("--num_instances", type=common.positive, help="if given, the checkpoint must hold as many latent codes")
+    group.add("--freeze_networks", action="store_true", help="nothing is trained here, so this changes nothing")
     return parser
 
 
 def read_options(argv):
     parser = build_parser()
     options = parser.parse_args(argv)
-    if (options.eval_mode == "linear") != bool(options.linear_path):
-        parser.error("--eval_mode linear and --linear_path go together: give both or neither")
+    path_of = {"srn": None, "linear": "linear_path", "mlp": "linear_path", "unet": "unet_path"}[options.eval_mode]
+    for name in ("linear_path", "unet_path"):
+        if bool(getattr(options, name)) != (name == path_of):
+            parser.error(f"--eval_mode {options.eval_mode} goes with {f'--{path_of} alone' if path_of else 'no --' + name}")
+    if options.reverse and not options.obj_name:
+        parser.error("--reverse shows label maps, which need a class list: give --obj_name")
     return options
 
 
 def open_data(options, checkpoint):
     """The split's data set with labels if --obj_name names a class list, and the class names (or None)."""
     settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
-    trained = checkpoints.settings_of(checkpoint)
-    if settings != trained:
-        print(f"note: the data say {settings}, but {checkpoint['path']} was trained with {trained}")
+    checkpoints.note_other_settings(checkpoint, settings)
     class_names = None
     if options.obj_name:
         class_names = data_util.load_class_names(dataio.find_class_list(options.data_root, options.obj_name))
     instances = dataio.index_split(
         options.data_root,
         with_labels=class_names is not None,
+        with_params=checkpoint["sizes"].get("has_params", False),
         max_num_instances=options.max_num_instances,
         specific_ins=options.specific_ins,
         specific_observation_idcs=options.specific_observation_idcs,
@@ -77,14 +89,54 @@ def open_data(options, checkpoint):
     return dataset, class_names
 
 
+def open_head(options, model):
+    """The checkpoint of the head that gives the classes, and the head on the model's device; None, None without one."""
+    path = options.linear_path or options.unet_path
+    if not path:
+        return None, None
+    checkpoint = checkpoints.load(path)
+    head = checkpoints.load_head(checkpoint, model)
+    kind = checkpoint["sizes"]["kind"]
+    if kind != options.eval_mode:
+        raise util.InputError(f"{checkpoint['path']}: holds a head of kind {kind}; evaluate it with --eval_mode {kind}")
+    return checkpoint, head.to(next(model.parameters()).device).eval()
+
+
+def rows_of_table(options, model, checkpoint, dataset):
+    """Rows of the latent table that belong to the instances of the data set, by name."""
+    folders = [folder.name for folder in dataio.instance_folders(options.data_root)]
+    checkpoint = checkpoints.with_names(checkpoint, folders, options.data_root)
+    if options.num_instances not in (None, model.sizes["num_instances"]):
+        raise util.InputError(
+            f"{checkpoint['path']}: holds {model.sizes['num_instances']} latent codes, but --num_instances is {options.num_instances}"
+        )
+    return checkpoints.rows_for(model, checkpoint, [x.name for x in dataset.instances], options.data_root)
+
+
 def input_views(options, checkpoint, dataset):
     """The set of (instance name, view name) that the codes were fitted to."""
     if options.input_idcs:
         given = [dataio.read_instance(x.folder, specific_observation_idcs=options.input_idcs) for x in dataset.instances]
-        return {(instance.name, path.stem) for instance in given for path in instance.rgb_paths}
+        return {(instance.name, view) for instance in given for view in instance.views}
     if checkpoint["split"] != Path(options.data_root).resolve().name:
         return set()
     return {(name, view) for name, views in checkpoint["views"].items() for view in views}
+
+
+def run_facts(options, checkpoint, head_checkpoint, scored, num_given):
+    """What is evaluated, for results.json. The digest tells whether two runs scored views of the same names."""
+    views = "".join(f"{instance}/{view}\n" for instance, view in sorted(scored))
+    return {
+        "checkpoint": str(checkpoint["path"].resolve()),
+        "head": str(head_checkpoint["path"].resolve()) if head_checkpoint else None,
+        "eval_mode": options.eval_mode,
+        "data_root": str(Path(options.data_root).resolve()),
+        "img_sidelength": options.img_sidelength,
+        "num_scored_views": len(scored),
+        "num_given_views": num_given,
+        "score_input_views": options.score_input_views,
+        "views_digest": hashlib.sha256(views.encode()).hexdigest()[:16],
+    }
 
 
 def pictures_of(outputs, batch, i, num_classes):
@@ -104,90 +156,14 @@ def pictures_of(outputs, batch, i, num_classes):
 
 def score(scores, names, outputs, batch, given):
     """Add every observation of a rendered batch that was not given to the model."""
-    rgb, target = (util.as_image(x["rgb"][..., :3]) for x in (outputs, batch))
-    psnr, ssim = metrics.psnr(rgb, target), metrics.ssim(rgb, target)
+    rows = scoring.image_scores(util.as_image(outputs["rgb"]), util.as_image(batch["rgb"]))
     confusions = [None] * len(names)
     if "seg_logits" in outputs and "seg_labels" in batch:
         seg_logits = outputs["seg_logits"]
         confusions = metrics.confusion_matrix(seg_logits.argmax(dim=-1), batch["seg_labels"], seg_logits.shape[-1])
-    for name, *row in zip(names, psnr, ssim, confusions):
+    for name, row, confusion in zip(names, rows, confusions):
         if name not in given:
-            scores.add(*name, *row)
-
-
-class CloudCollector:
-    """Gathers surface points of the object itself, by colour and by class, over some views of each instance."""
-
-    def __init__(self, num_classes):
-        self.num_classes = num_classes
-        self.parts = {}
-
-    def add(self, instance, outputs, i):
-        rgb = outputs["rgb"][i, :, :3].clamp(-1, 1)
-        classes = outputs["seg_logits"][i].argmax(dim=-1) if "seg_logits" in outputs else None
-        solid = classes != 0 if classes is not None else rgb.min(dim=-1).values < BACKGROUND_WHITE
-        columns = [outputs["points"][i][solid], ((rgb[solid] + 1) * 127.5).round().to(torch.uint8)]
-        columns.append(classes[solid] if classes is not None else None)
-        self.parts.setdefault(instance, []).append(columns)
-
-    def write(self, instance, folder):
-        points, rgb, classes = zip(*self.parts.pop(instance))
-        points, rgb = torch.cat(points).cpu(), torch.cat(rgb).cpu()
-        results.write_point_cloud(folder / "point_cloud_rgb", points, rgb)
-        if classes[0] is not None:
-            classes = torch.cat(classes).cpu()
-            colors = visual.label_colors(classes, self.num_classes)
-            results.write_point_cloud(folder / "point_cloud_seg", points, colors, labels=classes)
-
-
-class Sheet:
-    """The contact sheet: for the first instances, the first given view and two others beside their truth.
-
-    Of the views in the order of their angle to the given one, these are the middle one and the last.
-    """
-
-    def __init__(self, dataset, given):
-        self.chosen, self.input_of, self.pictures = {}, {}, {}
-        for instance in dataset.instances[:SHEET_INSTANCES]:
-            views = [path.stem for path in instance.rgb_paths]
-            inputs = [i for i, view in enumerate(views) if (instance.name, view) in given]
-            axes = instance.poses[:, :3, 2]
-            likeness = axes @ axes[inputs[0] if inputs else 0]
-            others = [i for i in np.argsort(-likeness, kind="stable") if i not in inputs] or list(range(len(views)))
-            self.chosen[instance.name] = [views[i] for i in dict.fromkeys((others[len(others) // 2], others[-1]))]
-            self.input_of[instance.name] = views[inputs[0]] if inputs else None
-
-    def add(self, instance, view, pictures):
-        if view in self.chosen.get(instance, ()) or view == self.input_of.get(instance, ""):
-            self.pictures[instance, view] = pictures
-
-    def write(self, path, scores, class_names):
-        kinds = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": "true parts", "seg": "parts"}
-        some = next(iter(self.pictures.values()))
-        kinds = {kind: title for kind, title in kinds.items() if kind in some}
-        score_of = {row["instance_id"]: row for row in scores.per_instance()}
-        with_input = any(self.input_of.values())
-        num_views = max(map(len, self.chosen.values()))
-        rows, titles = [], []
-        for instance, views in self.chosen.items():
-            row = [self.pictures[instance, view][kind] for view in views for kind in kinds]
-            row += [None] * (num_views * len(kinds) - len(row))
-            if with_input:
-                given = self.pictures.get((instance, self.input_of[instance]))
-                row.insert(0, given["rgb_gt"] if given else None)
-            rows.append(row)
-            titles.append("\n".join([instance, *format_scores(score_of.get(instance))]))
-        titles_above = ["given view"] * with_input + list(kinds.values()) * num_views
-        which = "the views that were not given" if with_input else "all views"
-        title = f"{path.parent.name}: {', '.join(format_scores(scores.summary()))} over {which}"
-        results.write_picture(path, visual.contact_sheet(rows, titles_above, titles, title, class_names))
-
-
-def format_scores(row):
-    if row is None:
-        return ["every view was given"]
-    shown = [f"PSNR {row['psnr']:.1f} dB", f"SSIM {row['ssim']:.2f}"]
-    return shown + ([f"mIoU {row['miou']:.2f}"] if row["miou"] == row["miou"] else [])
+            scores.add(*name, row, confusion)
 
 
 @util.command
@@ -195,12 +171,10 @@ def main(argv=None):
     options = read_options(argv)
     device = util.pick_device(options.device)
     checkpoint = checkpoints.load(options.checkpoint_path)
-    model = checkpoints.load_srn(checkpoint).to(device).eval()
-    head = None
-    if options.eval_mode == "linear":
-        head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
+    model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()
+    head_checkpoint, head = open_head(options, model)
     dataset, class_names = open_data(options, checkpoint)
-    rows = torch.tensor(checkpoints.rows_of(checkpoint, [x.name for x in dataset.instances], options.data_root)).to(device)
+    rows = torch.tensor(rows_of_table(options, model, checkpoint, dataset))
 
     num_classes = head.num_classes if head is not None else model.sizes["num_classes"]
     if class_names and num_classes and len(class_names) != num_classes:
@@ -208,38 +182,62 @@ def main(argv=None):
             f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
             f"but the model tells {num_classes} apart"
         )
-    if head is None and model.class_generator is not None and options.img_sidelength % 16:
-        raise util.InputError(f"--img_sidelength {options.img_sidelength}: the segmentation U-Net needs a multiple of 16")
-    given = set() if options.score_input_views else input_views(options, checkpoint, dataset)
-    names = [dataset.name_of(i) for i in range(len(dataset))]
-    if given.issuperset(names):
+    multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
+    if options.img_sidelength % multiple:
+        raise util.InputError(f"--img_sidelength {options.img_sidelength}: a U-Net takes part and needs a multiple of {multiple}")
+    known = input_views(options, checkpoint, dataset)
+    given = set() if options.score_input_views else known
+    scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]
+    if not scored:
         raise util.InputError(
             f"{options.data_root}: every chosen view was given to the model, so none can be scored; choose others with "
             f"--specific_observation_idcs, or pass --score_input_views"
         )
+    labelled = {}
+    if class_names and num_classes:
+        names = {instance for instance, _ in scored}
+        folders = [x.folder for x in dataset.instances if x.name in names]
+        found = {folder.name: data_util.load_labelled_cloud(folder, num_classes) for folder in folders}
+        labelled = {name: cloud for name, cloud in found.items() if cloud is not None}
+
+    def render(batch):
+        """The batch on the device, its instance_idx rows of the latent table, and what is rendered for it."""
+        batch = batch | {"instance_idx": rows[batch["instance_idx"]]}
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        return batch, rendering.render(model, batch, head)
+
     folder = common.start_run(options)
-    evaluate(options, model, head, dataset, rows, given, class_names, num_classes or len(class_names or []), folder)
+    num_classes = num_classes or len(class_names or [])
+    seen_as = "seg_gt" if class_names and (options.reverse or checkpoint.get("observed") == ["seg"]) else "rgb_gt"
+    sheet = contact_sheets.Sheet(dataset, given, seen_as)
+    scores = evaluate(options, render, dataset, given, labelled, class_names, num_classes, folder, sheet)
+    evaluated = {instance.name for instance in dataset.instances}
+    num_given = sum(instance in evaluated for instance, _ in known)
+    scores.write(folder, run_facts(options, checkpoint, head_checkpoint, scored, num_given))
+    sheet.write(folder / "contact_sheet.png", scores, class_names)
+    print(scoring.format_summary(scores.summary()), end="")
+    print(f"contact sheet: {folder / 'contact_sheet.png'}")
 
 
 @torch.inference_mode()
-def evaluate(options, model, head, dataset, rows, given, class_names, num_classes, folder):
-    """Render everything once, in order; score it, write it, and print the summary."""
+def evaluate(options, render, dataset, given, labelled, class_names, num_classes, folder, sheet):
+    """Render everything once, in order, score it, and write its pictures and point clouds.
+
+    given:    names of the views that are not scored
+    labelled: {instance: data_util.LabelledCloud} of those that have one
+    sheet:    contact_sheets.Sheet, to be filled
+    returns   the scoring.Scores
+    """
     names = [dataset.name_of(i) for i in range(len(dataset))]
     folder_of = {instance.name: folder / f"{i:06d}" for i, instance in enumerate(dataset.instances)}
     written = {instance.name for instance in dataset.instances[: options.save_out_first_n]}
-    scores, sheet, clouds = results.Scores(), Sheet(dataset, given), CloudCollector(num_classes)
-    cloud_views = {
-        (instance.name, instance.rgb_paths[view].stem)
-        for instance in dataset.instances
-        for view in dataio.choose_views(len(instance.rgb_paths), VIEWS_PER_POINT_CLOUD)
-        if options.point_cloud and instance.name in written
-    }
+    scores = scoring.Scores(class_names)
+    with_cloud = labelled.keys() | (written if options.point_cloud else set())
+    collector = clouds.Collector({x.name: x.views for x in dataset.instances if x.name in with_cloud})
     batches = dataio.ordered_batches(dataset, options.batch_size, options.num_workers)
     with results.PictureWriter() as writer, tqdm(total=len(dataset), desc=folder.name, unit="image") as bar:
         for batch in batches:
-            batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-            batch["instance_idx"] = rows[batch["instance_idx"]]
-            outputs = rendering.render(model, batch, head)
+            batch, outputs = render(batch)
             names_here = [names[i] for i in batch["observation_idx"].tolist()]
             score(scores, names_here, outputs, batch, given)
             for i, (instance, view) in enumerate(names_here):
@@ -250,21 +248,14 @@ def evaluate(options, model, head, dataset, rows, given, class_names, num_classe
                         for kind, picture in pictures.items():
                             writer.write(folder_of[instance] / kind / f"{view}.png", picture)
                         if (instance, view) in given:
-                            writer.write(folder_of[instance] / "input" / f"{view}.png", pictures["rgb_gt"])
-                if (instance, view) in cloud_views:
-                    clouds.add(instance, outputs, i)
+                            writer.write(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
+                cloud = collector.add(instance, view, outputs, i)
+                if cloud is not None and options.point_cloud and instance in written:
+                    cloud.write(folder_of[instance], num_classes)
+                if cloud is not None and instance in labelled:
+                    scores.add_cloud(instance, *clouds.compare(cloud, labelled[instance], num_classes))
             bar.update(len(names_here))
-
-    for instance in list(clouds.parts):
-        clouds.write(instance, folder_of[instance])
-    scores.write(folder, class_names)
-    sheet.write(folder / "contact_sheet.png", scores, class_names)
-    print(results.format_summary(scores.summary(class_names)), end="")
-    print(f"contact sheet: {folder / 'contact_sheet.png'}")
-
-
-def device_of(model):
-    return next(model.parameters()).device
+    return scores
 
 
 if __name__ == "__main__":

@@ -196,6 +196,92 @@ def test_a_label_map_that_cannot_be_used_is_named(tmp_path, fault):
         data_util.load_seg_labels(path)
 
 
+# Labelled point clouds
+
+
+def write_cloud(folder, points, labels, labels_name=data_util.CLOUD_LABELS[0]):
+    """The files of an instance's cloud, as text; None leaves one out."""
+    (folder / "point_cloud").mkdir(parents=True)
+    if points is not None:
+        (folder / data_util.CLOUD_POINTS).write_text(points)
+    if labels is not None:
+        (folder / labels_name).write_text(labels)
+    return folder
+
+
+LINE = " 0 0 1 10 20 30 255\n"  # normal, colour, alpha
+POINTS = f"0.5 -1 2e-1{LINE}1 2\t3 {LINE}"
+
+
+def test_a_labelled_cloud_is_read(tmp_path):
+    cloud = data_util.load_labelled_cloud(write_cloud(tmp_path, POINTS, "3\n-1\n"), 4)
+    assert cloud.points.dtype == np.float32 and cloud.labels.dtype == np.int64
+    np.testing.assert_allclose(cloud.points, [[0.5, -1, 0.2], [1, 2, 3]])
+    assert cloud.labels.tolist() == [3, util.UNLABELLED]
+
+
+@pytest.mark.parametrize("labels", [np.array([3, 0]), np.array([[3], [0]], np.uint8), np.array([3.0, 0.0])])
+def test_labels_of_points_may_be_an_array(tmp_path, labels):
+    write_cloud(tmp_path, POINTS, None)
+    np.save(tmp_path / data_util.CLOUD_LABELS[1], labels)
+    assert data_util.load_labelled_cloud(tmp_path, 4).labels.tolist() == [3, 0]
+
+
+def test_a_cloud_may_have_any_number_of_points_and_bare_coordinates(tmp_path):
+    one = write_cloud(tmp_path / "one", "1 2 3\n", "2\n")
+    assert data_util.load_labelled_cloud(one, 3).points.tolist() == [[1, 2, 3]]
+    many = write_cloud(tmp_path / "many", "1 2 3\n" * 12_345, "2\n" * 12_345)
+    assert len(data_util.load_labelled_cloud(many, 3).points) == 12_345
+
+
+def test_an_instance_without_labels_of_points_has_no_labelled_cloud(tmp_path):
+    (tmp_path / "bare").mkdir()
+    assert data_util.load_labelled_cloud(tmp_path / "bare", 3) is None
+    assert data_util.load_labelled_cloud(write_cloud(tmp_path / "unlabelled", POINTS, None), 3) is None
+
+
+@pytest.mark.parametrize(
+    "points, labels, file, found",
+    [
+        (None, "0\n0\n", "pts-nor-rgba", "not found"),
+        ("", "", "pts-nor-rgba", r"found a table of shape \(0, "),
+        ("1 2\n3 4\n", "0\n0\n", "pts-nor-rgba", r"found a table of shape \(2, 2\)"),
+        (POINTS.replace("2e-1", "nan"), "0\n0\n", "pts-nor-rgba", "three finite numbers"),
+        (POINTS.replace("2e-1", "two"), "0\n0\n", "pts-nor-rgba", "two"),
+        (POINTS[:-12], "0\n0\n", "pts-nor-rgba", "number of columns changed"),
+        (POINTS, "0\n", "label", r"each of 2 points, found a table of shape \(1, 1\)"),
+        (POINTS, "0 0\n", "label", r"each of 2 points, found a table of shape \(1, 2\)"),
+        (POINTS, "", "label", r"each of 2 points, found a table of shape \(0, "),
+        (POINTS, "0\n4\n", "label", "0 to 3, .* found 4"),
+        (POINTS, "0\n-2\n", "label", "0 to 3, .* found -2"),
+        (POINTS, "0\n1.5\n", "label", "0 to 3, .* found 1.5"),
+        (POINTS, "0\nnan\n", "label", "0 to 3, .* found nan"),
+        (POINTS, "seat\nback\n", "label", "seat"),
+    ],
+)
+def test_a_cloud_that_cannot_be_used_is_named_with_what_was_found(tmp_path, points, labels, file, found):
+    write_cloud(tmp_path, points, labels)
+    expected = rf"point_cloud/sample-points-.*{file}.*{found}.*move .* away"
+    with pytest.raises(util.InputError, match=expected) as error:
+        data_util.load_labelled_cloud(tmp_path, 4)
+    assert "\n" not in str(error.value)
+
+
+def test_a_single_number_is_no_array_of_labels(tmp_path):
+    write_cloud(tmp_path, POINTS, None)
+    np.save(tmp_path / data_util.CLOUD_LABELS[1], np.array(2))
+    with pytest.raises(util.InputError, match=r"label-10000.npy: .* found a table of shape \(\)"):
+        data_util.load_labelled_cloud(tmp_path, 4)
+
+
+@pytest.mark.parametrize("fault", ["text", "empty", "pickle"])
+def test_an_array_of_labels_that_cannot_be_used_is_named(tmp_path, fault):
+    write_cloud(tmp_path, POINTS, None)
+    BAD_LABELS[fault](tmp_path / data_util.CLOUD_LABELS[1])
+    with pytest.raises(util.InputError, match="label-10000.npy"):
+        data_util.load_labelled_cloud(tmp_path, 4)
+
+
 # Intrinsics and poses
 
 

@@ -10,10 +10,12 @@ import pytest
 import test_furniture
 import torch
 
+import data_util
 import dataset_writer
 import furniture
 import geometry
 import make_dataset
+import meshes
 import util
 
 pytest.importorskip("embreex")
@@ -47,6 +49,8 @@ def test_layout(chairs):
             for name, suffix in (("rgb", "png"), ("seg", "npy"), ("pose", "txt")):
                 files = sorted(path.name for path in (folder / name).iterdir())
                 assert files == [f"{i:06d}.{suffix}" for i in range(num_views)]
+            clouds = sorted(path.name for path in (folder / "point_cloud").iterdir())
+            assert clouds == ["sample-points-all-pts-nor-rgba-10000.txt", "sample-points-label-10000.txt"]
     assert (chairs / "Chair-level-1.txt").read_text().splitlines()[:2] == ["0 background", "1 chair_back"]
     facts = json.loads((chairs / "dataset.json").read_text())
     assert facts["pixel_center"] == 0.5 and facts["blend_alpha"] is True
@@ -81,6 +85,48 @@ def test_poses_and_pictures_belong_together(chairs):
         distance = torch.linalg.cross(directions, eye).norm(dim=-1)  # of the ray from the origin
         seen = torch.from_numpy(np.load(instance / "seg" / f"{view}.npy")).flatten() > 0
         assert seen.any() and (distance[seen] <= 0.5).all()
+
+
+def test_point_clouds_are_of_the_objects_that_are_rendered(chairs):
+    folder = chairs / "Chair.train" / "chair_0001"
+    mesh = make_dataset.procedural_mesh("Chair", 0, "train", 1)
+    cloud = data_util.load_labelled_cloud(folder, int(mesh.labels.max()) + 1)
+    assert cloud.points.shape == (10_000, 3) and set(cloud.labels) == set(mesh.labels) - {0}
+    low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
+    np.testing.assert_allclose([cloud.points.min(axis=0), cloud.points.max(axis=0)], [low, high], atol=0.02)
+    table = np.loadtxt(folder / data_util.CLOUD_POINTS)
+    assert table.shape == (10_000, 10)
+    np.testing.assert_allclose(np.linalg.norm(table[:, 3:6], axis=1), 1, atol=2e-3)
+    expected = meshes.sample_surface(mesh, 10_000, np.random.default_rng(list(b"chair_0001")))
+    np.testing.assert_allclose(table[:, :3], expected.points, atol=1e-5)
+    np.testing.assert_allclose(table[:, 6:9], 255 * mesh.colours[expected.triangle_ids], atol=0.5)
+    assert (table[:, 9] == 255).all()
+
+
+def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
+    """Projected with the files' own numbers, the points fall on pixels that the object covers."""
+    folder = chairs / "Chair.test" / "chair_0000"
+    points = torch.from_numpy(data_util.load_labelled_cloud(folder, 256).points)
+    cam2world = torch.from_numpy(data_util.load_pose(folder / "pose" / "000065.txt"))
+    uv = geometry.project(geometry.world_to_camera(points, cam2world), dataset_writer.intrinsics_of(16))
+    column, row = uv.floor().long().T
+    covered = iio.imread(folder / "rgb" / "000065.png")[..., 3] > 0
+    assert covered.mean() < 0.6 and covered[row, column].mean() > 0.97
+
+
+def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_elsewhere(chairs):
+    clouds = {
+        split: (chairs / f"Chair.{split}" / "chair_0000" / data_util.CLOUD_POINTS).read_bytes()
+        for split in make_dataset.SPLITS
+    }
+    assert clouds["train"] == clouds["train_val"] and len(set(clouds.values())) == 3
+
+
+def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
+    unlabelled = meshes.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
+    cam2world = dataset_writer.spiral_cameras(1).numpy()
+    dataset_writer.write_instance(tmp_path / "box", lambda: unlabelled, cam2world, 8)
+    assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
 
 
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):

@@ -57,6 +57,21 @@ def test_predictions_are_clipped_and_targets_are_not():
     assert metrics.psnr(white, white + 0.2).item() == pytest.approx(20.0, abs=1e-5)
 
 
+def test_bytes_count_as_levels_of_255():
+    target = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
+    assert metrics.psnr(target + 51, target).item() == pytest.approx(-20 * math.log10(0.2))
+    assert metrics.psnr(target, target + 51).item() == pytest.approx(-20 * math.log10(0.2))  # no wrap at 0
+    floats = [image.double() / 127.5 - 1 for image in (target + 51, target)]
+    assert metrics.ssim(target + 51, target).item() == pytest.approx(metrics.ssim(*floats).item(), abs=1e-12)
+
+
+def test_images_without_alpha_are_opaque_and_others_keep_theirs():
+    rgba = torch.rand(2, 4, 5, 6) - 0.5
+    assert metrics.with_alpha(rgba) is rgba
+    opaque = metrics.with_alpha(rgba[:, :3])
+    assert torch.equal(opaque[:, :3], rgba[:, :3]) and (opaque[:, 3] == 1).all()
+
+
 def test_scores_of_an_image_do_not_depend_on_its_batch():
     torch.manual_seed(0)
     target = torch.rand(5, 3, 9, 14) * 2 - 1  # not square

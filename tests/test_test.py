@@ -7,15 +7,22 @@ import numpy as np
 import plyfile
 import pytest
 import scenes
+import skimage.metrics
 import torch
 
 import checkpoints
+import data_util
 import metrics
+import published
 import rendering
+import scoring
+import srns
 import test
 import train
 import util
+import visual
 
+CLASSES = ["background", "upper half", "lower half"]  # of scenes.CLASS_LIST
 VIEWS = [f"{view:06d}" for view in range(4)]
 
 
@@ -39,6 +46,21 @@ def evaluation(other_views, semantic_run, tmp_path_factory):
 def observations(folder):
     with open(folder / "observations.csv", newline="") as file:
         return {(row["instance_id"], row["observation"]): row for row in csv.DictReader(file)}
+
+
+def instances(folder):
+    with open(folder / "final_miou.csv", newline="") as file:
+        return {row["instance_id"]: row for row in csv.DictReader(file)}
+
+
+def summary_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def picture(folder, kind, name):
+    """A written picture of an observation (instance name, view name)."""
+    number = ["ball_a", "ball_b"].index(name[0])
+    return iio.imread(folder / f"{number:06d}" / kind / f"{name[1]}.png")
 
 
 def evaluate(split, checkpoint, logs, log_dir, **options):
@@ -68,12 +90,20 @@ def refused(capsys, tmp_path):
 def test_every_image_that_was_not_given_is_scored_once(evaluation):
     expected = [(name, view) for name in ("ball_a", "ball_b") for view in VIEWS if view != "000002"]
     assert list(observations(evaluation)) == expected
-    summary = json.loads((evaluation / "results.json").read_text())
-    assert (summary["num_images"], summary["num_instances"]) == (6, 2)
+    assert (summary_of(evaluation)["num_images"], summary_of(evaluation)["num_instances"]) == (6, 2)
 
 
-def test_the_scores_are_those_of_the_rendered_rgb(evaluation, other_views, semantic_run):
-    """Rendered here once more, image by image and all rays at once."""
+def test_psnr_and_ssim_can_be_taken_again_from_the_written_pictures(evaluation):
+    for name, row in observations(evaluation).items():
+        rgb, truth = (picture(evaluation, kind, name) for kind in ("rgb", "rgb_gt"))
+        psnr = skimage.metrics.peak_signal_noise_ratio(truth, rgb)
+        ssim = skimage.metrics.structural_similarity(truth, rgb, channel_axis=-1)
+        assert float(row["psnr"]) == pytest.approx(psnr, abs=1e-6)
+        assert float(row["ssim"]) == pytest.approx(ssim, abs=1e-6)
+
+
+def test_scores_and_pictures_are_those_of_each_image(evaluation, other_views, semantic_run):
+    """Rendered here once more, image by image and all rays at once, without point clouds."""
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     options = test.read_options(scenes.test_options(other_views, "unused", "unused", semantic_run))
     dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
@@ -84,11 +114,40 @@ def test_the_scores_are_those_of_the_rendered_rgb(evaluation, other_views, seman
             continue
         with torch.no_grad():
             outputs = model(batch)
-        rgb, target = (util.as_image(x["rgb"][..., :3]) for x in (outputs, batch))
-        confusion = metrics.confusion_matrix(outputs["seg_logits"].argmax(-1), batch["seg_labels"], 3)
-        assert float(rows[name]["psnr"]) == pytest.approx(metrics.psnr(rgb, target).item(), abs=1e-4)
-        assert float(rows[name]["ssim"]) == pytest.approx(metrics.ssim(rgb, target).item(), abs=1e-4)
-        assert float(rows[name]["miou"]) == pytest.approx(metrics.mean_iou(confusion).item(), abs=1e-4)
+        rgb, target = (util.as_image(x["rgb"]) for x in (outputs, batch))
+        confusion = metrics.confusion_matrix(outputs["seg_logits"].argmax(-1), batch["seg_labels"], 3)[0]
+        expected = scoring.image_scores(rgb, target)[0] | {
+            "miou": metrics.mean_iou(confusion).item(),
+            "miou_no_background": metrics.mean_iou(confusion, with_background=False).item(),
+        }
+        for score, value in expected.items():
+            tolerance = 1e-4 if score not in ("psnr", "ssim") else 2e-3  # where a level of 255 may tip over
+            assert float(rows[name][score]) == pytest.approx(value, abs=tolerance), (name, score)
+        for class_name, iou in zip(CLASSES, metrics.iou_per_class(confusion).tolist()):
+            assert float(rows[name][f"iou_{class_name}"] or "nan") == pytest.approx(iou, abs=1e-4, nan_ok=True)
+        np.testing.assert_allclose(picture(evaluation, "rgb", name), visual.to_uint8(rgb[0]), rtol=0, atol=1)
+
+
+def test_the_row_of_an_instance_is_the_mean_of_its_own_images(evaluation):
+    """Batches of 3 and instances of 4 views: both instances have images in the second batch."""
+    for instance, row in instances(evaluation).items():
+        own = [x for name, x in observations(evaluation).items() if name[0] == instance]
+        assert row["num_images"] == str(len(own)) == "3"
+        for score in ("psnr", "ssim", "psnr_rgba", "ssim_rgba", "miou", "miou_no_background"):
+            assert float(row[score]) == pytest.approx(np.mean([float(x[score]) for x in own]), abs=2e-6), score
+        assert row["max_classes"] == "3"
+    assert instances(evaluation)["ball_a"]["psnr"] != instances(evaluation)["ball_b"]["psnr"]
+
+
+def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, semantic_run, tmp_path, capsys):
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", save_out_first_n=0, batch_size=3)
+    text = (folder / "results.txt").read_text()
+    assert text in capsys.readouterr().out
+    table = {line[:34].strip(): line[34:].split() for line in text.splitlines()}
+    for score in ("psnr", "ssim", "psnr_rgba", "ssim_rgba"):
+        values = [float(row[score]) for row in observations(folder).values()]
+        assert len(set(values)) == 8 and summary_of(folder)[score] == pytest.approx(np.mean(values), abs=1e-6)
+        assert float(table[scoring.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +158,16 @@ def test_scores_depend_neither_on_batches_nor_on_point_clouds(
 ):
     """`evaluation` has batches of 3 and point clouds; the published scores change with both."""
     folder = evaluate(other_views, semantic_run, tmp_path, "again", input_idcs=2, save_out_first_n=0, **options)
-    reference, again = observations(evaluation), observations(folder)
-    assert reference.keys() == again.keys()
-    for name, row in reference.items():
-        for score in ("psnr", "ssim", "miou"):
-            assert float(again[name][score]) == pytest.approx(float(row[score]), abs=2e-5), (name, score)
+    for rows_of in (observations, instances):
+        reference, again = rows_of(evaluation), rows_of(folder)
+        assert list(reference) == list(again)
+        for name, row in reference.items():
+            assert list(row) == list(again[name])
+            for score in list(row)[2:]:  # after the names
+                tolerance = 2e-3 if score in ("psnr", "ssim") else 2e-5  # where a level of 255 may tip over
+                one, other = (float(rows[name][score] or "nan") for rows in (reference, again))
+                assert other == pytest.approx(one, abs=tolerance, nan_ok=True), (name, score)
+    assert summary_of(folder)["run"]["views_digest"] == summary_of(evaluation)["run"]["views_digest"]
 
 
 def test_scores_do_not_depend_on_how_many_rays_are_rendered_at_once(
@@ -112,7 +176,7 @@ def test_scores_do_not_depend_on_how_many_rays_are_rendered_at_once(
     monkeypatch.setitem(rendering.RAYS_PER_BLOCK, "cpu", 200)
     folder = evaluate(other_views, semantic_run, tmp_path, "again", input_idcs=2, save_out_first_n=0, batch_size=2)
     for name, row in observations(evaluation).items():
-        assert float(observations(folder)[name]["psnr"]) == pytest.approx(float(row["psnr"]), abs=2e-5)
+        assert float(observations(folder)[name]["psnr_rgba"]) == pytest.approx(float(row["psnr_rgba"]), abs=2e-5)
 
 
 def test_views_that_the_codes_were_fitted_to_are_not_scored(ball_split, semantic_run, tmp_path):
@@ -128,6 +192,8 @@ def test_views_that_the_codes_were_fitted_to_are_not_scored(ball_split, semantic
     assert [path.name for path in sorted((folder / "000000" / "input").iterdir())] == ["000000.png", "000003.png"]
     everything = evaluate(new, tmp_path / "fitted", tmp_path, "everything", score_input_views=True)
     assert len(observations(everything)) == 8
+    one = evaluate(new, tmp_path / "fitted", tmp_path, "one", specific_ins="ball_y", save_out_first_n=0)
+    assert [summary_of(x)["run"]["num_given_views"] for x in (folder, everything, one)] == [4, 4, 2]
 
 
 def test_the_same_view_of_another_split_is_another_image(other_views, semantic_run, tmp_path):
@@ -165,7 +231,7 @@ def test_a_head_takes_the_place_of_the_unet(evaluation, ball_split, other_views,
     training = dict(checkpoint_path=semantic_run, model_type=kind, max_steps_per_img_sidelength=20, lr=1e-2)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **training))
     folder = evaluate(
-        other_views, semantic_run, tmp_path, "test", eval_mode="linear", linear_path=tmp_path / "head"
+        other_views, semantic_run, tmp_path, "test", eval_mode=kind, linear_path=tmp_path / "head"
     )
     by_unet, by_head = observations(evaluation), observations(folder)
     name = "ball_a", "000000"
@@ -191,6 +257,40 @@ def test_the_pictures_of_the_truth_are_the_files_over_white(evaluation, other_vi
     written = iio.imread(evaluation / "000001" / "rgb_gt" / "000001.png")
     expected = np.where(rgba[..., 3:] > 0, rgba[..., :3], 255)
     assert (written == expected).all()
+    seg_labels = np.load(other_views / "ball_b" / "seg" / "000001.npy")
+    palette = np.rint(visual.class_colors(3) * 255)
+    assert (iio.imread(evaluation / "000001" / "seg_gt" / "000001.png") == palette[seg_labels]).all()
+
+
+def test_the_pictures_of_a_comparison_are_the_written_ones(evaluation):
+    comparison = picture(evaluation, "comparison", ("ball_b", "000001"))
+    for place, kind in enumerate(("normals", "rgb", "rgb_gt", "seg", "seg_gt")):
+        part = comparison[:, 18 * place : 18 * place + 16]  # 2 white columns between
+        assert (part == picture(evaluation, kind, ("ball_b", "000001"))).all(), kind
+
+
+def test_results_json_says_what_was_evaluated(evaluation, other_views, semantic_run, tmp_path):
+    run = summary_of(evaluation)["run"]
+    digest = run.pop("views_digest")
+    assert run == {
+        "checkpoint": str(checkpoints.find(semantic_run).resolve()),
+        "head": None,
+        "eval_mode": "srn",
+        "data_root": str(other_views.resolve()),
+        "img_sidelength": 16,
+        "num_scored_views": 6,
+        "num_given_views": 2,
+        "score_input_views": False,
+    }
+    folder = evaluate(other_views, semantic_run, tmp_path, "as many other views", input_idcs=1, save_out_first_n=0)
+    again = summary_of(folder)["run"]
+    assert again["num_scored_views"] == 6 and again["views_digest"] != digest
+
+
+def test_scored_input_views_still_count_as_given(other_views, semantic_run, tmp_path):
+    options = dict(input_idcs="0,2", score_input_views=True, save_out_first_n=0)
+    run = summary_of(evaluate(other_views, semantic_run, tmp_path, "test", **options))["run"]
+    assert (run["num_scored_views"], run["num_given_views"], run["score_input_views"]) == (8, 4, True)
 
 
 def test_the_tables_and_the_contact_sheet_exist(evaluation):
@@ -205,11 +305,7 @@ def test_the_tables_and_the_contact_sheet_exist(evaluation):
         assert (evaluation / name).stat().st_size > 0, name
     with open(evaluation / "final_miou.csv", newline="") as file:
         assert [row["instance_id"] for row in csv.DictReader(file)] == ["ball_a", "ball_b"]
-    assert list(json.loads((evaluation / "results.json").read_text())["part_iou"]) == [
-        "background",
-        "upper half",
-        "lower half",
-    ]
+    assert list(summary_of(evaluation)["part_iou"]) == CLASSES
     assert not list(evaluation.rglob(".*"))  # nothing half-written
 
 
@@ -228,37 +324,11 @@ def test_point_clouds_hold_each_surface_point_once_without_the_background(evalua
     assert cloud["label"].tolist() == outputs["seg_logits"].argmax(-1)[solid].tolist()
 
 
-def collected(folder, outputs, num_classes):
-    """The points that a collector keeps of two views with the same outputs."""
-    clouds = test.CloudCollector(num_classes)
-    for _ in range(2):
-        clouds.add("ball_a", outputs, 0)
-    clouds.write("ball_a", folder)
-    return np.loadtxt(folder / "point_cloud_rgb.txt")
-
-
-def test_background_is_left_out_of_a_cloud_by_class(tmp_path):
-    outputs = {
-        "points": torch.arange(12.0).view(1, 4, 3),
-        "rgb": torch.tensor([[[1, 1, 1], [-1, 0.2, 1], [1, 1, 1], [0, 0, 0]]]),
-        "seg_logits": torch.eye(3)[torch.tensor([[0, 1, 2, 0]])],
-    }
-    cloud = collected(tmp_path, outputs, num_classes=3)
-    assert cloud.tolist() == [[3, 4, 5, 0, 153, 255], [6, 7, 8, 255, 255, 255]] * 2
-    vertices = plyfile.PlyData.read(tmp_path / "point_cloud_seg.ply")["vertex"]
-    assert vertices["label"].tolist() == [1, 2, 1, 2]
-
-
-def test_without_classes_white_is_left_out_of_a_cloud(tmp_path):
-    outputs = {"points": torch.arange(6.0).view(1, 2, 3), "rgb": torch.tensor([[[1, 0.95, 2], [1, 1, 0.0]]])}
-    assert collected(tmp_path, outputs, None)[:, :3].tolist() == [[3, 4, 5]] * 2
-    assert not (tmp_path / "point_cloud_seg.ply").exists()
-
-
 @pytest.mark.parametrize("first_n, folders", [(0, []), (1, ["000000"])])
 def test_pictures_and_clouds_of_the_first_instances_only(other_views, semantic_run, tmp_path, first_n, folders):
     folder = evaluate(other_views, semantic_run, tmp_path, "test", save_out_first_n=first_n, point_cloud=True)
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == folders
+    assert len(list(folder.glob("*/point_cloud_rgb.ply"))) == len(folders)
     assert len(observations(folder)) == 8 and (folder / "contact_sheet.png").exists()
 
 
@@ -270,7 +340,7 @@ def test_a_vanilla_srn_is_rendered_without_classes(obj_name, ball_split, other_v
     assert not (folder / "000000" / "seg").exists() and not (folder / "000000" / "point_cloud_seg.ply").exists()
     assert (folder / "000000" / "point_cloud_rgb.ply").exists()
     assert iio.imread(folder / "000000" / "rgb" / "000000.png").shape == (12, 12, 3)
-    assert json.loads((folder / "results.json").read_text())["miou"] is None
+    assert summary_of(folder)["miou"] is None and "iou_upper half" not in observations(folder)["ball_a", "000000"]
 
 
 def test_chosen_views_and_instances_keep_their_names(other_views, semantic_run, tmp_path):
@@ -294,6 +364,64 @@ def test_other_settings_of_the_data_than_in_training_are_told(other_views, seman
         assert ("note: the data say" in capsys.readouterr().out) == (name == "other")
 
 
+# Parts in 3-D
+
+
+def write_cloud(folder, points, labels):
+    """The labelled point cloud of an instance folder."""
+    (folder / "point_cloud").mkdir()
+    others = np.zeros((len(points), 7))  # normal, colour, alpha
+    np.savetxt(folder / data_util.CLOUD_POINTS, np.concatenate([points, others], axis=1))
+    np.savetxt(folder / data_util.CLOUD_LABELS[0], labels, fmt="%d")
+
+
+@pytest.fixture(scope="module")
+def clouded(other_views, evaluation, tmp_path_factory):
+    """`other_views` with a cloud for ball_a: what is rendered of it, all of class 1, but a quarter labelled 2."""
+    root = tmp_path_factory.mktemp("clouded") / "Ball"
+    shutil.copytree(other_views.parent, root)
+    points = np.loadtxt(evaluation / "000000" / "point_cloud_seg.txt")[::5, :3]
+    write_cloud(root / other_views.name / "ball_a", points, np.arange(len(points)) % 4 // 3 + 1)
+    return root / other_views.name
+
+
+@pytest.mark.parametrize("point_cloud", [None, True])
+def test_parts_are_scored_in_3d_with_and_without_written_clouds(clouded, semantic_run, tmp_path, point_cloud):
+    options = dict(point_cloud=point_cloud, save_out_first_n=0, batch_size=3)
+    folder = evaluate(clouded, semantic_run, tmp_path, "test", **options)
+    assert not list(folder.rglob("point_cloud*"))
+    rows = instances(folder)
+    assert float(rows["ball_a"]["iou_3d_upper half"]) == pytest.approx(0.75, abs=0.01)
+    assert float(rows["ball_a"]["iou_3d_lower half"]) == 0 and rows["ball_a"]["iou_3d_background"] == ""
+    assert float(rows["ball_a"]["miou_3d"]) == pytest.approx(0.375, abs=0.005)
+    assert float(rows["ball_a"]["cloud_distance"]) < 1e-5
+    assert rows["ball_b"]["miou_3d"] == rows["ball_b"]["cloud_distance"] == ""
+    summary = summary_of(folder)
+    assert summary["num_clouds"] == 1 and summary["miou_3d"] == pytest.approx(0.375, abs=0.005)
+    assert summary["instances"][1]["part_iou_3d"] == {}
+
+
+def test_an_instance_rendered_as_nothing_but_background_scores_0_in_3d(clouded, semantic_run, tmp_path):
+    checkpoint = torch.load(checkpoints.find(semantic_run), weights_only=True)
+    (bias,) = [key for key in checkpoint["model"] if "class_generator.out_layer" in key and key.endswith("bias")]
+    checkpoint["model"][bias] = torch.tensor([1e6, 0, 0])
+    checkpoints.save(tmp_path / "background.pth", checkpoint)
+    folder = evaluate(clouded, tmp_path / "background.pth", tmp_path, "test", point_cloud=True)
+    row = instances(folder)["ball_a"]
+    assert float(row["miou_3d"]) == 0 and row["cloud_distance"] == "" and row["iou_3d_background"] == ""
+    assert (folder / "000000" / "point_cloud_rgb.txt").read_text() == ""
+
+
+def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, other_views, semantic_run, tmp_path):
+    shutil.copytree(other_views.parent, tmp_path / "Ball")
+    split = tmp_path / "Ball" / other_views.name
+    write_cloud(split / "ball_a", np.zeros((3, 3)), [1, 2, 9])  # there is no class 9
+    train.main(scenes.train_options(ball_split, tmp_path, "vanilla", class_weight=0, rays_per_image=8))
+    for name, checkpoint, obj_name in (("a", semantic_run, None), ("b", tmp_path / "vanilla", "Ball")):
+        folder = evaluate(split, checkpoint, tmp_path, name, obj_name=obj_name, save_out_first_n=0)
+        assert summary_of(folder)["num_clouds"] == 0
+
+
 # What is refused
 
 
@@ -302,9 +430,9 @@ def test_other_settings_of_the_data_than_in_training_are_told(other_views, seman
     [
         (dict(checkpoint_path="nowhere.pth"), "nowhere.pth: no such checkpoint"),
         (dict(checkpoint_path=None), "--checkpoint_path"),
-        (dict(eval_mode="linear"), "--eval_mode linear and --linear_path go together"),
-        (dict(linear_path="head.pth"), "--eval_mode linear and --linear_path go together"),
-        (dict(eval_mode="unet"), "invalid choice: 'unet'"),
+        (dict(eval_mode="linear"), "--eval_mode linear goes with --linear_path alone"),
+        (dict(linear_path="head.pth"), "--eval_mode srn goes with no --linear_path"),
+        (dict(eval_mode="unet"), "--eval_mode unet goes with --unet_path alone"),
         (dict(obj_name="Bell"), "Bell-level-1.txt: no class list there"),
         (dict(specific_observation_idcs=4), "has 4 views, 0 to 3; there is no 4"),
         (dict(input_idcs=9), "there is no 9"),
@@ -351,3 +479,112 @@ def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_vie
         other_views, tmp_path, "test", semantic_run, eval_mode="linear", linear_path=semantic_run
     )
     refused(arguments, "holds an SRN, not a segmentation head")
+
+
+def test_a_cloud_with_a_class_that_is_not_in_the_list_is_named(refused, other_views, semantic_run, tmp_path):
+    shutil.copytree(other_views.parent, tmp_path / "Ball")
+    split = tmp_path / "Ball" / other_views.name
+    write_cloud(split / "ball_b", np.zeros((3, 3)), [1, 2, 3])
+    reason = "label-10000.txt: expected class ids of the class list, 0 to 2, or -1 for none, found 3"
+    refused(scenes.test_options(split, tmp_path, "test", semantic_run), reason)
+
+
+# Variants
+
+
+def test_the_unet_baseline_segments_the_rendered_image(ball_split, other_views, semantic_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(srns.UNetBaseline, "SIZES", dict(num_down=2, base_channels=4, max_channels=8, dropout=0.2))
+    training = dict(checkpoint_path=semantic_run, model_type="unet", max_steps_per_img_sidelength=3)
+    train.main(scenes.train_options(ball_split, tmp_path, "unet", **training))
+    options = dict(eval_mode="unet", unet_path=tmp_path / "unet", point_cloud=True)
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", **options)
+    model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
+    head = checkpoints.load_head(checkpoints.load(tmp_path / "unet"), model).eval()
+    dataset, _ = test.open_data(test.read_options(scenes.test_options(other_views, "x", "y", semantic_run)), checkpoints.load(semantic_run))
+    outputs = rendering.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
+    expected = visual.label_picture(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
+    assert np.array_equal(iio.imread(folder / "000000" / "seg" / "000000.png"), expected)
+    assert (folder / "000000" / "point_cloud_seg.ply").exists()
+
+
+def test_a_head_of_another_kind_is_named(refused, ball_split, other_views, semantic_run, tmp_path):
+    training = dict(checkpoint_path=semantic_run, model_type="mlp", rays_per_image=8)
+    train.main(scenes.train_options(ball_split, tmp_path, "head", **training))
+    options = dict(eval_mode="linear", linear_path=tmp_path / "head")
+    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, **options), "evaluate it with --eval_mode mlp")
+
+
+def test_codes_fitted_to_label_maps_are_shown_with_the_map_they_were_given(semantic_run, tmp_path):
+    new = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x",))
+    fitting = dict(checkpoint_path=semantic_run, overwrite_embeddings=True, l1_weight=0, specific_observation_idcs=1)
+    train.main(scenes.train_options(new, tmp_path, "fitted", **fitting))
+    folder = evaluate(new, tmp_path / "fitted", tmp_path, "test")
+    given, labels, image = (
+        (folder / "000000" / kind / "000001.png").read_bytes() for kind in ("input", "seg_gt", "rgb_gt")
+    )
+    assert given == labels != image
+    assert ("ball_x", "000001") not in observations(folder)
+
+
+def test_reverse_says_it_where_the_checkpoint_does_not(refused, other_views, semantic_run, tmp_path):
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", input_idcs=1, reverse=True)
+    pictures = [(folder / "000000" / kind / "000001.png").read_bytes() for kind in ("input", "seg_gt")]
+    assert pictures[0] == pictures[1]
+
+
+def test_reverse_without_classes_is_refused(refused, other_views, semantic_run, tmp_path):
+    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, reverse=True, obj_name=None), "--reverse")
+
+
+def test_a_single_srn_renders_its_own_object_only(refused, ball_split, other_views, tmp_path):
+    training = dict(fit_single_srn=True, specific_ins="ball_b", class_weight=0)
+    train.main(scenes.train_options(ball_split, tmp_path, "single", **training))
+    arguments = scenes.test_options(other_views, tmp_path, "test", tmp_path / "single", obj_name=None)
+    refused(arguments, "knows one object only, ball_b")
+    folder = evaluate(other_views, tmp_path / "single", tmp_path, "test", specific_ins="ball_b", fit_single_srn=True, obj_name=None)
+    assert len(observations(folder)) == 4
+
+
+def test_codes_that_come_with_the_data_are_rendered(other_views, ball_split, tmp_path):
+    for split in (ball_split, other_views):
+        shutil.copytree(split.parent, tmp_path / "Ball", dirs_exist_ok=True)
+    for folder in (tmp_path / "Ball").glob("Ball.*/*"):
+        (folder / "params").mkdir()
+        for view in VIEWS:
+            (folder / "params" / f"{view}.txt").write_text("1 2 3" if folder.name == "ball_a" else "-1 0 1")
+    split = tmp_path / "Ball" / "Ball.train"
+    train.main(scenes.train_options(split, tmp_path, "run", has_params=True, class_weight=0, embedding_size=None))
+    scores = []
+    for vector in ("1 2 3", "30 20 10"):
+        for path in (tmp_path / "Ball" / "Ball.train_test").glob("*/params/*"):
+            path.write_text(vector)
+        folder = evaluate(tmp_path / "Ball" / "Ball.train_test", tmp_path / "run", tmp_path, "test", has_params=True, obj_name=None)
+        scores.append(observations(folder)["ball_a", "000000"]["psnr"])
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (dict(num_instances=5), "holds 2 latent codes, but --num_instances is 5"),
+        (dict(fit_single_srn=True), "was trained with fit_single_srn False"),
+        (dict(use_unet_renderer=True), "was trained with use_unet_renderer False"),
+        (dict(tracing_steps=10), "was trained with tracing_steps 3"),
+        (dict(embedding_size=256), "was trained with latent_dim 8"),
+    ],
+)
+def test_what_contradicts_the_checkpoint_is_refused(refused, other_views, semantic_run, tmp_path, options, reason):
+    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, **options), reason)
+
+
+def test_a_published_checkpoint_is_evaluated_as_it_is(refused, other_views, semantic_run, tmp_path, capsys):
+    """Its codes belong to the folders in sorted order, if there are as many; nothing says which views were given."""
+    contents = checkpoints.load(semantic_run)
+    checkpoints.save(tmp_path / "epoch_0001_iter_000002.pth", published.to_published(contents, "semantic")[0])
+    options = dict(tracing_steps=3, save_out_first_n=0)
+    ours = observations(evaluate(other_views, semantic_run, tmp_path, "ours", **options))
+    capsys.readouterr()
+    theirs = observations(evaluate(other_views, tmp_path / "epoch_0001_iter_000002.pth", tmp_path, "theirs", **options))
+    assert "go to the folders" in capsys.readouterr().out
+    assert ours.keys() == theirs.keys()
+    assert [float(row["psnr"]) for row in theirs.values()] == pytest.approx([float(row["psnr"]) for row in ours.values()], abs=1e-3)
