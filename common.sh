@@ -5,9 +5,17 @@ OBJ=${OBJ:-Chair}                                            # class: Chair, Tab
 DATA=$(realpath -m "${DATA:-$root/data/demo}")               # holds $OBJ/$OBJ.train, $OBJ/$OBJ.test, ...
 LOGS=$(realpath -m "${LOGS:-$root/logs/demo}")               # holds a folder per run
 CONFIG=${CONFIG:-demo}                                       # which of train_configs/ and test_configs/
-SRN=$(realpath -m "${SRN:-$LOGS/$OBJ/vanilla_srn}")          # run folder or .pth file of stage 1
-HEAD=$(realpath -m "${HEAD:-$LOGS/$OBJ/linear_update}")      # run folder or .pth file of stage 2
+VAL=$(realpath -m "${VAL:-$DATA/$OBJ/$OBJ.train_val}")       # the training instances from other views
+SRN=$(realpath -m "${SRN:-$LOGS/$OBJ/${STAGE1:-vanilla_srn}}")    # run folder or .pth file of stage 1
+HEAD=$(realpath -m "${HEAD:-$LOGS/$OBJ/${STAGE2:-linear_update}}") # run folder or .pth file of stage 2
 CODES=${CODES:+$(realpath -m "$CODES")}                      # run folder or .pth file of stage 3
+EVAL_MODE=${EVAL_MODE:-linear}                               # where classes come from: linear, mlp, unet or srn
+case $EVAL_MODE in
+    srn) CLASSES=(--eval_mode srn) ;;
+    unet) CLASSES=(--eval_mode unet --unet_path "$HEAD") ;;
+    *) CLASSES=(--eval_mode "$EVAL_MODE" --linear_path "$HEAD") ;;
+esac
+[ -d "$VAL" ] && VALIDATION=(--val_root "$VAL") || VALIDATION=(--no_validation)
 venv=$root/.venv/bin/python
 PYTHON=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}
 cd "$root"

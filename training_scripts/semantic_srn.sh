@@ -3,5 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" train.py -c "train_configs/${CONFIG}_semantic.yml" \
-    --data_root "$DATA/$OBJ/$OBJ.train" --val_root "$DATA/$OBJ/$OBJ.train_val" --obj_name "$OBJ" \
+    --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn" --class_weight 8 "$@"

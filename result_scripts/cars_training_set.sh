@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Stage 4, SRN 2019: the training cars in views not trained on. Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] cars_training_set.sh [more flags]
+set -euo pipefail
+export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
+source "$(dirname "$0")/../common.sh"
+exec "$PYTHON" test.py -c "test_configs/${CONFIG}_training_set_novel_view.yml" --data_root "$VAL" \
+    --logging_root "$LOGS" --log_dir "$OBJ/training_set_results" --checkpoint_path "$SRN" "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Stage 4: the training objects in views not trained on, segmented by the semantic SRN's own U-Net. Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] semantic_srn.sh [more flags]
+set -euo pipefail
+STAGE1=semantic_srn
+source "$(dirname "$0")/../common.sh"
+exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
+    --data_root "$VAL" --obj_name "$OBJ" \
+    --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn_results" --point_cloud \
+    --checkpoint_path "$SRN" --eval_mode srn "$@"

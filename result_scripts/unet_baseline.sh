@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Stage 4: the training objects in views not trained on, segmented by the U-Net baseline. Usage: [OBJ= DATA= LOGS= VAL= SRN= HEAD= CONFIG=] unet_baseline.sh [more flags]
+set -euo pipefail
+STAGE2=unet_baseline
+source "$(dirname "$0")/../common.sh"
+exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" --img_sidelength 128 \
+    --data_root "$VAL" --obj_name "$OBJ" \
+    --logging_root "$LOGS" --log_dir "$OBJ/unet_baseline_results" --point_cloud \
+    --checkpoint_path "$SRN" --eval_mode unet --unet_path "$HEAD" "$@"

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Stage 3, SRN 2019: fit latent codes of unseen cars to one view each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] cars_one_shot.sh [more flags]
+set -euo pipefail
+export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
+source "$(dirname "$0")/../common.sh"
+exec "$PYTHON" train.py -c "train_configs/${CONFIG}_one_shot.yml" --data_root "$DATA/$OBJ/$OBJ.test" \
+    --logging_root "$LOGS" --log_dir "$OBJ/one_shot" --class_weight 0 --checkpoint_path "$SRN" --overwrite_embeddings "$@"

@@ -1,0 +1,127 @@
+"""Every script with every config that it is made for: what it passes on is what the programs take."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stage_inputs
+import stages
+import test
+import train
+import training
+
+ROOT = Path(__file__).resolve().parent.parent
+SEMANTIC = [(obj, config) for obj, config in (("Chair", "chairs"), ("Table", "tables"), ("Chair", "demo"), ("Chair", "demo_furniture"))]
+CLASSES = {  # the experiments of the semantic paper, and the demos: script -> stage
+    "training_scripts/vanilla_srn.sh": stages.pretrain,
+    "training_scripts/semantic_srn.sh": stages.pretrain,
+    "seg_scripts/linear_update.sh": stages.update_head,
+    "seg_scripts/unet_baseline.sh": stages.update_head,
+    "test_scripts/single_shot.sh": stages.fit_codes,
+    "test_scripts/two_shot.sh": stages.fit_codes,
+    "test_scripts/multi_shot.sh": stages.fit_codes,
+    "test_scripts/reverse_linear.sh": stages.fit_codes,
+    "test_scripts/reverse_semantic.sh": stages.fit_codes,
+    "result_scripts/train_val.sh": None,
+    "result_scripts/semantic_srn.sh": None,
+    "result_scripts/unet_baseline.sh": None,
+    "result_scripts/single_shot.sh": None,
+    "result_scripts/two_shot.sh": None,
+    "result_scripts/multi_shot.sh": None,
+    "result_scripts/reverse_linear.sh": None,
+    "result_scripts/reverse_semantic.sh": None,
+}
+SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG where they are not the script's own
+    ("training_scripts/cars.sh", stages.pretrain, {}),
+    ("training_scripts/cars.sh", stages.pretrain, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("training_scripts/shepard_metzler.sh", stages.pretrain, {}),
+    ("test_scripts/cars_one_shot.sh", stages.fit_codes, {}),
+    ("test_scripts/cars_two_shot.sh", stages.fit_codes, {}),
+    ("test_scripts/cars_one_shot.sh", stages.fit_codes, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("test_scripts/cars_two_shot.sh", stages.fit_codes, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("result_scripts/cars_training_set.sh", None, {}),
+    ("result_scripts/cars_one_shot.sh", None, {}),
+    ("result_scripts/cars_two_shot.sh", None, {}),
+    ("result_scripts/cars_training_set.sh", None, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("result_scripts/cars_two_shot.sh", None, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("result_scripts/shepard_metzler.sh", None, {}),
+]
+EXPERIMENTS = [
+    (script, stage, {"OBJ": obj, "CONFIG": config}) for script, stage in CLASSES.items() for obj, config in SEMANTIC
+] + SRN_2019
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    """An interpreter that only tells what it was called with."""
+    path = tmp_path_factory.mktemp("recorder") / "python"
+    path.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    path.chmod(0o755)
+    return path
+
+
+def called(recorder, script, folder, *flags, **variables):
+    environment = {name: value for name, value in os.environ.items() if name not in ("OBJ", "CONFIG", "SRN", "HEAD")}
+    environment |= {"PYTHON": str(recorder), "DATA": str(folder / "data"), "LOGS": str(folder / "logs")} | variables
+    done = subprocess.run([ROOT / script, *flags], cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("script, stage, variables", EXPERIMENTS, ids=lambda x: getattr(x, "__name__", None) or str(x))
+def test_every_experiment_has_a_script_whose_options_are_understood(recorder, tmp_path, monkeypatch, script, stage, variables):
+    program, *arguments = called(recorder, script, tmp_path, "--seed", "5", **variables)
+    monkeypatch.chdir(ROOT)
+    options = (test if stage is None else train).read_options(arguments)
+    assert program == ("test.py" if stage is None else "train.py")
+    assert options.seed == 5 and options.log_dir and Path(options.data_root).parent.parent == tmp_path / "data"
+    if stage is not None:
+        assert stages.of(options) is stage
+
+
+def test_no_config_is_without_a_script(recorder, tmp_path):
+    used = {arguments[arguments.index("-c") + 1] for script, _, variables in EXPERIMENTS
+            for arguments in [called(recorder, script, tmp_path, **variables)]}  # fmt: skip
+    configs = {str(path.relative_to(ROOT)) for folder in ("train_configs", "test_configs") for path in (ROOT / folder).iterdir()}
+    assert configs == used
+
+
+def test_no_script_is_without_a_test():
+    scripts = {str(path.relative_to(ROOT)) for path in ROOT.glob("*_scripts/*.sh")}
+    assert scripts - {script for script, _, _ in EXPERIMENTS} == {"result_scripts/interpolate.sh"}
+
+
+@pytest.mark.parametrize("config", ["chairs", "tables"])
+def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tmp_path, monkeypatch, config):
+    _, *arguments = called(recorder, "seg_scripts/linear_update.sh", tmp_path, OBJ="Chair", CONFIG=config)
+    monkeypatch.chdir(ROOT)
+    options = train.read_options(arguments)
+    assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
+    assert training.schedule(options) == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+
+
+def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
+    for script in ("test_scripts/reverse_linear.sh", "test_scripts/reverse_semantic.sh"):
+        _, *arguments = called(recorder, script, tmp_path, CONFIG="chairs")
+        with monkeypatch.context() as context:
+            context.chdir(ROOT)
+            options = train.read_options(arguments)
+        assert not stage_inputs.reads_images(options) and stage_inputs.observed(options) == ["seg"]
+
+
+def test_the_semantic_scripts_read_the_semantic_srn_unless_told_otherwise(recorder, tmp_path):
+    for script in ("test_scripts/reverse_semantic.sh", "result_scripts/semantic_srn.sh"):
+        arguments = called(recorder, script, tmp_path)
+        assert arguments[arguments.index("--checkpoint_path") + 1] == str(tmp_path / "logs" / "Chair" / "semantic_srn")
+        arguments = called(recorder, script, tmp_path, SRN="other")
+        assert arguments[arguments.index("--checkpoint_path") + 1] == str(tmp_path / "other")
+
+
+def test_without_a_split_of_other_views_nothing_is_validated(recorder, tmp_path):
+    assert "--no_validation" in called(recorder, "training_scripts/vanilla_srn.sh", tmp_path)
+    (tmp_path / "views").mkdir()
+    arguments = called(recorder, "training_scripts/vanilla_srn.sh", tmp_path, VAL="views")
+    assert arguments[arguments.index("--val_root") + 1] == str(tmp_path / "views")

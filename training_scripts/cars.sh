@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Stage 1, SRN 2019: pretrain on cars. Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] cars.sh [more flags]
+set -euo pipefail
+export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
+source "$(dirname "$0")/../common.sh"
+exec "$PYTHON" train.py -c "train_configs/$CONFIG.yml" --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" \
+    --logging_root "$LOGS" --log_dir "$OBJ/vanilla_srn" --class_weight 0 "$@"
