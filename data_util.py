@@ -134,7 +134,8 @@ def load_image(path, sidelength=None, blend_alpha=False):
     else:
         image = np.where(alpha == 0, np.float32(1), image)
     if sidelength not in (None, side):
-        image = resize_local_mean(image, (sidelength, sidelength), channel_axis=-1)
+        in_float64 = image.astype(np.float64)  # in float32, scikit-image rounds the borders between pixels as well
+        image = resize_local_mean(in_float64, (sidelength, sidelength), channel_axis=-1)
         covered = resize_local_mean(covered.astype(np.float32), (sidelength, sidelength)) > 0
     return (2 * image - 1).astype(np.float32), covered
 

@@ -48,11 +48,11 @@ def open_data(options, checkpoint):
         specific_observation_idcs=options.specific_observation_idcs,
         **what,
     )
-    val = []
-    if options.validation and options.val_root:
+    val, val_names = [], names_to_validate(options, train, with_params)
+    if val_names:
         val = dataio.index_split(
             options.val_root,
-            specific_ins=names_to_validate(options, train, with_params),
+            specific_ins=val_names,
             max_num_observations=options.max_num_observations_val,
             **what,
         )
@@ -61,15 +61,19 @@ def open_data(options, checkpoint):
 
 def names_to_validate(options, train, with_params):
     """The instances of --val_root whose codes are known, at most --max_num_instances_val."""
+    if not options.val_root or options.validation is False:
+        return []
     folders = [folder.name for folder in dataio.instance_folders(options.val_root)]
     if not options.validation_path and not with_params:
         names = {instance.name for instance in train}
         folders = [folder for folder in folders if folder in names]
         if not folders:
-            raise util.InputError(
-                f"--val_root {options.val_root}: holds none of the instances of {options.data_root}; validation shows "
-                f"the trained objects from other views, so give such a split, or --no_validation"
-            )
+            fault = f"--val_root {options.val_root}: holds none of the instances of {options.data_root}"
+            if options.validation:
+                raise util.InputError(
+                    f"{fault}; validation shows the trained objects from other views, so give such a split, or --no_validation"
+                )
+            print(f"note: {fault}, so nothing is validated")
     limit = options.max_num_instances_val
     return folders if limit == dataio.ALL else folders[:limit]
 

@@ -63,7 +63,8 @@ def build_parser():
     group = parser.add_argument_group("which data")
     group.add("--val_root", help="split of the same instances seen from other views")
     group.add("--num_classes", type=common.positive, help="if given, the class list must have as many")
-    group.add("--validation", action="store_true", default=True, help="validate on --val_root, if there is one")
+    group.add("--validation", action="store_true", default=None, help="validate on --val_root (default: if it has any of "
+              "the instances)")  # fmt: skip
     group.add("--validation_path", help="stage 2: the run or .pth file of stage 3 with codes of the instances of --val_root "
               "(default: --val_root has the instances of --data_root)")  # fmt: skip
     group.add("--no_validation", dest="validation", action="store_false", help="do not validate")
@@ -116,7 +117,7 @@ def check_stage(options):
         return "--code_init is for new codes: give --overwrite_embeddings too"
     if options.validation_path and (stage_inputs.fits_codes(options) or not options.model_type):
         return "--validation_path is for stage 2: give --model_type"
-    if options.validation_path and not (options.val_root and options.validation):
+    if options.validation_path and (not options.val_root or options.validation is False):
         return "--validation_path holds codes of the instances of --val_root: give that too, and not --no_validation"
     if options.model_type and not options.linear_path and options.start_step:
         return "--start_step: a new head starts at 0; give the --linear_path to go on from"

@@ -23,7 +23,7 @@ def test_rgba_images_are_cropped_whitened_and_averaged_as_published(parity, name
     image, _ = data_util.load_image(parity.folder / "files" / f"{name}.png", side)
     assert image.dtype == np.float32
     np.testing.assert_allclose(
-        image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=2e-6
+        image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=1e-6
     )
 
 
@@ -31,7 +31,7 @@ def test_rgba_images_are_cropped_whitened_and_averaged_as_published(parity, name
 def test_rgb_images_are_read_as_by_the_published_vanilla_code_and_are_opaque(parity, side):
     image, _ = data_util.load_image(parity.folder / "files" / "rgb_30x30.png", side)
     published = load_published(parity, "vanilla", "rgb_30x30", side)
-    np.testing.assert_allclose(image[..., :3].transpose(2, 0, 1), published, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(image[..., :3].transpose(2, 0, 1), published, rtol=0, atol=1e-6)
     np.testing.assert_allclose(image[..., 3], 1, atol=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_only_transparent_pixels_differ_from_the_published_vanilla_code(parity):
     """It drops alpha, so that they keep whatever colour is stored."""
     image, covered = data_util.load_image(parity.folder / "files" / "rgba_40x28.png")
     published = load_published(parity, "vanilla", "rgba_40x28", None).transpose(1, 2, 0)
-    np.testing.assert_allclose(image[covered][:, :3], published[covered], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(image[covered][:, :3], published[covered], rtol=0, atol=1e-6)
     assert (image[~covered] == 1).all() and (published[~covered] < 1).any()
 
 

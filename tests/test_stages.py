@@ -226,7 +226,7 @@ def test_a_head_is_validated_on_unseen_objects_with_the_codes_of_a_fit(
     for name, source in (("fitted", vanilla_run), ("foreign", semantic_run)):
         train.main(scenes.train_options(test_split, tmp_path, name, checkpoint_path=source, **fitting))
     options = dict(checkpoint_path=vanilla_run, model_type="linear", val_root=test_split)
-    refused(scenes.train_options(ball_split, tmp_path, "head", **options), "holds none of the instances")
+    refused(scenes.train_options(ball_split, tmp_path, "head", validation=True, **options), "holds none of the instances")
     train.main(scenes.train_options(ball_split, tmp_path, "head", validation_path=tmp_path / "fitted", **options))
     assert 0 <= scalars(tmp_path / "head", "val_miou")[-1] <= 1
     arguments = scenes.train_options(ball_split, tmp_path, "head", validation_path=tmp_path / "foreign", **options)

@@ -489,6 +489,38 @@ def test_a_cloud_with_a_class_that_is_not_in_the_list_is_named(refused, other_vi
     refused(scenes.test_options(split, tmp_path, "test", semantic_run), reason)
 
 
+def test_a_config_with_every_published_flag_is_understood(tmp_path):
+    (tmp_path / "config.yml").write_text("""
+img_sidelength: 128
+data_root: /data/Chair/Chair.test
+obj_name: Chair
+eval_mode: linear
+checkpoint_path: srn.pth
+linear_path: head.pth
+unet_path: null
+point_cloud: True
+reverse: False
+input_idcs: 65
+specific_observation_idcs: null
+max_num_instances: -1
+save_out_first_n: 250
+batch_size: 32
+num_instances: 2048
+logging_root: ./logs
+log_dir: out
+preload: False
+has_params: False
+fit_single_srn: False
+use_unet_renderer: False
+freeze_networks: True
+tracing_steps: 10
+embedding_size: 256
+""")
+    options = test.read_options(["-c", str(tmp_path / "config.yml")])
+    assert (options.eval_mode, options.linear_path, options.unet_path, options.input_idcs) == ("linear", "head.pth", None, [65])
+    assert options.num_instances == 2048 and options.point_cloud and not options.reverse
+
+
 # Variants
 
 

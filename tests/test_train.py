@@ -100,6 +100,53 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     assert training.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
+PUBLISHED_CONFIG = """
+data_root: /data/Chair/Chair.train
+val_root: /data/Chair/Chair.val
+logging_root: ./logs
+obj_name: Chair
+img_sidelengths: 64,128
+max_steps_per_img_sidelength: 5000,150000
+batch_size_per_img_sidelength: 4,8
+lr: 4e-4
+class_weight: 8
+l1_weight: 200
+kl_weight: 1
+reg_weight: 1e-3
+steps_til_ckpt: 5000
+steps_til_val: 1000
+validation: False
+no_validation: True
+preload: True
+checkpoint_path: null
+overwrite_embeddings: False
+start_step: 0
+specific_observation_idcs: null
+max_num_instances_train: -1
+max_num_observations_train: 50
+max_num_instances_val: 10
+max_num_observations_val: 10
+has_params: False
+fit_single_srn: False
+use_unet_renderer: False
+freeze_networks: False
+tracing_steps: 10
+embedding_size: 256
+"""
+
+
+def test_a_config_with_every_published_flag_is_understood(tmp_path):
+    (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG)
+    options = train.read_options(["-c", str(tmp_path / "config.yml")])
+    assert training.schedule(options) == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
+    assert options.preload and options.validation is False and options.checkpoint_path is None
+    assert not (options.has_params or options.fit_single_srn or options.freeze_networks or options.overwrite_embeddings)
+    update = "model_type: linear\nlinear_path: null\nnum_classes: 6\nvalidation_path: null\nspecific_ins: [a, b]\n"
+    (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG.replace("checkpoint_path: null", "checkpoint_path: x") + update)
+    options = train.read_options(["-c", str(tmp_path / "config.yml")])
+    assert (options.model_type, options.specific_ins, options.num_classes) == ("linear", ["a", "b"], 6)
+
+
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
     assert training.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
@@ -171,7 +218,15 @@ def test_what_only_reading_finds_ends_the_run_in_one_line(own_split, tmp_path, c
 
 def test_a_validation_split_of_other_objects_is_refused(refused, own_split, tmp_path):
     other = scenes.write_split(tmp_path / "Ball" / "Ball.val", names=("ball_x",))
-    refused(scenes.train_options(own_split, tmp_path, "run", val_root=other), "holds none of the instances")
+    refused(scenes.train_options(own_split, tmp_path, "run", val_root=other, validation=True), "holds none of the instances")
+
+
+def test_a_split_of_other_objects_is_not_validated_on_unless_asked_for(ball_split, tmp_path, capsys):
+    """Published configs name such a split, and the published default was not to validate."""
+    other = scenes.write_split(tmp_path / "Ball" / "Ball.val", names=("ball_x",))
+    train.main(scenes.train_options(ball_split, tmp_path, "run", class_weight=0, val_root=other))
+    assert "so nothing is validated" in capsys.readouterr().out
+    assert "val_psnr" not in event_tags(tmp_path / "run")["scalars"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Our numbers are the published ones. What is compared, and how much is allowed, stands in deviations.py."""
+
+import deviations
+import numpy as np
+import pytest
+import torch
+
+import custom_layers
+import data_util
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+NO_DEVICE = ("image_io",)  # files are read by the CPU
+
+
+def cases():
+    for fixture in deviations.FIXTURES:
+        for dtype in deviations.dtypes_of(fixture):
+            for device in ["cpu"] if fixture in NO_DEVICE else ["cpu", "cuda"]:
+                name = "-".join([fixture, str(dtype).removeprefix("torch."), device]).replace(", ", "-").replace(" ", "_")
+                yield pytest.param(fixture, dtype, device, id=name, marks=[NEEDS_CUDA] if device == "cuda" else [])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    """These models are large enough to gain from a second one. Afterwards their weights are let go."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(deviations.THREADS)
+    yield
+    torch.set_num_threads(before)
+    deviations.forget()
+
+
+def beyond(found):
+    """What deviates by more than is allowed, or by nan."""
+    return {
+        quantity: f"{deviation:.2g}, allowed {allowed:.2g}"
+        for quantity, (deviation, allowed) in found.items()
+        if not deviation <= allowed
+    }
+
+
+@pytest.mark.parametrize("fixture, dtype, device", list(cases()))
+def test_our_numbers_are_the_published_ones(parity, fixture, dtype, device):
+    found = deviations.measure(parity, fixture, dtype, device)
+    assert found and not beyond(found)
+
+
+def test_the_weights_are_those_the_published_programs_were_given(parity):
+    for variant in ("linear_head", "mlp_head", "srn_single"):  # the recipe is the same for the large ones
+        arrays = {key: tensor.numpy() for key, tensor in parity.state(variant, aliases=True).items()}
+        assert parity.weights.checksum(arrays) == parity.manifest["variants"][variant]["weights_crc32"]
+
+
+def test_the_clamped_gradients_are_other_ones_than_a_thousand_times_the_loss_gives(parity):
+    published = parity.load("srn_semantic_f64")
+    lstm = np.char.startswith(published["grad_names"], "ray_marcher.lstm")
+    assert (published["clamp_grad_norm"][lstm] < 900 * published["grad_norm"][lstm]).any()
+
+
+# The comparisons can fail.
+
+
+def test_a_start_depth_that_is_off_by_a_millionth_is_found(parity, monkeypatch):
+    monkeypatch.setattr(custom_layers, "INITIAL_DEPTH", custom_layers.INITIAL_DEPTH + 1e-6)
+    found = deviations.measure(parity, "srn_single", torch.float64)
+    assert set(beyond(found)) == set(found)
+
+
+def test_a_loss_without_the_published_weight_is_found(parity, monkeypatch):
+    monkeypatch.setitem(deviations.WEIGHTS, "image", 200.001)
+    assert set(beyond(deviations.measure(parity, "srn_single", torch.float64))) == {"losses (rel.)", "gradients (rel.)"}
+
+
+def test_a_label_and_a_pixel_that_are_wrong_are_found(parity, monkeypatch):
+    load_image, load_seg_labels = data_util.load_image, data_util.load_seg_labels
+
+    def spoilt_image(*given):
+        image, foreground = load_image(*given)
+        return image + np.float32(3e-6), foreground
+
+    def spoilt_labels(*given):
+        seg_labels = load_seg_labels(*given)
+        seg_labels[0, 0] += 1
+        return seg_labels
+
+    monkeypatch.setattr(data_util, "load_image", spoilt_image)
+    monkeypatch.setattr(data_util, "load_seg_labels", spoilt_labels)
+    found = deviations.measure(parity, "image_io", torch.float32)
+    assert found["wrong labels"][0] == 8 and set(beyond(found)) == set(found)
+
+
+def test_nan_is_beyond_everything_and_shapes_must_agree(parity):
+    on = deviations.Published(parity, torch.float32)
+    assert beyond({"depth": on.absolute(torch.tensor([0.0, torch.nan, 0.0]), np.zeros(3), f32=1e9)})
+    with pytest.raises(AssertionError, match=r"computed \(2, 1\), published \(2,\)"):
+        on.absolute(torch.zeros(2, 1), np.zeros(2))
+
+
+def test_relative_deviations_are_to_the_published_number_unless_that_is_0(parity):
+    on = deviations.Published(parity, torch.float64)
+    assert on.relative([2.2, 50.0, 0.01], [2.0, 50.0, 0.0])[0] == pytest.approx(0.1)
