@@ -146,7 +146,9 @@ def with_names(checkpoint, folders, where):
             f"{checkpoint['path']}: holds {num_codes} latent codes without the names of their instances, and {where} has "
             f"{len(folders)} instances, so whose they are is open; give the names with convert_checkpoint.py --instances"
         )
-    print(f"note: {checkpoint['path']} names no instances; its {num_codes} codes go to the folders of {where} in sorted order")
+    print(
+        f"note: {checkpoint['path']} names no instances; its {num_codes} codes go to the folders of {where} in sorted order"
+    )
     return checkpoint | {"instances": list(folders)}
 
 
@@ -168,7 +170,8 @@ def rows_for(model, checkpoint, names, where):
         return rows_of(checkpoint, names, where)
     if model.sizes["fit_single_srn"] and checkpoint["instances"] not in (None, names):
         raise util.InputError(
-            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} with --specific_ins"
+            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} "
+            f"with --specific_ins"
         )
     return [0] * len(names)
 

@@ -26,12 +26,12 @@ class Instance:
 
     name: str
     folder: Path
-    views: tuple                      # names of the views, such as "000065"
-    poses: np.ndarray                 # (V, 4, 4) cam2world
+    views: tuple  # names of the views, such as "000065"
+    poses: np.ndarray  # (V, 4, 4) cam2world
     intrinsics: data_util.Intrinsics
-    rgb_paths: tuple = ()             # a file per view; empty where images are not asked for
-    seg_paths: tuple = ()             # the same of label maps
-    params: np.ndarray = None         # (V, D) float32 latent codes from params/, where they are asked for
+    rgb_paths: tuple = ()  # a file per view; empty where images are not asked for
+    seg_paths: tuple = ()  # the same of label maps
+    params: np.ndarray = None  # (V, D) float32 latent codes from params/, where they are asked for
 
 
 class RayDraw(NamedTuple):
@@ -130,7 +130,9 @@ def index_split(root, max_num_instances=ALL, specific_ins=(), **what):
     widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
     if len(widths) > 1:
         (one, here), (other, there) = list(widths.items())[:2]
-        raise util.InputError(f"latent vectors of {one} numbers in {here}/params, of {other} in {there}/params; expected one size")
+        raise util.InputError(
+            f"latent vectors of {one} numbers in {here}/params, of {other} in {there}/params; expected one size"
+        )
     return instances
 
 
@@ -268,7 +270,10 @@ def training_batches(dataset, batch_size, start_step, end_step, seed=0, num_work
     """Iterates over collated batches (dicts of tensors with a leading B) for steps start_step .. end_step - 1."""
     order = BatchOrder(len(dataset), batch_size, start_step, end_step, seed)
     return DataLoader(
-        dataset, batch_sampler=order, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
+        dataset,
+        batch_sampler=order,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
     )
 

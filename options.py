@@ -99,7 +99,9 @@ def add_model_variants(group):
     group.add("--embedding_size", type=positive, help="size of a latent code (published: 256)")
     group.add("--tracing_steps", type=positive, help="steps of the ray marcher (published: 10)")
     group.add("--fit_single_srn", action="store_true", help="one object only: no codes, no hypernetwork")
-    group.add("--has_params", action="store_true", help="latent codes come with the data, from the instances' params/ folders")
+    group.add(
+        "--has_params", action="store_true", help="latent codes come with the data, from the instances' params/ folders"
+    )
     group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on the image of features; sides are "
               "multiples of 128")  # fmt: skip
 

@@ -71,7 +71,8 @@ def names_to_validate(options, train, with_params):
             fault = f"--val_root {options.val_root}: holds none of the instances of {options.data_root}"
             if options.validation:
                 raise util.InputError(
-                    f"{fault}; validation shows the trained objects from other views, so give such a split, or --no_validation"
+                    f"{fault}; validation shows the trained objects from other views, so give such a split, or "
+                    f"--no_validation"
                 )
             print(f"note: {fault}, so nothing is validated")
     limit = options.max_num_instances_val

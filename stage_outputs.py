@@ -29,9 +29,7 @@ def start_run(options, module, continues=None):
 def save_checkpoint(options, data, folder, module, sizes, optimizers, step):
     """Write what checkpoints.py describes."""
     num_images = sum(len(instance.views) for instance in data.train)
-    images_seen = sum(
-        batch_size * max(0, min(step, end) - first) for _, batch_size, first, end in training.schedule(options)
-    )
+    images_seen = sum(batch_size * max(0, min(step, end) - first) for _, batch_size, first, end in training.schedule(options))
     contents = {f"optimizer_{i}": optimizer.state_dict() for i, optimizer in enumerate(optimizers)} | {
         "model": module.state_dict(),
         "sizes": sizes,

@@ -55,13 +55,15 @@ def new_srn(options, data):
     sizes = {name: size for name, size in common.wanted_sizes(options).items() if size is not None}
     if options.fit_single_srn and len(data.train) != 1:
         raise util.InputError(
-            f"--fit_single_srn: learns one object, but {options.data_root} gives {len(data.train)}; name it with --specific_ins"
+            f"--fit_single_srn: learns one object, but {options.data_root} gives {len(data.train)}; name it "
+            f"with --specific_ins"
         )
     if options.has_params:
         width = data.train[0].params.shape[1]
         if options.embedding_size not in (None, width):
             raise util.InputError(
-                f"--embedding_size {options.embedding_size}: the vectors in {data.train[0].folder}/params have {width} numbers"
+                f"--embedding_size {options.embedding_size}: the vectors in {data.train[0].folder}/params have {width} "
+                f"numbers"
             )
         sizes["latent_dim"] = width
     model = srns.SRN(len(data.train), num_classes=len(data.class_names) if data.class_names else None, **sizes)
@@ -86,7 +88,7 @@ def fit_codes(options, device):
         raise util.InputError(f"{checkpoint['path']}: this SRN has no latent codes of its own, so there are none to fit")
     head = None
     if options.linear_path:
-        head = open_head(options, model, data)
+        head, _ = open_head(options, model, data)
     elif stage_inputs.wants_labels(options):
         stage_inputs.expect_classes_of_srn(options, model, data)
 
@@ -109,19 +111,20 @@ def fit_codes(options, device):
 
 
 def open_head(options, model, data):
-    """The head of --linear_path, for the classes of the data."""
+    """The head of --linear_path, which must be for the classes of the data, and its checkpoint."""
     checkpoint = checkpoints.load(options.linear_path)
     head = checkpoints.load_head(checkpoint, model)
     if options.model_type and options.model_type != checkpoint["sizes"]["kind"]:
         raise util.InputError(
-            f"{checkpoint['path']}: holds a head of kind {checkpoint['sizes']['kind']}, but --model_type is {options.model_type}"
+            f"{checkpoint['path']}: holds a head of kind {checkpoint['sizes']['kind']}, but --model_type is "
+            f"{options.model_type}"
         )
     if head.num_classes != len(data.class_names):
         raise util.InputError(
             f"{checkpoint['path']}: this head tells {head.num_classes} classes apart, the class list has "
             f"{len(data.class_names)}; use the list it was trained with"
         )
-    return head
+    return head, checkpoint
 
 
 # Stages 1 and 3
@@ -191,12 +194,14 @@ def update_head(options, device):
     model.freeze_networks()
     kind, head_checkpoint, start_step = srns.HEADS[options.model_type], None, 0
     if options.linear_path:
-        head = open_head(options, model, data).to(device)
-        head_checkpoint = checkpoints.load(options.linear_path)
+        head, head_checkpoint = open_head(options, model, data)
         start_step = head_checkpoint["step"] if options.start_step is None else options.start_step
     else:
-        head = kind(checkpoints.in_features(kind, model), len(data.class_names)).to(device)
-    stage_inputs.expect_sides(options, max(head.side_multiple, model.side_multiple(with_classes=False)), "a U-Net that takes part")
+        head = kind(checkpoints.in_features(kind, model), len(data.class_names))
+    head.to(device)
+    stage_inputs.expect_sides(
+        options, max(head.side_multiple, model.side_multiple(with_classes=False)), "a U-Net that takes part"
+    )
     optimizers = [torch.optim.Adam(head.parameters(), lr=options.lr, fused=True)]
     if head_checkpoint is not None:
         checkpoints.restore_optimizers(head_checkpoint, optimizers)
@@ -257,7 +262,7 @@ def fitted_srn(options, model, data, device):
     own, other = model.state_dict(), fitted.state_dict()
     if any(key not in other or not torch.equal(own[key], other[key]) for key in own if key != "latent_codes.weight"):
         raise util.InputError(
-            f"{checkpoint['path']}: its networks are not those of {options.checkpoint_path}; give codes that were fitted with "
-            f"that SRN as --validation_path"
+            f"{checkpoint['path']}: its networks are not those of {options.checkpoint_path}; give codes that were "
+            f"fitted with that SRN as --validation_path"
         )
     return fitted, checkpoints.rows_of(checkpoint, stage_inputs.names_of(data.val), options.val_root)

@@ -41,14 +41,18 @@ def build_parser():
     group.add("--linear_path", help="the head of stage 2 (linear or MLP): a .pth file or a folder of some")
     group.add("--unet_path", help="the U-Net baseline of stage 2: a .pth file or a folder of some")
     group.add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
-    group.add("--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
+    group.add(
+        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all"
+    )
     group.add("--input_idcs", type=common.comma_separated(int), help="views the codes were fitted to: shown in the pictures, "
               "not scored (default: those that the checkpoint names for this split)")  # fmt: skip
     group.add("--reverse", action="store_true", help="codes were fitted to label maps: these are shown as what was given "
               "(a checkpoint made here knows by itself)")  # fmt: skip
     group.add("--score_input_views", action="store_true", help="score the views the codes were fitted to as well")
     group.add("--point_cloud", action="store_true", help="write point clouds by colour and by class")
-    group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances whose pictures and clouds are written")
+    group.add(
+        "--save_out_first_n", type=common.at_least(0), default=250, help="instances whose pictures and clouds are written"
+    )
     group = parser.add_argument_group("model; the checkpoint tells it, and a contradiction is refused")
     common.add_model_variants(group)
     group.add("--num_instances", type=common.positive, help="if given, the checkpoint must hold as many latent codes")
@@ -108,7 +112,8 @@ def rows_of_table(options, model, checkpoint, dataset):
     checkpoint = checkpoints.with_names(checkpoint, folders, options.data_root)
     if options.num_instances not in (None, model.sizes["num_instances"]):
         raise util.InputError(
-            f"{checkpoint['path']}: holds {model.sizes['num_instances']} latent codes, but --num_instances is {options.num_instances}"
+            f"{checkpoint['path']}: holds {model.sizes['num_instances']} latent codes, but --num_instances is "
+            f"{options.num_instances}"
         )
     return checkpoints.rows_for(model, checkpoint, [x.name for x in dataset.instances], options.data_root)
 
@@ -142,7 +147,9 @@ def run_facts(options, checkpoint, head_checkpoint, scored, num_given):
 def pictures_of(outputs, batch, i, num_classes):
     """Pictures of observation i of a rendered batch by the name of their folder."""
     pictures = {
-        "normals": visual.normal_picture(summaries.camera_normals(outputs["points"][i : i + 1], batch["cam2world"][i : i + 1])[0]),
+        "normals": visual.normal_picture(
+            summaries.camera_normals(outputs["points"][i : i + 1], batch["cam2world"][i : i + 1])[0]
+        ),
         "rgb": visual.to_uint8(util.as_image(outputs["rgb"][i : i + 1])[0]),
         "rgb_gt": visual.to_uint8(util.as_image(batch["rgb"][i : i + 1])[0]),
     }
@@ -184,7 +191,9 @@ def main(argv=None):
         )
     multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
     if options.img_sidelength % multiple:
-        raise util.InputError(f"--img_sidelength {options.img_sidelength}: a U-Net takes part and needs a multiple of {multiple}")
+        raise util.InputError(
+            f"--img_sidelength {options.img_sidelength}: a U-Net takes part and needs a multiple of {multiple}"
+        )
     known = input_views(options, checkpoint, dataset)
     given = set() if options.score_input_views else known
     scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]

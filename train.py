@@ -30,9 +30,11 @@ def build_parser():
     group.add("--foreground_fraction", type=common.fraction, default=0.0, help="share of the random rays from the foreground")
 
     group = parser.add_argument_group("losses")
-    group.add("--class_weight", type=common.weight, default=8.0, help="cross-entropy of the segmentation; 0: an SRN without classes")
-    group.add("--l1_weight", type=common.weight, help="mean squared error of the image (the name is historical); 0: images are "
-              "not read (default: 200, or 0 where codes are fitted through --linear_path)")  # fmt: skip
+    group.add(
+        "--class_weight", type=common.weight, default=8.0, help="cross-entropy of the segmentation; 0: an SRN without classes"
+    )
+    group.add("--l1_weight", type=common.weight, help="mean squared error of the image (the name is historical); 0: images "
+              "are not read (default: 200, or 0 where codes are fitted through --linear_path)")  # fmt: skip
     group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
     group.add("--reg_weight", type=common.weight, default=1e-3, help="depths behind the camera")
 
@@ -105,14 +107,18 @@ def check_schedule(options):
 
 def check_stage(options):
     """What is wrong with the choice of the stage, or None."""
-    needs_srn = [name for name in ("overwrite_embeddings", "freeze_networks", "model_type", "linear_path") if getattr(options, name)]
+    needs_srn = [
+        name for name in ("overwrite_embeddings", "freeze_networks", "model_type", "linear_path") if getattr(options, name)
+    ]
     if needs_srn and not options.checkpoint_path:
         return f"--{needs_srn[0]} needs the SRN of stage 1: give its --checkpoint_path"
     if options.overwrite_embeddings and options.model_type and not options.linear_path:
         return ("--model_type (stage 2) and --overwrite_embeddings (stage 3) go together only where codes are fitted through "
                 "a head: give its --linear_path")  # fmt: skip
     if options.linear_path and not options.model_type and not stage_inputs.fits_codes(options):
-        return "--linear_path: give --model_type to go on training that head, or --overwrite_embeddings to fit codes through it"
+        return (
+            "--linear_path: give --model_type to go on training that head, or --overwrite_embeddings to fit codes through it"
+        )
     if options.code_init and not options.overwrite_embeddings:
         return "--code_init is for new codes: give --overwrite_embeddings too"
     if options.validation_path and (stage_inputs.fits_codes(options) or not options.model_type):
@@ -129,7 +135,10 @@ def check_variant(options):
     if len(without_table) == 2:
         return "--fit_single_srn has no latent codes, so --has_params cannot go with it"
     if without_table and stage_inputs.fits_codes(options):
-        return f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out --overwrite_embeddings and --freeze_networks"
+        return (
+            f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out --overwrite_embeddings "
+            f"and --freeze_networks"
+        )
     if options.use_unet_renderer and options.rays_per_image:
         return "--rays_per_image: the U-Net renderer needs whole images; set it to 0"
 

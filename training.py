@@ -104,7 +104,11 @@ class Run:
         self.shown = {}
         self.writer = SummaryWriter(folder / "events", purge_step=start_step + 1 if start_step else None)
         self.bar = tqdm(
-            total=num_steps, initial=start_step, desc=description, unit="step", dynamic_ncols=True,
+            total=num_steps,
+            initial=start_step,
+            desc=description,
+            unit="step",
+            dynamic_ncols=True,
             mininterval=SECONDS_PER_REPORT if sys.stderr.isatty() else 30,
         )
         self.reported_at, self.rays_since = time.perf_counter(), 0

@@ -15,7 +15,10 @@ import train
 import training
 
 ROOT = Path(__file__).resolve().parent.parent
-SEMANTIC = [(obj, config) for obj, config in (("Chair", "chairs"), ("Table", "tables"), ("Chair", "demo"), ("Chair", "demo_furniture"))]
+SEMANTIC = [
+    (obj, config)
+    for obj, config in (("Chair", "chairs"), ("Table", "tables"), ("Chair", "demo"), ("Chair", "demo_furniture"))
+]
 CLASSES = {  # the experiments of the semantic paper, and the demos: script -> stage
     "training_scripts/vanilla_srn.sh": stages.pretrain,
     "training_scripts/semantic_srn.sh": stages.pretrain,
@@ -72,7 +75,9 @@ def called(recorder, script, folder, *flags, **variables):
 
 
 @pytest.mark.parametrize("script, stage, variables", EXPERIMENTS, ids=lambda x: getattr(x, "__name__", None) or str(x))
-def test_every_experiment_has_a_script_whose_options_are_understood(recorder, tmp_path, monkeypatch, script, stage, variables):
+def test_every_experiment_has_a_script_whose_options_are_understood(
+    recorder, tmp_path, monkeypatch, script, stage, variables
+):
     program, *arguments = called(recorder, script, tmp_path, "--seed", "5", **variables)
     monkeypatch.chdir(ROOT)
     options = (test if stage is None else train).read_options(arguments)
@@ -85,7 +90,9 @@ def test_every_experiment_has_a_script_whose_options_are_understood(recorder, tm
 def test_no_config_is_without_a_script(recorder, tmp_path):
     used = {arguments[arguments.index("-c") + 1] for script, _, variables in EXPERIMENTS
             for arguments in [called(recorder, script, tmp_path, **variables)]}  # fmt: skip
-    configs = {str(path.relative_to(ROOT)) for folder in ("train_configs", "test_configs") for path in (ROOT / folder).iterdir()}
+    configs = {
+        str(path.relative_to(ROOT)) for folder in ("train_configs", "test_configs") for path in (ROOT / folder).iterdir()
+    }
     assert configs == used
 
 

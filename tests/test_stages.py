@@ -194,6 +194,12 @@ def test_rays_start_at_random_depths_in_training_only(ball_split, tmp_path):
     assert torch.equal(model.eval()(batch)["depth"], model(batch)["depth"])
 
 
+def test_a_batch_of_one_image_with_classes_can_be_trained_on(ball_split, tmp_path):
+    options = dict(max_num_instances_train=1, max_num_observations_train=1, batch_size_per_img_sidelength=1)
+    train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
+    assert scalars(tmp_path / "run", "scaled_class_loss")[-1] > 0
+
+
 # Stage 2
 
 
@@ -312,7 +318,11 @@ def test_resuming_beyond_the_first_side_goes_on_at_the_second(ball_split, tmp_pa
     options = dict(class_weight=0, img_sidelengths="8,16", batch_size_per_img_sidelength="2,1")
     train.main(scenes.train_options(ball_split, tmp_path, "run", max_steps_per_img_sidelength="2,2", **options))
     sides, original = [], stage_inputs.make_dataset
-    monkeypatch.setattr(stage_inputs, "make_dataset", lambda o, d, i, side, *rest, **k: sides.append(side) or original(o, d, i, side, *rest, **k))
+    monkeypatch.setattr(
+        stage_inputs,
+        "make_dataset",
+        lambda o, d, i, side, *rest, **k: sides.append(side) or original(o, d, i, side, *rest, **k),
+    )
     options |= dict(checkpoint_path=tmp_path / "run", start_step=3, max_steps_per_img_sidelength="2,4")
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
     assert 8 not in sides and checkpoints.load(tmp_path / "run")["step"] == 6

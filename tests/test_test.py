@@ -517,7 +517,8 @@ tracing_steps: 10
 embedding_size: 256
 """)
     options = test.read_options(["-c", str(tmp_path / "config.yml")])
-    assert (options.eval_mode, options.linear_path, options.unet_path, options.input_idcs) == ("linear", "head.pth", None, [65])
+    assert (options.eval_mode, options.linear_path, options.unet_path) == ("linear", "head.pth", None)
+    assert options.input_idcs == [65]
     assert options.num_instances == 2048 and options.point_cloud and not options.reverse
 
 
@@ -532,7 +533,8 @@ def test_the_unet_baseline_segments_the_rendered_image(ball_split, other_views, 
     folder = evaluate(other_views, semantic_run, tmp_path, "test", **options)
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     head = checkpoints.load_head(checkpoints.load(tmp_path / "unet"), model).eval()
-    dataset, _ = test.open_data(test.read_options(scenes.test_options(other_views, "x", "y", semantic_run)), checkpoints.load(semantic_run))
+    options = test.read_options(scenes.test_options(other_views, "x", "y", semantic_run))
+    dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
     outputs = rendering.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
     expected = visual.label_picture(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
     assert np.array_equal(iio.imread(folder / "000000" / "seg" / "000000.png"), expected)
@@ -573,7 +575,8 @@ def test_a_single_srn_renders_its_own_object_only(refused, ball_split, other_vie
     train.main(scenes.train_options(ball_split, tmp_path, "single", **training))
     arguments = scenes.test_options(other_views, tmp_path, "test", tmp_path / "single", obj_name=None)
     refused(arguments, "knows one object only, ball_b")
-    folder = evaluate(other_views, tmp_path / "single", tmp_path, "test", specific_ins="ball_b", fit_single_srn=True, obj_name=None)
+    options = dict(specific_ins="ball_b", fit_single_srn=True, obj_name=None)
+    folder = evaluate(other_views, tmp_path / "single", tmp_path, "test", **options)
     assert len(observations(folder)) == 4
 
 
@@ -590,7 +593,8 @@ def test_codes_that_come_with_the_data_are_rendered(other_views, ball_split, tmp
     for vector in ("1 2 3", "30 20 10"):
         for path in (tmp_path / "Ball" / "Ball.train_test").glob("*/params/*"):
             path.write_text(vector)
-        folder = evaluate(tmp_path / "Ball" / "Ball.train_test", tmp_path / "run", tmp_path, "test", has_params=True, obj_name=None)
+        options = dict(has_params=True, obj_name=None)
+        folder = evaluate(tmp_path / "Ball" / "Ball.train_test", tmp_path / "run", tmp_path, "test", **options)
         scores.append(observations(folder)["ball_a", "000000"]["psnr"])
     assert scores[0] != scores[1]
 
@@ -619,4 +623,5 @@ def test_a_published_checkpoint_is_evaluated_as_it_is(refused, other_views, sema
     theirs = observations(evaluate(other_views, tmp_path / "epoch_0001_iter_000002.pth", tmp_path, "theirs", **options))
     assert "go to the folders" in capsys.readouterr().out
     assert ours.keys() == theirs.keys()
-    assert [float(row["psnr"]) for row in theirs.values()] == pytest.approx([float(row["psnr"]) for row in ours.values()], abs=1e-3)
+    psnr, expected = ([float(row["psnr"]) for row in rows.values()] for rows in (theirs, ours))
+    assert psnr == pytest.approx(expected, abs=1e-3)

@@ -59,7 +59,7 @@ def refused(capsys, tmp_path):
         (dict(obj_name=None), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
-        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "go together only where codes are fitted through a head"),
+        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "together only where codes are fitted"),
         (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
         (dict(tracing_steps=0), "at least 1"),
