@@ -31,6 +31,11 @@ def latent_loss(z):
     return z.square().mean()
 
 
+def weight_loss(module):
+    """Sum of squares of a head's weight matrices, biases and norms left out, against fitting few label maps only. -> ()."""
+    return sum(parameter.square().sum() for parameter in module.parameters() if parameter.dim() > 1)
+
+
 def psnr_of(image_loss):
     """PSNR in dB that a mean squared error over values in [-1, 1] stands for. () -> float."""
     return 10 * math.log10(4 / max(float(image_loss), 1e-12))

@@ -228,14 +228,20 @@ def update_head(options, device):
         training.fit(
             lambda batch: {"seg_logits": head(batch["inputs"])},
             training.scheduled_batches(options, start_step, batches_of_stage),
-            lambda outputs, batch: {
-                "class": options.class_weight * losses.segmentation_loss(outputs["seg_logits"], batch["seg_labels"])
-            },
+            lambda outputs, batch: head_losses(options, head, outputs, batch),
             optimizers,
             run,
             start_step,
             training.warmup_and_decay(num_steps, options.lr_warmup_steps, options.lr_decay_fraction),
         )
+
+
+def head_losses(options, head, outputs, batch):
+    """The weighted loss terms of stage 2."""
+    terms = {"class": options.class_weight * losses.segmentation_loss(outputs["seg_logits"], batch["seg_labels"])}
+    if options.head_reg_weight:
+        terms["head"] = options.head_reg_weight * losses.weight_loss(head)
+    return terms
 
 
 def read_by_head(model, kind, dataset, rows, device):

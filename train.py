@@ -38,6 +38,9 @@ def build_parser():
     group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
     group.add("--reg_weight", type=common.weight, default=1e-3, help="depths behind the camera")
 
+    group.add("--head_reg_weight", type=common.weight, default=0.0, help="stage 2: sum of squares of the head's weights "
+              "(published: 0)")  # fmt: skip
+
     group = parser.add_argument_group("model; stages 2 and 3, and resuming, take it from the checkpoint")
     common.add_model_variants(group)
     group.add("--hidden_features", type=common.positive, help="width of phi and of the colour head (published: 256)")

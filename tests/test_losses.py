@@ -67,3 +67,11 @@ def test_psnr_of_a_loss_on_values_from_minus_one_to_one(loss, psnr):
 
 def test_psnr_of_no_loss_is_a_number():
     assert math.isfinite(losses.psnr_of(torch.tensor(0.0)))
+
+
+def test_weight_loss_is_the_sum_of_squares_of_the_matrices():
+    head = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    with torch.no_grad():
+        head[0].weight.copy_(torch.tensor([[1.0, 2], [0, 0], [-3, 0]]))
+        head[0].bias.fill_(7)
+    assert losses.weight_loss(head).item() == 14

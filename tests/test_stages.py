@@ -244,6 +244,16 @@ def test_another_number_of_classes_than_the_list_has_is_refused(refused, ball_sp
     refused(scenes.train_options(ball_split, tmp_path, "run", **options), "--num_classes 7")
 
 
+def test_a_heads_weights_can_be_held_small(ball_split, vanilla_run, tmp_path):
+    options = dict(checkpoint_path=vanilla_run, model_type="linear", max_steps_per_img_sidelength=100, lr=1e-2)
+    norms = []
+    for penalty in (0, 1):
+        train.main(scenes.train_options(ball_split, tmp_path, "head", head_reg_weight=penalty, **options))
+        norms.append(checkpoints.load(tmp_path / "head")["model"]["linear.weight"].norm())
+    assert norms[1] < norms[0] / 2
+    assert scalars(tmp_path / "head", "scaled_head_loss")[-1] > 0
+
+
 # Stage 3
 
 
