@@ -9,10 +9,11 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
     observed      what was learnt from, a list of "rgb" and "seg"
     settings      pixel_center and blend_alpha of the data
-    random_state  of torch, on the CPU
+    srn           of a head: the fingerprint of the SRN whose features it reads
 """
 
 import re
+import zlib
 from pathlib import Path
 
 import torch
@@ -82,13 +83,19 @@ def load_state(module, state, path):
 
 
 def restore_optimizers(checkpoint, optimizers):
-    """Give each optimizer its state back; its learning rate and its other options stay the ones asked for now."""
+    """Give each optimizer its state back; its learning rate and its other options stay the ones asked for now.
+
+    A file without any optimizer's state is trained on with fresh ones, as the published programs did with every file.
+    """
+    if not any(key.startswith("optimizer") for key in checkpoint):
+        print(f"note: {checkpoint['path']} holds no state of an optimizer; training goes on with a fresh one")
+        return
     for i, optimizer in enumerate(optimizers):
         state = checkpoint.get(f"optimizer_{i}", {}).get("state")
         if not state:
             raise util.InputError(
                 f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; was "
-                f"it written while latent codes were fitted? Then pass --freeze_networks to go on with that"
+                f"it written while latent codes were fitted? To go on with that, pass --freeze_networks"
             )
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -122,9 +129,24 @@ def load_head(checkpoint, model):
     if sizes["in_features"] != given:
         what = "feature" if kind.reads == "features" else "colour"
         raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
+    if "srn" in checkpoint and checkpoint["srn"] != fingerprint(model):
+        raise util.InputError(
+            f"{checkpoint['path']}: was learnt on the features of another SRN than the one it is to read now; give the SRN "
+            f"it was learnt on, or learn a head for this one"
+        )
     head = kind(sizes["in_features"], sizes["num_classes"])
     load_state(head, checkpoint["model"], checkpoint["path"])
     return head
+
+
+def fingerprint(model):
+    """Tells an SRN's features from another's: a checksum of all that makes them but the codes, a str of hex digits."""
+    parts = ("hyper_phi.", "phi.", "ray_marcher.")
+    checksum = 0
+    for key, tensor in model.state_dict().items():
+        if key.startswith(parts):
+            checksum = zlib.crc32(tensor.cpu().contiguous().numpy(), checksum)
+    return f"{checksum:08x}"
 
 
 def in_features(kind, model):
@@ -132,15 +154,18 @@ def in_features(kind, model):
     return model.sizes["hidden_features" if kind.reads == "features" else "rgb_channels"]
 
 
-def with_names(checkpoint, folders, where):
+def with_names(checkpoint, folders, where, chosen=()):
     """The checkpoint with `instances`, for one that knows no names (published ones do not).
 
-    folders: names of all instance folders of the split `where`, sorted. The published rule gives row i to folder i;
-    it is followed where there are as many rows as folders, and nowhere else.
+    folders: names of all instance folders of the split `where`, sorted; chosen: names of those that are used now
+    The published rule gives row i to the i-th folder; it is followed where there are as many rows as folders, or as
+    many as are chosen, and nowhere else.
     """
     num_codes = checkpoint["sizes"].get("num_instances")
     if checkpoint["instances"] is not None or not num_codes:
         return checkpoint
+    if num_codes == len(chosen):
+        folders = chosen
     if num_codes != len(folders):
         raise util.InputError(
             f"{checkpoint['path']}: holds {num_codes} latent codes without the names of their instances, and {where} has "
@@ -168,10 +193,10 @@ def rows_for(model, checkpoint, names, where):
     """As `rows_of` for a model of whatever variant: zeros, which nobody reads, where it has no table of codes."""
     if model.latent_codes is not None:
         return rows_of(checkpoint, names, where)
-    if model.sizes["fit_single_srn"] and checkpoint["instances"] not in (None, names):
+    if model.sizes["fit_single_srn"] and (len(names) != 1 or checkpoint["instances"] not in (None, names)):
+        known = ", " + checkpoint["instances"][0] if checkpoint["instances"] else ""
         raise util.InputError(
-            f"{checkpoint['path']}: knows one object only, {checkpoint['instances'][0]}; choose it in {where} "
-            f"with --specific_ins"
+            f"{checkpoint['path']}: knows one object only{known}; choose it in {where} with --specific_ins"
         )
     return [0] * len(names)
 
@@ -181,6 +206,19 @@ def note_other_settings(checkpoint, settings):
     trained = settings_of(checkpoint)
     if settings != trained:
         print(f"note: the data say {settings}, but {checkpoint['path']} was trained with {trained}")
+
+
+def expect_width(checkpoint, instances):
+    """An InputError where codes come with the data, and are of another size than the checkpoint's."""
+    if not checkpoint["sizes"].get("has_params"):
+        return
+    width = checkpoint["sizes"]["latent_dim"]
+    for instance in instances:
+        if instance.params is not None and instance.params.shape[1] != width:
+            raise util.InputError(
+                f"{instance.folder}/params: vectors of {instance.params.shape[1]} numbers, but {checkpoint['path']} was "
+                f"trained with {width}"
+            )
 
 
 def settings_of(checkpoint):

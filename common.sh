@@ -6,15 +6,18 @@ DATA=$(realpath -m "${DATA:-$root/data/demo}")               # holds $OBJ/$OBJ.t
 LOGS=$(realpath -m "${LOGS:-$root/logs/demo}")               # holds a folder per run
 CONFIG=${CONFIG:-demo}                                       # which of train_configs/ and test_configs/
 VAL=$(realpath -m "${VAL:-$DATA/$OBJ/$OBJ.train_val}")       # the training instances from other views
+EVAL_MODE=${EVAL_MODE:-linear}                               # where classes come from: linear, mlp, unet or srn
+[ "$EVAL_MODE" != unet ] || STAGE2=unet_baseline
 SRN=$(realpath -m "${SRN:-$LOGS/$OBJ/${STAGE1:-vanilla_srn}}")    # run folder or .pth file of stage 1
 HEAD=$(realpath -m "${HEAD:-$LOGS/$OBJ/${STAGE2:-linear_update}}") # run folder or .pth file of stage 2
 CODES=${CODES:+$(realpath -m "$CODES")}                      # run folder or .pth file of stage 3
-EVAL_MODE=${EVAL_MODE:-linear}                               # where classes come from: linear, mlp, unet or srn
 case $EVAL_MODE in
     srn) CLASSES=(--eval_mode srn) ;;
     unet) CLASSES=(--eval_mode unet --unet_path "$HEAD") ;;
     *) CLASSES=(--eval_mode "$EVAL_MODE" --linear_path "$HEAD") ;;
 esac
+[ -z "${RESUME:-}" ] && FIT=(--overwrite_embeddings) || FIT=(--freeze_networks)  # RESUME=1: go on with the codes of SRN
+NOVEL=$([ -d "$VAL" ] && echo "$VAL" || echo "$DATA/$OBJ/$OBJ.train")  # result scripts leave out the views trained on
 [ -d "$VAL" ] && VALIDATION=(--val_root "$VAL") || VALIDATION=(--no_validation)
 venv=$root/.venv/bin/python
 PYTHON=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}

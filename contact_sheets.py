@@ -49,13 +49,14 @@ class Sheet:
             rows.append(row)
             titles.append("\n".join([instance, *format_scores(score_of.get(instance))]))
         titles_above = ["given view"] * with_input + list(kinds.values()) * num_views
-        which = "the views that were not given" if with_input else "all views"
-        title = f"{path.parent.name}: {', '.join(format_scores(scores.summary()))} over {which}"
+        which = " over the views that were not given" if with_input else " over all views"
+        summary = scores.summary()
+        title = f"{path.parent.name}: {', '.join(format_scores(summary))}{which if summary['num_images'] else ''}"
         results.write_picture(path, visual.contact_sheet(rows, titles_above, titles, title, class_names))
 
 
 def format_scores(row):
-    if row is None:
+    if row is None or row["num_images"] == 0:
         return ["every view was given"]
     shown = [f"PSNR {row['psnr']:.1f} dB", f"SSIM {row['ssim']:.2f}"]
     return shown + ([f"mIoU {row['miou']:.2f}"] if row["miou"] == row["miou"] else [])

@@ -16,7 +16,7 @@ import srns
 import util
 
 OURS = "ours"
-ONLY_OURS = ("instances", "split", "views", "observed", "random_state")  # published files have no place for these
+ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published files have no place for these
 
 
 def build_parser():

@@ -15,6 +15,7 @@ def parser(description):
     return configargparse.ArgumentParser(
         description=description,
         config_file_parser_class=configargparse.YAMLConfigFileParser,
+        allow_abbrev=False,  # a mistyped or unknown option is named, never taken for another
         formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
     )
 
@@ -120,6 +121,8 @@ def start_run(options, continues=None):
     mixed in, unless this run continues a checkpoint (a path) that lies in it.
     """
     folder = Path(options.logging_root) / options.log_dir
+    if not options.log_dir and (folder / PARAMS).exists() and continues is None:
+        raise util.InputError(f"--logging_root {folder}: holds a run itself already; give this one a folder with --log_dir")
     inside = continues is not None and folder.resolve() in Path(continues).resolve().parents
     try:
         if (folder / PARAMS).exists() and not inside:

@@ -67,10 +67,12 @@ class Scores:
     Observations without labels have no mIoU: they are missing from its means, and a mean over nothing is nan.
 
     class_names: by id; where a name repeats, each gets its id after it
+    instances:   names in the order of the result folders, for instance_num (default: in the order of `add`)
     """
 
-    def __init__(self, class_names=None):
+    def __init__(self, class_names=None, instances=()):
         self.class_names = _distinct(class_names) if class_names else None
+        self._number = {name: number for number, name in enumerate(instances)}
         self._rows = collections.defaultdict(dict)  # instance -> observation -> scores
         self._confusion = {}  # instance -> (K, K), summed over its observations
         self._clouds = {}  # instance -> (K + 1, K + 1) of clouds.compare, mean distance
@@ -117,7 +119,7 @@ class Scores:
         miou_3d, cloud_distance, part_iou_3d: of its point cloud (clouds.compare); nan, nan, {} where it has none
         """
         return [
-            self._of_instance(number, instance, list(rows.values()))
+            self._of_instance(self._number.get(instance, number), instance, list(rows.values()))
             for number, (instance, rows) in enumerate(self._rows.items())
         ]
 
@@ -226,7 +228,7 @@ def format_summary(summary):
         for score in ("category_miou", "category_miou_no_background"):
             lines.append(f"{TITLES[score]:34}{summary[score]:12.4f}")
     else:
-        lines += ["", "No label maps, so no IoU."]
+        lines += ["", "No label maps, or no classes predicted, so no IoU."]
     if summary["num_clouds"]:
         lines += ["", f"IoU in 3-D, points summed over all labelled clouds ({summary['num_clouds']})"]
         lines += _class_lines(summary["part_iou_3d"])

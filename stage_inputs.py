@@ -9,7 +9,8 @@ import util
 
 
 def fits_codes(options):
-    return options.overwrite_embeddings or options.freeze_networks and not options.model_type
+    """Stage 3. A head alone with --freeze_networks is stage 2, where the SRN is frozen anyway."""
+    return options.overwrite_embeddings or options.freeze_networks and (bool(options.linear_path) or not options.model_type)
 
 
 def wants_labels(options):
@@ -48,6 +49,8 @@ def open_data(options, checkpoint):
         specific_observation_idcs=options.specific_observation_idcs,
         **what,
     )
+    if checkpoint is not None:
+        checkpoints.expect_width(checkpoint, train)
     val, val_names = [], names_to_validate(options, train, with_params)
     if val_names:
         val = dataio.index_split(
@@ -56,6 +59,11 @@ def open_data(options, checkpoint):
             max_num_observations=options.max_num_observations_val,
             **what,
         )
+        if with_params and val[0].params.shape[1] != train[0].params.shape[1]:
+            raise util.InputError(
+                f"{val[0].folder}/params: vectors of {val[0].params.shape[1]} numbers, but those of {options.data_root} have "
+                f"{train[0].params.shape[1]}"
+            )
     return SimpleNamespace(train=train, val=val, settings=settings, class_names=class_names)
 
 
@@ -63,7 +71,7 @@ def names_to_validate(options, train, with_params):
     """The instances of --val_root whose codes are known, at most --max_num_instances_val."""
     if not options.val_root or options.validation is False:
         return []
-    folders = [folder.name for folder in dataio.instance_folders(options.val_root)]
+    folders = folder_names(dataio.instance_folders(options.val_root))
     if not options.validation_path and not with_params:
         names = {instance.name for instance in train}
         folders = [folder for folder in folders if folder in names]
@@ -100,8 +108,15 @@ def names_of(instances):
 
 def named(checkpoint, options, root=None):
     """The checkpoint with the names of its instances, see checkpoints.with_names."""
-    root = root or options.data_root
-    return checkpoints.with_names(checkpoint, [folder.name for folder in dataio.instance_folders(root)], root)
+    chosen = []
+    if root is None:
+        root = options.data_root
+        chosen = dataio.instance_folders(root, options.max_num_instances_train, options.specific_ins)
+    return checkpoints.with_names(checkpoint, folder_names(dataio.instance_folders(root)), root, folder_names(chosen))
+
+
+def folder_names(folders):
+    return [folder.name for folder in folders]
 
 
 def expect_instances_of(checkpoint, options, data):

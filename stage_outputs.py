@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-import torch
-
 import checkpoints
 import dataio
 import options as common
@@ -26,8 +24,8 @@ def start_run(options, module, continues=None):
     return folder
 
 
-def save_checkpoint(options, data, folder, module, sizes, optimizers, step):
-    """Write what checkpoints.py describes."""
+def save_checkpoint(options, data, folder, module, sizes, optimizers, step, **more):
+    """Write what checkpoints.py describes; `more` are further entries."""
     num_images = sum(len(instance.views) for instance in data.train)
     images_seen = sum(batch_size * max(0, min(step, end) - first) for _, batch_size, first, end in training.schedule(options))
     contents = {f"optimizer_{i}": optimizer.state_dict() for i, optimizer in enumerate(optimizers)} | {
@@ -39,8 +37,7 @@ def save_checkpoint(options, data, folder, module, sizes, optimizers, step):
         "views": {instance.name: list(instance.views) for instance in data.train},
         "observed": stage_inputs.observed(options),
         "settings": vars(data.settings),
-        "random_state": torch.get_rng_state(),
-    }
+    } | more
     checkpoints.save(folder / "checkpoints" / checkpoints.file_name(images_seen // num_images, step), contents)
 
 

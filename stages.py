@@ -46,8 +46,6 @@ def pretrain(options, device):
     optimizers.append(torch.optim.Adam(model.networks(), lr=options.lr, fused=True))
     if checkpoint is not None:
         checkpoints.restore_optimizers(checkpoint, optimizers)
-        if checkpoint.get("random_state") is not None:
-            torch.set_rng_state(checkpoint["random_state"])
     train_srn(options, device, data, model, None, optimizers, start_step, continues=checkpoint)
 
 
@@ -131,6 +129,10 @@ def open_head(options, model, data):
 
 
 def code_optimizer(options, model):
+    """The latent table's optimizer. SRN 2019 had Adam, which moves every code in every step, seen or not."""
+    if options.code_optimizer == "adam":
+        model.latent_codes.sparse = False
+        return torch.optim.Adam([model.latent_codes.weight], lr=options.lr)
     return torch.optim.SparseAdam([model.latent_codes.weight], lr=options.lr, betas=(0.5, 0.5), eps=1e-5)
 
 
@@ -165,6 +167,7 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
             run,
             start_step,
             training.warmup_and_decay(num_steps, options.lr_warmup_steps, options.lr_decay_fraction),
+            options.seed,
         )
 
 
@@ -207,6 +210,8 @@ def update_head(options, device):
         checkpoints.restore_optimizers(head_checkpoint, optimizers)
     sizes = dict(kind=options.model_type, in_features=checkpoints.in_features(kind, model), num_classes=head.num_classes)
 
+    fingerprint = checkpoints.fingerprint(model)
+
     def batches_of_stage(sidelength, batch_size, first, end):
         dataset = stage_inputs.make_dataset(options, data, data.train, sidelength)
         inputs, seg_labels = read_by_head(model, kind, dataset, rows, device)
@@ -217,7 +222,7 @@ def update_head(options, device):
             yield {"inputs": inputs[chosen], "seg_labels": seg_labels[chosen]}
 
     def save(step):
-        stage_outputs.save_checkpoint(options, data, folder, head, sizes, optimizers, step)
+        stage_outputs.save_checkpoint(options, data, folder, head, sizes, optimizers, step, srn=fingerprint)
 
     num_steps = training.steps_to_go(options, start_step)
     fitted = fitted_srn(options, model, data, device) if options.validation_path else None
@@ -233,6 +238,7 @@ def update_head(options, device):
             run,
             start_step,
             training.warmup_and_decay(num_steps, options.lr_warmup_steps, options.lr_decay_fraction),
+            options.seed,
         )
 
 
@@ -258,6 +264,11 @@ def read_by_head(model, kind, dataset, rows, device):
         chosen = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
         inputs.append(rendering.render(model, batch, with_classes=False)[kind.reads][chosen])
         seg_labels.append(batch["seg_labels"][chosen])
+    if not any(len(x) for x in inputs):
+        raise util.InputError(
+            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose the labelled "
+            f"views and instances with --specific_observation_idcs and --specific_ins"
+        )
     return torch.cat(inputs), torch.cat(seg_labels)
 
 
@@ -271,4 +282,4 @@ def fitted_srn(options, model, data, device):
             f"{checkpoint['path']}: its networks are not those of {options.checkpoint_path}; give codes that were "
             f"fitted with that SRN as --validation_path"
         )
-    return fitted, checkpoints.rows_of(checkpoint, stage_inputs.names_of(data.val), options.val_root)
+    return fitted, checkpoints.rows_for(fitted, checkpoint, stage_inputs.names_of(data.val), options.val_root)

@@ -73,24 +73,34 @@ def read_options(argv):
 
 
 def open_data(options, checkpoint):
-    """The split's data set with labels if --obj_name names a class list, and the class names (or None)."""
+    """The split's data set, with labels where --obj_name names a class list and there are any; class names (or None)."""
     settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
     checkpoints.note_other_settings(checkpoint, settings)
     class_names = None
     if options.obj_name:
         class_names = data_util.load_class_names(dataio.find_class_list(options.data_root, options.obj_name))
+    with_labels = class_names is not None and has_labels(options)
+    if class_names and not with_labels:
+        print(f"note: {options.data_root} has no label maps, so parts are shown but not scored")
     instances = dataio.index_split(
         options.data_root,
-        with_labels=class_names is not None,
+        with_labels=with_labels,
         with_params=checkpoint["sizes"].get("has_params", False),
         max_num_instances=options.max_num_instances,
         specific_ins=options.specific_ins,
         specific_observation_idcs=options.specific_observation_idcs,
         max_num_observations=options.max_num_observations,
     )
-    num_classes = len(class_names) if class_names else None
+    checkpoints.expect_width(checkpoint, instances)
+    num_classes = len(class_names) if with_labels else None
     dataset = dataio.SceneClassDataset(instances, options.img_sidelength, settings, num_classes, preload=options.preload)
     return dataset, class_names
+
+
+def has_labels(options):
+    """Whether any of the chosen instances has a folder of label maps; then all of them must."""
+    folders = dataio.instance_folders(options.data_root, options.max_num_instances, options.specific_ins)
+    return any((folder / "seg").is_dir() for folder in folders)
 
 
 def open_head(options, model):
@@ -123,6 +133,8 @@ def input_views(options, checkpoint, dataset):
     if options.input_idcs:
         given = [dataio.read_instance(x.folder, specific_observation_idcs=options.input_idcs) for x in dataset.instances]
         return {(instance.name, view) for instance in given for view in instance.views}
+    if checkpoint["split"] is None:
+        print(f"note: {checkpoint['path']} does not tell which views it was given; name them with --input_idcs")
     if checkpoint["split"] != Path(options.data_root).resolve().name:
         return set()
     return {(name, view) for name, views in checkpoint["views"].items() for view in views}
@@ -198,12 +210,14 @@ def main(argv=None):
     given = set() if options.score_input_views else known
     scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]
     if not scored:
-        raise util.InputError(
-            f"{options.data_root}: every chosen view was given to the model, so none can be scored; choose others with "
-            f"--specific_observation_idcs, or pass --score_input_views"
-        )
+        print("note: every chosen view was given to the model, so none is scored; --score_input_views scores them")
+    if class_names and not num_classes:
+        print(f"note: {checkpoint['path']} has no U-Net of its own, so parts are not predicted; see --eval_mode")
+    if options.reverse and not (known and dataset.num_classes):
+        raise util.InputError("--reverse: shows the label maps of the given views; name these views with --input_idcs, and "
+                              "see that the data have label maps")  # fmt: skip
     labelled = {}
-    if class_names and num_classes:
+    if dataset.num_classes and num_classes:
         names = {instance for instance, _ in scored}
         folders = [x.folder for x in dataset.instances if x.name in names]
         found = {folder.name: data_util.load_labelled_cloud(folder, num_classes) for folder in folders}
@@ -217,9 +231,9 @@ def main(argv=None):
 
     folder = common.start_run(options)
     num_classes = num_classes or len(class_names or [])
-    seen_as = "seg_gt" if class_names and (options.reverse or checkpoint.get("observed") == ["seg"]) else "rgb_gt"
-    sheet = contact_sheets.Sheet(dataset, given, seen_as)
-    scores = evaluate(options, render, dataset, given, labelled, class_names, num_classes, folder, sheet)
+    seen_as = "seg_gt" if dataset.num_classes and (options.reverse or checkpoint.get("observed") == ["seg"]) else "rgb_gt"
+    sheet = contact_sheets.Sheet(dataset, known, seen_as)
+    scores = evaluate(options, render, dataset, known, given, labelled, class_names, num_classes, folder, sheet)
     evaluated = {instance.name for instance in dataset.instances}
     num_given = sum(instance in evaluated for instance, _ in known)
     scores.write(folder, run_facts(options, checkpoint, head_checkpoint, scored, num_given))
@@ -229,10 +243,11 @@ def main(argv=None):
 
 
 @torch.inference_mode()
-def evaluate(options, render, dataset, given, labelled, class_names, num_classes, folder, sheet):
+def evaluate(options, render, dataset, known, given, labelled, class_names, num_classes, folder, sheet):
     """Render everything once, in order, score it, and write its pictures and point clouds.
 
-    given:    names of the views that are not scored
+    known:    names of the views that were given to the model, shown as such
+    given:    those of them that are not scored
     labelled: {instance: data_util.LabelledCloud} of those that have one
     sheet:    contact_sheets.Sheet, to be filled
     returns   the scoring.Scores
@@ -240,7 +255,7 @@ def evaluate(options, render, dataset, given, labelled, class_names, num_classes
     names = [dataset.name_of(i) for i in range(len(dataset))]
     folder_of = {instance.name: folder / f"{i:06d}" for i, instance in enumerate(dataset.instances)}
     written = {instance.name for instance in dataset.instances[: options.save_out_first_n]}
-    scores = scoring.Scores(class_names)
+    scores = scoring.Scores(class_names, [instance.name for instance in dataset.instances])
     with_cloud = labelled.keys() | (written if options.point_cloud else set())
     collector = clouds.Collector({x.name: x.views for x in dataset.instances if x.name in with_cloud})
     batches = dataio.ordered_batches(dataset, options.batch_size, options.num_workers)
@@ -256,7 +271,7 @@ def evaluate(options, render, dataset, given, labelled, class_names, num_classes
                     if instance in written:
                         for kind, picture in pictures.items():
                             writer.write(folder_of[instance] / kind / f"{view}.png", picture)
-                        if (instance, view) in given:
+                        if (instance, view) in known:
                             writer.write(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
                 cloud = collector.add(instance, view, outputs, i)
                 if cloud is not None and options.point_cloud and instance in written:

@@ -24,15 +24,16 @@ def build_parser():
     group.add("--max_steps_per_img_sidelength", type=common.comma_separated(int), default="10000,200000", help="steps")
     group.add("--batch_size_per_img_sidelength", type=common.comma_separated(int), default="92,16", help="images a step")
     group.add("--lr", type=float, default=4e-4, help="learning rate of Adam and of the codes' SparseAdam")
+    group.add("--code_optimizer", choices=("sparse_adam", "adam"), default="sparse_adam", help="of the latent codes: "
+              "sparse_adam moves those of the batch, adam (SRN 2019) all of them in every step")  # fmt: skip
     group.add("--lr_warmup_steps", type=common.at_least(0), default=0, help="steps of linear warm-up")
     group.add("--lr_decay_fraction", type=common.fraction, default=0.0, help="last share of all steps with cosine decay to 0")
     group.add("--rays_per_image", type=common.at_least(0), default=0, help="random rays per image and step; 0: all rays")
     group.add("--foreground_fraction", type=common.fraction, default=0.0, help="share of the random rays from the foreground")
 
     group = parser.add_argument_group("losses")
-    group.add(
-        "--class_weight", type=common.weight, default=8.0, help="cross-entropy of the segmentation; 0: an SRN without classes"
-    )
+    group.add("--class_weight", type=common.weight, help="cross-entropy of the segmentation; 0: an SRN without classes "
+              "(default: 8, or 0 where no --obj_name says which classes there are)")  # fmt: skip
     group.add("--l1_weight", type=common.weight, help="mean squared error of the image (the name is historical); 0: images "
               "are not read (default: 200, or 0 where codes are fitted through --linear_path)")  # fmt: skip
     group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
@@ -84,14 +85,18 @@ def read_options(argv):
     """Parse, and refuse what cannot work before any data is read."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.class_weight is None:
+        options.class_weight = 8.0 if options.obj_name or options.model_type or options.linear_path else 0.0
+        if not options.class_weight:
+            print("note: no --obj_name says which classes there are, so no labels are learnt from")
     for check in (check_schedule, check_stage, check_variant, check_labels):
         complaint = check(options)
         if complaint:
             parser.error(complaint)
     if options.l1_weight is None:
         options.l1_weight = 0.0 if options.linear_path and stage_inputs.fits_codes(options) else 200.0
-    if stage_inputs.fits_codes(options) and options.l1_weight == options.class_weight == 0:
-        parser.error("--l1_weight and --class_weight are both 0: there is nothing to fit codes to")
+    if options.l1_weight == options.class_weight == 0:
+        parser.error("--l1_weight and --class_weight are both 0: there is nothing to learn from")
     return options
 
 
@@ -122,8 +127,15 @@ def check_stage(options):
         return (
             "--linear_path: give --model_type to go on training that head, or --overwrite_embeddings to fit codes through it"
         )
-    if options.code_init and not options.overwrite_embeddings:
+    if options.code_init and not stage_inputs.fits_codes(options):
         return "--code_init is for new codes: give --overwrite_embeddings too"
+    if options.head_reg_weight and (stage_inputs.fits_codes(options) or not options.model_type):
+        return "--head_reg_weight is for stage 2: give --model_type, or leave it out"
+    later_stage = stage_inputs.fits_codes(options) or options.model_type
+    if later_stage and (options.initial_depth_std or options.initial_distance is not None):
+        return "--initial_distance and --initial_depth_std are for stage 1: leave them out"
+    if options.validation and not options.val_root:
+        return "--validation needs a split to validate on: give its --val_root"
     if options.validation_path and (stage_inputs.fits_codes(options) or not options.model_type):
         return "--validation_path is for stage 2: give --model_type"
     if options.validation_path and (not options.val_root or options.validation is False):

@@ -19,12 +19,14 @@ import util
 SECONDS_PER_REPORT = 0.5  # how often losses are read for the progress bar and tensorboard's scalars
 
 
-def fit(model, batches, loss_fn, optimizers, run, start_step=0, learning_rate=None):
+def fit(model, batches, loss_fn, optimizers, run, start_step=0, learning_rate=None, seed=None):
     """Train until `batches` ends.
 
     model:         callable, batch -> dict of outputs
     loss_fn:       (outputs, batch) -> dict of weighted scalar losses
     learning_rate: step -> factor on every optimizer's own rate, or None
+    seed:          if given, what a step draws (dropout, start depths) depends on it and the step alone, so that a
+                   resumed run draws what a run-through draws
     raises         FloatingPointError when the loss is no longer finite
     """
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -32,6 +34,8 @@ def fit(model, batches, loss_fn, optimizers, run, start_step=0, learning_rate=No
         if learning_rate is not None:
             set_learning_rates(optimizers, base_rates, learning_rate(step))
         batch = run.to_device(batch)
+        if seed is not None:
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
         outputs = model(batch)
         losses = loss_fn(outputs, batch)
         total = sum(losses.values())

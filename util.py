@@ -1,4 +1,4 @@
-"""The ground: user errors, seeds, devices, safe writing of files, checkpoints, image reshaping."""
+"""The ground: user errors, seeds, devices, safe writing of files, image reshaping."""
 
 import contextlib
 import functools
@@ -41,8 +41,12 @@ def pick_device(name):
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 

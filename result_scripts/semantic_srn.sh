@@ -4,6 +4,6 @@ set -euo pipefail
 STAGE1=semantic_srn
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
-    --data_root "$VAL" --obj_name "$OBJ" \
+    --data_root "$NOVEL" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn_results" --point_cloud \
     --checkpoint_path "$SRN" --eval_mode srn "$@"

@@ -3,6 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
-    --data_root "$VAL" --obj_name "$OBJ" \
+    --data_root "$NOVEL" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/train_val_results" --point_cloud \
     --checkpoint_path "$SRN" "${CLASSES[@]}" "$@"

@@ -5,4 +5,4 @@ source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" train.py -c "train_configs/${CONFIG}_codes.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/reverse_linear" --class_weight 8 --linear_path "$HEAD" \
-    --checkpoint_path "$SRN" --overwrite_embeddings --specific_observation_idcs 65 "$@"
+    --checkpoint_path "$SRN" "${FIT[@]}" --specific_observation_idcs 65 "$@"

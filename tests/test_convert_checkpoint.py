@@ -21,7 +21,7 @@ def ours(tmp_path):
     contents = {
         "model": model.state_dict(), "sizes": model.sizes, "step": 7, "settings": dict(published.SETTINGS),
         "instances": ["a", "b"], "split": "Ball.train", "views": {"a": ["000000"]},
-        "random_state": torch.get_rng_state(),
+        "observed": ["rgb"],
     }  # fmt: skip
     checkpoints.save(tmp_path / "ours.pth", contents)
     return tmp_path / "ours.pth"
@@ -96,7 +96,7 @@ def test_what_is_written_and_what_is_lost_is_told(ours, tmp_path, capsys):
     *notes, line = capsys.readouterr().out.splitlines()
     assert line == (
         f"wrote {target}, form semantic: SRN with 2 codes of 4, 8 features, 3 classes; "
-        f"left out: instances, split, views, random_state"
+        f"left out: instances, split, views, observed"
     )
     assert all(note.startswith("note: ") for note in notes)
     assert any("--tracing_steps 3" in note for note in notes)

@@ -132,3 +132,23 @@ def test_without_a_split_of_other_views_nothing_is_validated(recorder, tmp_path)
     (tmp_path / "views").mkdir()
     arguments = called(recorder, "training_scripts/vanilla_srn.sh", tmp_path, VAL="views")
     assert arguments[arguments.index("--val_root") + 1] == str(tmp_path / "views")
+
+
+def test_a_fit_goes_on_where_that_is_asked_for(recorder, tmp_path, monkeypatch):
+    for script in ("single_shot", "reverse_linear", "cars_two_shot"):
+        _, *arguments = called(recorder, f"test_scripts/{script}.sh", tmp_path, RESUME="1", SRN="fitted", CONFIG="chairs_2019"
+                               if script == "cars_two_shot" else "chairs")  # fmt: skip
+        with monkeypatch.context() as context:
+            context.chdir(ROOT)
+            options = train.read_options(arguments)
+        assert options.freeze_networks and not options.overwrite_embeddings and stages.of(options) is stages.fit_codes
+
+
+def test_without_a_split_of_other_views_the_views_not_trained_on_are_scored(recorder, tmp_path):
+    arguments = called(recorder, "result_scripts/train_val.sh", tmp_path)
+    assert arguments[arguments.index("--data_root") + 1] == str(tmp_path / "data" / "Chair" / "Chair.train")
+
+
+def test_a_film_may_show_the_classes_of_the_srn_itself(recorder, tmp_path):
+    assert "--linear_path" not in called(recorder, "result_scripts/interpolate.sh", tmp_path, EVAL_MODE="srn")
+    assert "--linear_path" in called(recorder, "result_scripts/interpolate.sh", tmp_path)

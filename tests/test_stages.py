@@ -162,9 +162,13 @@ def test_the_published_unets_need_sides_of_128(refused, ball_split, vanilla_run,
         (dict(use_unet_renderer=True, rays_per_image=4, class_weight=0), "the U-Net renderer needs whole images"),
         (dict(linear_path="x", checkpoint_path="x"), "--linear_path: give --model_type"),
         (dict(linear_path="x", checkpoint_path="x", model_type="mlp", class_weight=0), "must not be 0"),
-        (dict(overwrite_embeddings=True, checkpoint_path="x", l1_weight=0, class_weight=0), "nothing to fit codes to"),
+        (dict(overwrite_embeddings=True, checkpoint_path="x", l1_weight=0, class_weight=0), "nothing to learn from"),
         (dict(validation_path="x"), "--validation_path is for stage 2"),
         (dict(validation_path="x", model_type="mlp", checkpoint_path="x"), "give that too"),
+        (dict(l1_weight=0, class_weight=0), "nothing to learn from"),
+        (dict(head_reg_weight=1), "--head_reg_weight is for stage 2"),
+        (dict(initial_depth_std=1, model_type="mlp", checkpoint_path="x"), "are for stage 1"),
+        (dict(validation=True), "--validation needs a split"),
         (dict(model_type="unet", checkpoint_path="x", rays_per_image=3), "the U-Net baseline needs whole images"),
     ],
 )
@@ -215,8 +219,10 @@ def test_the_unet_baseline_learns_on_rendered_images_in_train_mode(small_unets, 
     assert head(torch.zeros(2, 256, 3)).shape == (2, 256, 3)
 
 
-def test_a_heads_training_goes_on_where_it_stopped(ball_split, vanilla_run, tmp_path):
-    options = dict(checkpoint_path=vanilla_run, model_type="mlp")
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def test_a_heads_training_goes_on_where_it_stopped(small_unets, ball_split, vanilla_run, tmp_path, kind):
+    """The U-Net with the same channels dropped out."""
+    options = dict(checkpoint_path=vanilla_run, model_type=kind)
     train.main(scenes.train_options(ball_split, tmp_path, "through", max_steps_per_img_sidelength=6, **options))
     train.main(scenes.train_options(ball_split, tmp_path, "parts", max_steps_per_img_sidelength=4, **options))
     options |= dict(linear_path=tmp_path / "parts")
@@ -302,15 +308,70 @@ def test_a_head_of_another_kind_than_said_is_refused(refused, vanilla_run, linea
     refused(scenes.train_options(test_split, tmp_path, "run", **options), "holds a head of kind linear")
 
 
-def test_fitting_goes_on_where_it_stopped(vanilla_run, test_split, tmp_path):
+@pytest.mark.parametrize("published_optimizer", ["sparse_adam", "adam"])
+def test_fitting_goes_on_where_it_stopped(vanilla_run, test_split, tmp_path, published_optimizer):
     options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, class_weight=0)
+    options |= dict(code_optimizer=published_optimizer, code_init="normal")
     train.main(scenes.train_options(test_split, tmp_path, "through", max_steps_per_img_sidelength=5, **options))
     train.main(scenes.train_options(test_split, tmp_path, "parts", max_steps_per_img_sidelength=3, **options))
-    options = dict(checkpoint_path=tmp_path / "parts", freeze_networks=True, class_weight=0)
+    options |= dict(checkpoint_path=tmp_path / "parts", overwrite_embeddings=None, freeze_networks=True)
     train.main(scenes.train_options(test_split, tmp_path, "parts", max_steps_per_img_sidelength=5, **options))
     through, parts = (checkpoints.load(tmp_path / name) for name in ("through", "parts"))
     assert torch.equal(through["model"]["latent_codes.weight"], parts["model"]["latent_codes.weight"])
     assert parts["step"] == 5
+
+
+def test_a_reverse_fit_goes_on_without_touching_the_head(vanilla_run, linear_run, test_split, tmp_path):
+    options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, linear_path=linear_run, model_type="linear")
+    train.main(scenes.train_options(test_split, tmp_path, "run", max_steps_per_img_sidelength=2, **options))
+    options |= dict(checkpoint_path=tmp_path / "run", overwrite_embeddings=None, freeze_networks=True)
+    train.main(scenes.train_options(test_split, tmp_path, "run", max_steps_per_img_sidelength=4, **options))
+    assert checkpoints.load(tmp_path / "run")["sizes"]["num_instances"] == 2
+
+
+def test_adam_moves_the_codes_of_a_step_that_does_not_see_them(ball_split, tmp_path):
+    """As SRN 2019 had it; by default only the codes of the batch move."""
+    moved = {}
+    for optimizer in ("sparse_adam", "adam"):
+        options = dict(code_optimizer=optimizer, class_weight=0, batch_size_per_img_sidelength=1, kl_weight=0)
+        for steps in (3, 4):
+            options |= dict(max_steps_per_img_sidelength=steps)
+            train.main(scenes.train_options(ball_split, tmp_path, f"{optimizer}_{steps}", **options))
+        before, after = (checkpoints.load(tmp_path / f"{optimizer}_{steps}")["model"] for steps in (3, 4))
+        moved[optimizer] = (before["latent_codes.weight"] != after["latent_codes.weight"]).any(dim=1).sum().item()
+    assert moved == {"sparse_adam": 1, "adam": 2}
+
+
+def test_a_head_does_not_read_another_srn_than_it_learnt_on(refused, semantic_run, linear_run, test_split, tmp_path):
+    options = dict(checkpoint_path=semantic_run, overwrite_embeddings=True, linear_path=linear_run)
+    refused(scenes.train_options(test_split, tmp_path, "run", **options), "was learnt on the features of another SRN")
+
+
+def test_a_checkpoint_without_optimizers_is_trained_on_with_fresh_ones(ball_split, vanilla_run, tmp_path, capsys):
+    contents = torch.load(checkpoints.find(vanilla_run), weights_only=True)
+    checkpoints.save(tmp_path / "bare.pth", {k: v for k, v in contents.items() if not k.startswith("optimizer")})
+    options = dict(checkpoint_path=tmp_path / "bare.pth", class_weight=0, max_steps_per_img_sidelength=3)
+    train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
+    assert "training goes on with a fresh one" in capsys.readouterr().out
+    assert checkpoints.load(tmp_path / "run")["step"] == 3
+
+
+def test_label_maps_without_a_label_are_told(refused, ball_split, vanilla_run, tmp_path):
+    split = tmp_path / "Ball" / "Ball.train"
+    shutil.copytree(ball_split.parent, split.parent)
+    for path in split.glob("*/seg/*.npy"):
+        np.save(path, np.full((16, 16), -1))
+    options = dict(checkpoint_path=vanilla_run, model_type="linear")
+    refused(scenes.train_options(split, tmp_path, "run", **options), "none of the chosen label maps has a labelled pixel")
+
+
+def test_vectors_of_another_size_than_trained_with_are_told(refused, split_with_params, tmp_path):
+    options = dict(has_params=True, class_weight=0, embedding_size=None)
+    train.main(scenes.train_options(split_with_params, tmp_path, "run", **options))
+    for path in split_with_params.glob("*/params/*.txt"):
+        path.write_text("1 2 3")
+    options = dict(checkpoint_path=tmp_path / "run", model_type="linear", embedding_size=None)
+    refused(scenes.train_options(split_with_params, tmp_path, "head", **options), "vectors of 3 numbers")
 
 
 def test_an_srn_without_codes_has_none_to_fit(refused, ball_split, test_split, tmp_path):

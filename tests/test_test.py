@@ -436,7 +436,6 @@ def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, oth
         (dict(obj_name="Bell"), "Bell-level-1.txt: no class list there"),
         (dict(specific_observation_idcs=4), "has 4 views, 0 to 3; there is no 4"),
         (dict(input_idcs=9), "there is no 9"),
-        (dict(input_idcs="0,1,2,3"), "every chosen view was given to the model"),
         (dict(img_sidelength=0), "at least 7"),
         (dict(img_sidelength=24), "16"),
         (dict(img_sidelength=4), "--img_sidelength"),
@@ -449,8 +448,38 @@ def test_options_that_cannot_work_are_refused(refused, other_views, semantic_run
     refused(scenes.test_options(other_views, tmp_path, "test", **({"checkpoint": semantic_run} | options)), reason)
 
 
-def test_the_split_of_training_has_nothing_left_to_score(refused, ball_split, semantic_run, tmp_path):
-    refused(scenes.test_options(ball_split, tmp_path, "test", semantic_run), "--score_input_views")
+def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, semantic_run, tmp_path, capsys):
+    folder = evaluate(ball_split, semantic_run, tmp_path, "test")
+    assert "so none is scored" in capsys.readouterr().out
+    assert observations(folder) == {} and (folder / "contact_sheet.png").exists()
+    assert len(list((folder / "000001" / "rgb").iterdir())) == len(list((folder / "000001" / "input").iterdir())) == 4
+    assert json.loads((folder / "results.json").read_text())["psnr"] is None
+
+
+def test_views_that_are_scored_though_given_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
+    folder = evaluate(ball_split, semantic_run, tmp_path, "test", score_input_views=True)
+    assert len(observations(folder)) == 8 and len(list((folder / "000000" / "input").iterdir())) == 4
+
+
+def test_without_label_maps_parts_are_shown_and_images_scored(other_views, semantic_run, tmp_path, capsys):
+    """As for one's own unseen objects, which nobody has labelled."""
+    shutil.copytree(other_views.parent, tmp_path / "Ball")
+    for path in (tmp_path / "Ball").glob("Ball.*/*/seg"):
+        shutil.rmtree(path)
+    folder = evaluate(tmp_path / "Ball" / other_views.name, semantic_run, tmp_path, "test", point_cloud=True)
+    assert "has no label maps" in capsys.readouterr().out
+    assert {row["miou"] for row in observations(folder).values()} == {""}
+    assert (folder / "000000" / "seg").is_dir() and not (folder / "000000" / "seg_gt").exists()
+
+
+def test_rows_of_the_table_have_the_numbers_of_their_folders(ball_split, semantic_run, tmp_path):
+    """All views of ball_a were given, so ball_b, in folder 000001, has the only row."""
+    new = scenes.write_split(tmp_path / "Ball" / "Ball.train", names=("ball_a",))
+    scenes.write_split(tmp_path / "more" / "Ball.train", names=("ball_b",), num_views=5)
+    (tmp_path / "more" / "Ball.train" / "ball_b").rename(new / "ball_b")
+    folder = evaluate(new, semantic_run, tmp_path, "test")
+    with open(folder / "final_miou.csv", newline="") as file:
+        assert [(row["instance_num"], row["instance_id"]) for row in csv.DictReader(file)] == [("1", "ball_b")]
 
 
 def test_objects_without_codes_are_named(refused, semantic_run, tmp_path):
@@ -558,6 +587,10 @@ def test_codes_fitted_to_label_maps_are_shown_with_the_map_they_were_given(seman
     )
     assert given == labels != image
     assert ("ball_x", "000001") not in observations(folder)
+
+
+def test_reverse_without_a_given_view_is_refused(refused, other_views, semantic_run, tmp_path):
+    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, reverse=True), "--input_idcs")
 
 
 def test_reverse_says_it_where_the_checkpoint_does_not(refused, other_views, semantic_run, tmp_path):

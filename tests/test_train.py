@@ -56,12 +56,13 @@ def refused(capsys, tmp_path):
         (dict(rays_per_image=10), "the segmentation U-Net needs whole images"),
         (dict(foreground_fraction=0.5, class_weight=0), "set --rays_per_image too"),
         (dict(foreground_fraction=1.5), "expected a number from 0 to 1, found 1.5"),
-        (dict(obj_name=None), "labels need a class list"),
+        (dict(obj_name=None, class_weight=8), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
         (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "together only where codes are fitted"),
         (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
+        (dict(linear="x", class_weight=0), "--linear"),
         (dict(tracing_steps=0), "at least 1"),
         (dict(data_root=None), "--data_root"),
         (dict(max_num_observations_train=0), "--max_num_observations_train"),
@@ -145,6 +146,14 @@ def test_a_config_with_every_published_flag_is_understood(tmp_path):
     (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG.replace("checkpoint_path: null", "checkpoint_path: x") + update)
     options = train.read_options(["-c", str(tmp_path / "config.yml")])
     assert (options.model_type, options.specific_ins, options.num_classes) == ("linear", ["a", "b"], 6)
+
+
+def test_a_published_config_of_2019_is_one_without_labels(tmp_path, capsys):
+    later = ("class_weight", "obj_name", "validation")
+    lines = [line for line in PUBLISHED_CONFIG.splitlines() if not line.startswith(later)]
+    (tmp_path / "config.yml").write_text("\n".join(lines))
+    options = train.read_options(["-c", str(tmp_path / "config.yml")])
+    assert options.class_weight == 0 and "no labels are learnt from" in capsys.readouterr().out
 
 
 def test_defaults_are_the_published_ones():

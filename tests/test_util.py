@@ -68,6 +68,9 @@ def test_the_device_is_the_one_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert util.pick_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(util.InputError, match="cuda:2: this machine has 2 CUDA devices"):
+        util.pick_device("cuda:2")
     assert util.pick_device("auto") == torch.device("cuda")
     assert util.pick_device("cuda:1") == torch.device("cuda:1")
 
