@@ -210,3 +210,14 @@ def test_an_object_without_a_code_gets_nobody_elses(tmp_path):
         util.InputError, match="srn.pth: holds no latent code for 1 of the 2 instances in data, such as c"
     ):
         checkpoints.rows_of(checkpoint, ["a", "c"], "data")
+
+
+def test_codes_without_names_go_to_as_many_folders_and_to_no_others(tmp_path, capsys):
+    """To all of the split, or to those that are chosen."""
+    contents = {key: entry for key, entry in srn_contents().items() if key in ("model", "sizes", "settings")}
+    checkpoint = contents | {"instances": None, "path": "file.pth"}
+    assert checkpoints.with_names(checkpoint, ["a", "b"], "data")["instances"] == ["a", "b"]
+    assert checkpoints.with_names(checkpoint, ["a", "b", "c"], "data", ["b", "c"])["instances"] == ["b", "c"]
+    assert capsys.readouterr().out.count("in sorted order") == 2
+    with pytest.raises(util.InputError, match="file.pth: holds 2 latent codes without the names"):
+        checkpoints.with_names(checkpoint, ["a", "b", "c"], "data", ["a"])

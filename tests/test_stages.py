@@ -12,6 +12,7 @@ import checkpoints
 import data_util
 import dataio
 import losses
+import published
 import rendering
 import srns
 import stage_inputs
@@ -202,6 +203,21 @@ def test_a_batch_of_one_image_with_classes_can_be_trained_on(ball_split, tmp_pat
     options = dict(max_num_instances_train=1, max_num_observations_train=1, batch_size_per_img_sidelength=1)
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
     assert scalars(tmp_path / "run", "scaled_class_loss")[-1] > 0
+
+
+@pytest.mark.parametrize("form, optimizer", [("srn2019", "adam"), ("semantic", "sparse_adam")])
+def test_a_published_file_is_trained_on_as_ours(ball_split, tmp_path, form, optimizer):
+    """SRN 2019 had one Adam for all, codes included."""
+    options = dict(class_weight=0, code_optimizer=optimizer, rgb_channels=4 if form == "semantic" else 3)
+    train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
+    contents, _ = published.to_published(checkpoints.load(tmp_path / "run"), form)
+    path = tmp_path / "epoch_0000_iter_000002.pth"
+    checkpoints.save(path, contents)
+    options |= dict(max_steps_per_img_sidelength=4)
+    for name, checkpoint in (("ours", tmp_path / "run"), ("theirs", path)):
+        train.main(scenes.train_options(ball_split, tmp_path, name, checkpoint_path=checkpoint, **options))
+    ours, theirs = (checkpoints.load(tmp_path / name)["model"] for name in ("ours", "theirs"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 # Stage 2

@@ -454,6 +454,7 @@ def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, 
     assert observations(folder) == {} and (folder / "contact_sheet.png").exists()
     assert len(list((folder / "000001" / "rgb").iterdir())) == len(list((folder / "000001" / "input").iterdir())) == 4
     assert json.loads((folder / "results.json").read_text())["psnr"] is None
+    assert (folder / "results.txt").read_text() == "No view was scored: all were given to the model.\n"
 
 
 def test_views_that_are_scored_though_given_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
