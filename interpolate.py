@@ -17,12 +17,12 @@ import geometry
 import options as common
 import rendering
 import results
-import summaries
 import util
 import videos
 import visual
 
 ELEVATION_DEG, UP = 20, "z"  # of an orbit, where the user leaves them open
+SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
 GIF_FPS = 50  # at more, players slow a GIF down
 
 
@@ -124,19 +124,6 @@ def camera_path(options, poses):
     return geometry.orbit(target, distance, elevation_deg, options.num_frames, options.up or UP)
 
 
-def pictures_of(outputs, cam2world, i):
-    """Pictures of frame i of a rendered batch by the name of their folder."""
-    rgb = util.as_image(outputs["rgb"][i : i + 1])[0]
-    pictures = {"rgb": visual.to_uint8(rgb)}
-    if "seg_logits" in outputs:
-        seg_logits = outputs["seg_logits"][i]
-        seg_labels = seg_logits.argmax(dim=-1).view(rgb.shape[-2:])
-        pictures["seg"] = visual.label_picture(seg_labels, seg_logits.shape[-1])
-    normals = summaries.camera_normals(outputs["points"][i : i + 1], cam2world[i : i + 1])[0]
-    pictures["normals"] = visual.normal_picture(normals)
-    return pictures | {"comparison": visual.strip(list(pictures.values()))}
-
-
 def open_model(options, device):
     """The checkpoint with its instances' names, its SRN, and the head or None; refused where they cannot serve."""
     checkpoint = checkpoints.load(options.checkpoint_path)
@@ -193,7 +180,9 @@ def render_frames(options, model, head, frames, view, folder):
             batch |= {name: tensor.expand(len(indices), -1, -1) for name, tensor in view.items()}
             outputs = rendering.render(model, batch, head)
             for i, index in enumerate(indices.tolist()):
-                pictures = pictures_of(outputs, batch["cam2world"], i)
+                num_classes = outputs["seg_logits"].shape[-1] if "seg_logits" in outputs else None
+                pictures = visual.of_observation(outputs, batch, i, num_classes)
+                pictures["comparison"] = visual.strip([pictures[kind] for kind in SHOWN if kind in pictures])
                 for kind, picture in pictures.items():
                     writer.write(folder / kind / frame_name(index), picture)
             bar.update(len(indices))

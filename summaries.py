@@ -1,8 +1,5 @@
 """What tensorboard shows: losses, scores, latent codes, pictures. The tags are those of the published system."""
 
-import torch
-
-import geometry
 import util
 import visual
 
@@ -33,12 +30,6 @@ def write_code_projector(writer, codes, names, step):
     writer.add_embedding(codes.detach().cpu(), metadata=names, global_step=step, tag="latent_codes")
 
 
-def camera_normals(points, cam2world):
-    """Surface points of whole square images (B, R, 3) to normals in camera space (B, 3, H, W); 0 at the border."""
-    in_camera = util.as_image(geometry.world_to_camera(points, cam2world))
-    return torch.nn.functional.pad(geometry.normal_map(in_camera), (1, 1, 1, 1))
-
-
 def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):
     """Pictures of the first observations of whole square images, as rendering.render gives them.
 
@@ -50,7 +41,7 @@ def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):
 
     rgb = util.as_image(outputs["rgb"][:NUM_PICTURES, :, :3])
     depth = util.as_image(outputs["depth"][:NUM_PICTURES])
-    normals = camera_normals(outputs["points"], batch["cam2world"])[:NUM_PICTURES]
+    normals = visual.camera_normals(outputs["points"], batch["cam2world"])[:NUM_PICTURES]
     if "rgb" in batch:
         target = util.as_image(batch["rgb"][:NUM_PICTURES, :, :3])
         error = (rgb - target).abs().mean(dim=1, keepdim=True)

@@ -24,7 +24,6 @@ import rendering
 import results
 import scoring
 import srns
-import summaries
 import util
 import visual
 
@@ -156,23 +155,6 @@ def run_facts(options, checkpoint, head_checkpoint, scored, num_given):
     }
 
 
-def pictures_of(outputs, batch, i, num_classes):
-    """Pictures of observation i of a rendered batch by the name of their folder."""
-    pictures = {
-        "normals": visual.normal_picture(
-            summaries.camera_normals(outputs["points"][i : i + 1], batch["cam2world"][i : i + 1])[0]
-        ),
-        "rgb": visual.to_uint8(util.as_image(outputs["rgb"][i : i + 1])[0]),
-        "rgb_gt": visual.to_uint8(util.as_image(batch["rgb"][i : i + 1])[0]),
-    }
-    side = pictures["rgb"].shape[0]
-    if "seg_logits" in outputs:
-        pictures["seg"] = visual.label_picture(outputs["seg_logits"][i].argmax(dim=-1).view(side, side), num_classes)
-    if "seg_labels" in batch:
-        pictures["seg_gt"] = visual.label_picture(batch["seg_labels"][i].view(side, side), num_classes)
-    return pictures | {"comparison": visual.strip(list(pictures.values()))}
-
-
 def score(scores, names, outputs, batch, given):
     """Add every observation of a rendered batch that was not given to the model."""
     rows = scoring.image_scores(util.as_image(outputs["rgb"]), util.as_image(batch["rgb"]))
@@ -266,7 +248,8 @@ def evaluate(options, render, dataset, known, given, labelled, class_names, num_
             score(scores, names_here, outputs, batch, given)
             for i, (instance, view) in enumerate(names_here):
                 if instance in written or instance in sheet.chosen:
-                    pictures = pictures_of(outputs, batch, i, num_classes)
+                    pictures = visual.of_observation(outputs, batch, i, num_classes)
+                    pictures["comparison"] = visual.strip(list(pictures.values()))
                     sheet.add(instance, view, pictures)
                     if instance in written:
                         for kind, picture in pictures.items():

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+import geometry
 import util
 
 WHITE = 255
@@ -84,6 +85,30 @@ def depth_picture(depth, near=None, far=None):
         closeness = ((far - depth[finite]) / max(far - near, 1e-9)).clip(0, 1)
         grey[finite] = np.rint(FARTHEST_GREY + (255 - FARTHEST_GREY) * closeness)
     return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def camera_normals(points, cam2world):
+    """Surface points of whole square images (B, R, 3) to normals in camera space (B, 3, H, W); 0 at the border."""
+    in_camera = util.as_image(geometry.world_to_camera(points, cam2world))
+    return torch.nn.functional.pad(geometry.normal_map(in_camera), (1, 1, 1, 1))
+
+
+def of_observation(outputs, batch, i, num_classes=None):
+    """Pictures of observation i of a rendered batch of whole square images: {"normals", "rgb", "rgb_gt", "seg", "seg_gt"}.
+
+    Those that the outputs (rendering.render) or the batch do not have are left out.
+    """
+    points, cam2world = outputs["points"][i : i + 1], batch["cam2world"][i : i + 1]
+    pictures = {"normals": normal_picture(camera_normals(points, cam2world)[0])}
+    side = len(pictures["normals"])
+    for kind, source in (("rgb", outputs), ("rgb_gt", batch)):
+        if "rgb" in source:
+            pictures[kind] = to_uint8(util.as_image(source["rgb"][i : i + 1])[0])
+    if "seg_logits" in outputs:
+        pictures["seg"] = label_picture(outputs["seg_logits"][i].argmax(dim=-1).view(side, side), num_classes)
+    if "seg_labels" in batch:
+        pictures["seg_gt"] = label_picture(batch["seg_labels"][i].view(side, side), num_classes)
+    return pictures
 
 
 def strip(pictures, gap=2):
