@@ -15,6 +15,8 @@ import stage_outputs
 import training
 import util
 
+MAX_KEPT_RAYS = 2**22  # of stage 2: 256 features each are 4 GiB; 30 label maps of 128 x 128 are an eighth of it
+
 
 def of(options):
     """The function of the stage that the options ask for; it takes the options and a device."""
@@ -253,17 +255,23 @@ def head_losses(options, head, outputs, batch):
 def read_by_head(model, kind, dataset, rows, device):
     """What a kind of head reads, and its labels, on the device.
 
-    Features (L, C) and classes (L,) of all labelled rays of a data set; for a head that reads images, rgb (V, R, C)
-    and classes (V, R) of all views.
+    Features (L, C) and classes (L,) of all labelled rays of a data set, or of MAX_KEPT_RAYS of them chosen at random;
+    for a head that reads images, rgb (V, R, C) and classes (V, R) of all views.
     """
     rows = torch.tensor(rows)
     inputs, seg_labels = [], []
+    generator = torch.Generator().manual_seed(0)
+    max_per_view = MAX_KEPT_RAYS // len(dataset)
     for batch in dataio.ordered_batches(dataset, batch_size=4):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         batch["instance_idx"] = rows.to(device)[batch["instance_idx"]]
         chosen = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
         inputs.append(rendering.render(model, batch, with_classes=False)[kind.reads][chosen])
         seg_labels.append(batch["seg_labels"][chosen])
+        max_here = max_per_view * len(batch["uv"])
+        if kind.reads == "features" and len(inputs[-1]) > max_here:
+            some = torch.randperm(len(inputs[-1]), generator=generator)[:max_here].to(device)
+            inputs[-1], seg_labels[-1] = inputs[-1][some], seg_labels[-1][some]
     if not any(len(x) for x in inputs):
         raise util.InputError(
             f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose the labelled "

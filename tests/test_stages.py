@@ -16,6 +16,7 @@ import published
 import rendering
 import srns
 import stage_inputs
+import stages
 import train
 import unet
 
@@ -264,6 +265,21 @@ def test_a_head_is_validated_on_unseen_objects_with_the_codes_of_a_fit(
 def test_another_number_of_classes_than_the_list_has_is_refused(refused, ball_split, vanilla_run, tmp_path):
     options = dict(checkpoint_path=vanilla_run, model_type="linear", num_classes=7)
     refused(scenes.train_options(ball_split, tmp_path, "run", **options), "--num_classes 7")
+
+
+def test_of_many_label_maps_a_random_share_of_each_is_kept(ball_split, vanilla_run, monkeypatch):
+    checkpoint = checkpoints.load(vanilla_run)
+    model = checkpoints.load_srn(checkpoint)
+    instances = dataio.index_split(ball_split, with_labels=True)
+    dataset = dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(ball_split), num_classes=3)
+    arguments = model, srns.LinearHead, dataset, [0, 1], torch.device("cpu")
+    features, seg_labels = stages.read_by_head(*arguments)
+    assert len(features) == 8 * 256
+    monkeypatch.setattr(stages, "MAX_KEPT_RAYS", 8 * 50)
+    some, their_labels = stages.read_by_head(*arguments)
+    assert some.shape == (400, 16) and len(their_labels.unique()) == 3
+    row = (features == some[7]).all(dim=1)
+    assert row.any() and (seg_labels[row] == their_labels[7]).all()
 
 
 def test_a_heads_weights_can_be_held_small(ball_split, vanilla_run, tmp_path):
