@@ -135,10 +135,7 @@ def open_model(options, device):
     head = None
     if options.linear_path:
         head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
-    side, multiple = options.img_sidelength, model.side_multiple(with_classes=head is None)
-    multiple = max(multiple, head.side_multiple if head else 1)
-    if side % multiple:
-        raise util.InputError(f"--img_sidelength {side}: the U-Net that takes part needs a multiple of {multiple}")
+    rendering.expect_side(options.img_sidelength, model, head)
     folders = [folder.name for folder in dataio.instance_folders(options.data_root)]
     return checkpoints.with_names(checkpoint, folders, options.data_root), model, head
 

@@ -2,7 +2,16 @@
 
 import torch
 
+import util
+
 RAYS_PER_BLOCK = {"cpu": 2**13, "cuda": 2**18}
+
+
+def expect_side(sidelength, model, head=None):
+    """An InputError unless the U-Nets that take part in rendering can halve a side of that many pixels."""
+    multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
+    if sidelength % multiple:
+        raise util.InputError(f"--img_sidelength {sidelength}: a U-Net takes part and needs a multiple of {multiple}")
 
 
 @torch.no_grad()

@@ -183,11 +183,7 @@ def main(argv=None):
             f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
             f"but the model tells {num_classes} apart"
         )
-    multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
-    if options.img_sidelength % multiple:
-        raise util.InputError(
-            f"--img_sidelength {options.img_sidelength}: a U-Net takes part and needs a multiple of {multiple}"
-        )
+    rendering.expect_side(options.img_sidelength, model, head)
     known = input_views(options, checkpoint, dataset)
     given = set() if options.score_input_views else known
     scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]

@@ -38,7 +38,6 @@ def build_parser():
               "are not read (default: 200, or 0 where codes are fitted through --linear_path)")  # fmt: skip
     group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
     group.add("--reg_weight", type=common.weight, default=1e-3, help="depths behind the camera")
-
     group.add("--head_reg_weight", type=common.weight, default=0.0, help="stage 2: sum of squares of the head's weights "
               "(published: 0)")  # fmt: skip
 

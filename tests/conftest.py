@@ -56,3 +56,18 @@ def semantic_run(ball_split, tmp_path_factory):
     logs = tmp_path_factory.mktemp("semantic_run")
     train.main(scenes.train_options(ball_split, logs, "semantic"))
     return logs / "semantic"
+
+
+@pytest.fixture
+def refuses(capsys):
+    """Calls a program's main and asserts that it refuses: exit code 2, the reason on the last line, no traceback."""
+
+    def call(main, arguments, reason):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        written = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2
+        assert reason in written[-1]
+        assert not any("Traceback" in line for line in written)
+
+    return call

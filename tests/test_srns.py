@@ -113,6 +113,13 @@ def test_a_frozen_srn_learns_nothing_but_codes_and_keeps_its_statistics():
         assert torch.equal(tensor, before[name]), name
 
 
+def test_a_frozen_srn_cannot_be_put_back_into_train_mode():
+    model = tiny(num_classes=3)
+    assert model.train().training
+    model.freeze_networks()
+    assert not any(module.training for module in model.train().modules())
+
+
 def test_new_codes_replace_the_table_and_its_size():
     model = tiny()
     model.new_codes(50)
