@@ -1,10 +1,12 @@
 """Renders objects and writes them as a class folder, in the layout that the data set reader expects.
 
-A class folder is built beside its place and renamed at the end, so nothing half-written bears the final name.
-Every instance is rendered by itself, from its own mesh and poses: the number of processes changes no byte.
+A class folder is built beside its place and renamed at the end, so nothing half-written bears the final name. What
+is finished when the making is interrupted stays there, and the same command goes on from it. Every instance is
+rendered by itself, from its own mesh and poses: neither the number of processes nor an interruption changes a byte.
 """
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,7 +15,7 @@ import signal
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -22,19 +24,15 @@ import torch
 from tqdm import tqdm
 
 import data_util
-import geometry
 import meshes
 import raycasting
 import util
+import viewpoints
 
-FOCAL = 1.025  # focal length per side of the image, as ShapeNet of SRN: 131.25 at 128 pixels
-DISTANCE = 1.15  # of the cameras from the origin: objects have a diagonal of 1, and just fit the picture
-ELEVATION_DEG = (-10.0, 60.0)
-
-FRONT_VIEW = 65  # the test view that one-shot reconstruction starts from
-FRONT_AZIMUTH_DEG, FRONT_ELEVATION_DEG = 35.0, 25.0
 POINTS_PER_CLOUD = 10_000
-SPIRAL_TURNS = 7  # of the numbers tried, the one that keeps the views furthest apart
+JOURNAL, PLAN, LOCK = "journal.jsonl", "plan.json", "lock"  # of an unfinished class folder
+LEFT_OUT = "left_out.txt"  # what --skip_broken left out of a class folder
+NAMED_AT_ONCE = 20  # faults that are printed; a long list helps nobody
 
 
 @dataclass(frozen=True)
@@ -43,78 +41,114 @@ class Instance:
 
     split: str                  # "train", "train_val", "val" or "test"
     name: str
-    make_mesh: Callable         # () -> meshes.Mesh; runs in another process, so it must pickle
+    load: Callable              # () -> meshes.LoadedMesh; runs in another process, so it must pickle
     cam2world: torch.Tensor     # (V, 4, 4) float32
 
 
-def random_cameras(num_views, rng):
-    """Poses (V, 4, 4) spread evenly over the area of the sphere between the ELEVATION_DEG."""
-    low, high = np.sin(np.deg2rad(ELEVATION_DEG))
-    elevation_deg = np.rad2deg(np.arcsin(rng.uniform(low, high, num_views)))
-    return _cameras(rng.uniform(0, 360, num_views), elevation_deg)
+@dataclass(frozen=True)
+class Style:
+    """How views are taken, and what is written of them."""
+
+    sidelength: int
+    focal: float = viewpoints.FOCAL  # per side of the image
+    light: tuple = tuple(raycasting.LIGHT)  # unit vector towards the light; None for colours without shading
+    with_labels: bool = True    # seg/ and, where there are labels, point_cloud/
+    with_depth: bool = False    # depth/ and normals/
 
 
-def spiral_cameras(num_views):
-    """Poses (V, 4, 4) on a closed spiral that climbs and descends between the ELEVATION_DEG, evenly by area.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an instance: a line of the journal."""
 
-    View FRONT_VIEW shows the object from the right of its front, slightly from above, for any number of views.
-    """
-    low, high, front = np.sin(np.deg2rad([*ELEVATION_DEG, FRONT_ELEVATION_DEG]))
-    progress = (np.arange(num_views) - FRONT_VIEW) / num_views
-    phase = (progress + (front - low) / (high - low) / 2) % 1  # up in the first half, down in the second
-    height = low + (high - low) * (1 - np.abs(2 * phase - 1))
-    return _cameras(FRONT_AZIMUTH_DEG + 360 * SPIRAL_TURNS * progress, np.rad2deg(np.arcsin(height)))
+    split: str
+    name: str
+    views: int                  # written
+    faults: tuple               # sentences; with views 0 they are why the instance is not there
 
 
-def _cameras(azimuth_deg, elevation_deg):
-    azimuth_deg, elevation_deg = (torch.tensor(x, dtype=torch.float32) for x in (azimuth_deg, elevation_deg))
-    return geometry.look_at(geometry.on_sphere(azimuth_deg, elevation_deg, DISTANCE))
+def write_class(out, obj_name, class_names, instances, style, description,
+                num_workers=1, overwrite=False, skip_broken=False, texts=None):
+    """Renders `instances` into the class folder <out>/<obj_name>; returns the Outcome of each.
 
-
-def intrinsics_of(sidelength):
-    """(3, 3) float32 of a square image."""
-    focal, centre = FOCAL * sidelength, sidelength / 2
-    return torch.tensor([[focal, 0, centre], [0, focal, centre], [0, 0, 1]], dtype=torch.float32)
-
-
-def write_class(out, obj_name, class_names, instances, sidelength, description,
-                num_workers=1, overwrite=False, texts=None):
-    """Renders `instances` into the class folder <out>/<obj_name> and returns its path.
-
-    class_names: by id, background first
-    description: what dataset.json says about the making, beside the conventions
+    class_names: by id, background first; None for data without labels
+    description: what dataset.json says about the making, beside the conventions. With the style and the poses it
+                 tells whether an unfinished folder is this one
+    skip_broken: leave out instances whose mesh cannot be used, and what is broken of others, instead of an InputError
     texts:       {file name: content}, further files of the class folder
     """
     raycasting.require_embree()
-    with new_folder(Path(out) / obj_name, overwrite) as folder:
+    plan = {"description": description, "style": asdict(style), "classes": class_names,
+            "instances": [[i.split, i.name, i.cam2world.double().sum().item()] for i in instances]}
+    with unfinished_folder(Path(out) / obj_name, plan, overwrite) as folder:
+        outcomes = _finish(folder, obj_name, instances, style, num_workers, skip_broken)
+        told = [f"{outcome.split}/{outcome.name}: {fault}" for outcome in outcomes for fault in outcome.faults]
+        for line in told[:NAMED_AT_ONCE]:
+            print(line)
+        if len(told) > NAMED_AT_ONCE:
+            print(f"... and {len(told) - NAMED_AT_ONCE} more")
+        unusable = sum(outcome.views == 0 for outcome in outcomes)
+        if told and not skip_broken:
+            raise util.InputError(
+                f"{unusable} of {len(outcomes)} objects cannot be used as they are, the first: {told[0]}; mend what is "
+                f"named and run this again, or leave it out with --skip_broken"
+            )
+        if unusable == len(outcomes):
+            raise util.InputError(f"none of {len(outcomes)} objects can be used, the first: {told[0]}")
         facts = {"pixel_center": raycasting.PIXEL_CENTER, "blend_alpha": True, **description,
-                 "sidelength": sidelength, "camera_distance": DISTANCE, "elevation_deg": ELEVATION_DEG,
-                 "splits": _count(instances)}
-        class_list = "".join(f"{i} {name}\n" for i, name in enumerate(class_names))
-        own_texts = {f"{obj_name}-level-1.txt": class_list, "dataset.json": json.dumps(facts, indent=2) + "\n"}
-        for name, text in {**(texts or {}), **own_texts}.items():
+                 "sidelength": style.sidelength, "splits": _count(outcomes)}
+        files = {**(texts or {}), "dataset.json": json.dumps(facts, indent=2) + "\n"}
+        if class_names:
+            files[f"{obj_name}-level-1.txt"] = "".join(f"{i} {name}\n" for i, name in enumerate(class_names))
+        if told:
+            files[LEFT_OUT] = "".join(f"{line}\n" for line in told)
+        for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
-        jobs = [(folder / f"{obj_name}.{i.split}" / i.name, i.make_mesh, i.cam2world.numpy(), sidelength)
-                for i in instances]
-        num_views = sum(len(i.cam2world) for i in instances)
-        finished = _run(jobs, min(num_workers, len(jobs)))
-        with contextlib.closing(finished), tqdm(total=num_views, unit="view", desc=obj_name) as progress:
-            for written in finished:
-                progress.update(written)
-    return Path(out) / obj_name
+    return outcomes
 
 
-def _count(instances):
+def _count(outcomes):
     """{split: {"instances": ..., "views": ...}}, `views` per instance."""
     splits = {}
-    for instance in instances:
-        split = splits.setdefault(instance.split, {"instances": 0, "views": len(instance.cam2world)})
-        split["instances"] += 1
+    for outcome in outcomes:
+        if outcome.views:
+            split = splits.setdefault(outcome.split, {"instances": 0, "views": outcome.views})
+            split["instances"] += 1
     return splits
 
 
+def _finish(folder, obj_name, instances, style, num_workers, skip_broken):
+    """Renders what an unfinished class folder still lacks, and returns the Outcome of every instance, in order."""
+    done = {(outcome.split, outcome.name): outcome for outcome in read_journal(folder / JOURNAL)
+            if outcome.views and (skip_broken or not outcome.faults)}  # the others may have been mended meanwhile
+    if done:
+        print(f"note: {len(done)} of {len(instances)} objects are there from an earlier, unfinished run; going on")
+    jobs = [(folder / f"{obj_name}.{i.split}" / i.name, i.split, i.load, i.cam2world.numpy(), style, skip_broken)
+            for i in instances if (i.split, i.name) not in done]
+    finished = _run(jobs, min(num_workers, len(jobs)))
+    num_views = sum(len(job[3]) for job in jobs)
+    bar = tqdm(total=num_views, unit="view", desc=obj_name)
+    with contextlib.closing(finished), bar, open(folder / JOURNAL, "a") as journal:
+        for outcome in finished:
+            journal.write(json.dumps(asdict(outcome)) + "\n")
+            journal.flush()
+            done[outcome.split, outcome.name] = outcome
+            bar.update(outcome.views)
+    return [done[instance.split, instance.name] for instance in instances]
+
+
+def read_journal(path):
+    """The Outcomes in a journal; a last line that an interruption cut short is not one."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    outcomes = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            outcomes.append(Outcome(entry["split"], entry["name"], entry["views"], tuple(entry["faults"])))
+    return outcomes
+
+
 def _run(jobs, num_workers):
-    """Yields the number of views that each finished job has written."""
+    """Yields the Outcome of each finished job."""
     if num_workers <= 1:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # tensors are too small here to be shared between threads
@@ -138,36 +172,60 @@ def _start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends the workers
 
 
-def write_instance(folder, make_mesh, cam2world, sidelength):
-    """Renders one object into rgb/, seg/ and pose/ of `folder`, and samples its surface into point_cloud/.
+def write_instance(folder, split, load, cam2world, style, skip_broken=False):
+    """Renders one object into `folder`, under a temporary name until it is complete, and returns its Outcome.
 
+    There are rgb/ and pose/; with labels seg/ and point_cloud/; with depth depth/ and normals/. An object with faults
+    is not rendered, unless skip_broken is set and there is a mesh nonetheless.
     cam2world: (V, 4, 4) float32 array
     """
-    for name in ("rgb", "seg", "pose"):
-        (folder / name).mkdir(parents=True)
-    centre = sidelength / 2
+    temporary = folder.with_name(f".{folder.name}")
+    for left_over in (temporary, folder):  # of an earlier run; what is to stay of it is not asked for again
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        loaded = load()
+    except util.InputError as error:
+        return Outcome(split, folder.name, 0, (str(error),))
+    if loaded.faults and not skip_broken:
+        return Outcome(split, folder.name, 0, loaded.faults)
+    _render_views(temporary, loaded.mesh, cam2world, style)
+    if style.with_labels:
+        write_point_cloud(temporary, loaded.mesh, seed=list(folder.name.encode()))
+    temporary.rename(folder)
+    return Outcome(split, folder.name, len(cam2world), loaded.faults)
+
+
+def _render_views(folder, mesh, cam2world, style):
+    kinds = ["rgb", "pose"] + ["seg"] * style.with_labels + ["depth", "normals"] * style.with_depth
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+    side, centre = style.sidelength, style.sidelength / 2
     (folder / "intrinsics.txt").write_text(
-        f"{FOCAL * sidelength!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{sidelength} {sidelength}\n"
+        f"{style.focal * side!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{side} {side}\n"
     )
-    mesh = make_mesh()
-    write_point_cloud(folder, mesh)
-    scene, intrinsics = raycasting.Scene(mesh), intrinsics_of(sidelength)
+    light = None if style.light is None else np.array(style.light)
+    scene, intrinsics = raycasting.Scene(mesh, light), viewpoints.intrinsics_of(side, style.focal)
     for i, pose in enumerate(cam2world):
-        rgba, seg_labels = raycasting.render(scene, torch.from_numpy(pose), intrinsics, sidelength, sidelength)
+        view = scene, torch.from_numpy(pose), intrinsics, side, side
+        rgba, seg_labels = raycasting.render(*view)
         iio.imwrite(folder / "rgb" / f"{i:06d}.png", rgba, compress_level=1)
-        np.save(folder / "seg" / f"{i:06d}.npy", seg_labels)
         np.savetxt(folder / "pose" / f"{i:06d}.txt", pose, fmt="%.9g")
-    return len(cam2world)
+        if style.with_labels:
+            np.save(folder / "seg" / f"{i:06d}.npy", seg_labels)
+        if style.with_depth:
+            depth, normals = raycasting.render_geometry(*view)
+            np.save(folder / "depth" / f"{i:06d}.npy", depth)
+            np.save(folder / "normals" / f"{i:06d}.npy", normals.astype(np.float16))
 
 
-def write_point_cloud(folder, mesh):
+def write_point_cloud(folder, mesh, seed):
     """Writes POINTS_PER_CLOUD labelled surface points of an instance, in the coordinates of its poses.
 
     A line of the points is x y z nx ny nz r g b a; colour and alpha are 0 to 255, alpha always 255. The random
     numbers depend on the instance's name alone, so an object has the same cloud in train and in train_val. An object
     without labels has none.
     """
-    cloud = meshes.sample_surface(mesh, POINTS_PER_CLOUD, np.random.default_rng(list(folder.name.encode())))
+    cloud = meshes.sample_surface(mesh, POINTS_PER_CLOUD, np.random.default_rng(seed))
     if not len(cloud.points):
         return
     rgba = np.pad(np.rint(255 * cloud.colours), ((0, 0), (0, 1)), constant_values=255)
@@ -186,6 +244,53 @@ def check_target(path, overwrite):
 
 
 @contextlib.contextmanager
+def unfinished_folder(path, plan, overwrite=False):
+    """Yields a folder beside `path` that takes this name when the block succeeds; else it stays, to be gone on with.
+
+    A folder that an earlier call left is yielded again if its plan, anything that JSON can hold, is the same. With
+    another plan it is refused, or with `overwrite` begun anew. One process at a time may hold it.
+    """
+    path = Path(path)
+    check_target(path, overwrite)
+    folder = path.with_name(f".{path.name}.unfinished")
+    plan = json.dumps(plan, indent=1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "w")
+    except OSError as error:
+        raise util.InputError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise util.InputError(f"{folder}: another process is making this data set; wait for it to end") from None
+        if (folder / PLAN).exists() and (folder / PLAN).read_text() != plan:
+            if not overwrite:
+                raise util.InputError(f"{folder}: an unfinished data set made with other options; finish it with these, or "
+                                      f"begin anew with --overwrite")  # fmt: skip
+            _empty(folder, but=LOCK)
+        with util.replacing(folder / PLAN) as temporary:
+            temporary.write_text(plan)
+        try:
+            yield folder
+        except BaseException:
+            if not any(outcome.views for outcome in read_journal(folder / JOURNAL)):
+                shutil.rmtree(folder)
+            raise
+        for name in (JOURNAL, PLAN, LOCK):
+            (folder / name).unlink()
+        _take_place(folder, path)
+
+
+def _empty(folder, but):
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != but:
+            path.unlink()
+
+
+@contextlib.contextmanager
 def new_folder(path, overwrite=False):
     """Yields a temporary folder beside `path`; it takes that name when the block succeeds, and else goes away."""
     path = Path(path)
@@ -200,12 +305,17 @@ def new_folder(path, overwrite=False):
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         yield temporary
-        if path.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            path.rename(replaced / path.name)
-            temporary.rename(path)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(path)
+        _take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(folder, path):
+    """Renames a finished folder to `path`; what was there goes away only afterwards."""
+    if path.exists():
+        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        path.rename(replaced / path.name)
+        folder.rename(path)
+        shutil.rmtree(replaced)
+    else:
+        folder.rename(path)

@@ -9,7 +9,6 @@ views), val and test (other objects). Test objects are all seen from the same pa
 
 import argparse
 import functools
-import os
 import signal
 import sys
 from pathlib import Path
@@ -19,13 +18,12 @@ import numpy as np
 import carpentry
 import dataset_writer
 import furniture
+import making
+import meshes
 import procedural
 import util
 from dataset_writer import Instance
-
-SPLITS = ("train", "train_val", "val", "test")
-OBJECTS, VIEWS, VARIANTS = range(3)  # what a random generator is for
-MIN_TEST_VIEWS = 70  # observation 65 is what one-shot reconstruction starts from
+from making import SPLITS
 
 
 def build_parser():
@@ -33,14 +31,14 @@ def build_parser():
     makers = parser.add_subparsers(dest="maker", required=True, metavar="MAKER")
 
     maker = _add_maker(makers, "procedural", make_procedural, "chairs and tables built from random parameters")
-    _add_common(maker, views=30, sidelength=64)
-    maker.add_argument("--instances", type=_whole(1), default=200, help="number of training objects")
-    maker.add_argument("--val_instances", type=_whole(1), default=10, help="number of validation objects")
-    maker.add_argument("--test_instances", type=_whole(1), default=20, help="number of test objects")
+    making.add_options(maker, views=30, sidelength=64, obj_names=sorted(carpentry.CLASS_NAMES))
+    maker.add_argument("--instances", type=making.whole(1), default=200, help="number of training objects")
+    maker.add_argument("--val_instances", type=making.whole(1), default=10, help="number of validation objects")
+    maker.add_argument("--test_instances", type=making.whole(1), default=20, help="number of test objects")
 
     maker = _add_maker(makers, "furniture", make_furniture, "chairs and tables of Sweet Home 3D, with textures")
-    _add_common(maker, views=50, sidelength=128)
-    maker.add_argument("--variants", type=_whole(0), default=0,
+    making.add_options(maker, views=50, sidelength=128, obj_names=sorted(carpentry.CLASS_NAMES))
+    maker.add_argument("--variants", type=making.whole(0), default=0,
                        help="recoloured and stretched copies of each training object")
     maker.add_argument("--archive_dir", default=None,
                        help="folder with the .sh3f archives, or the Debian package sweethome3d-furniture 1.8; "
@@ -56,35 +54,6 @@ def _add_maker(makers, name, make, summary):
     return maker
 
 
-def _add_common(maker, views, sidelength):
-    maker.add_argument("--obj_name", choices=sorted(carpentry.CLASS_NAMES), required=True, help="what to make")
-    maker.add_argument("--out", required=True, help="folder in which the class folder <out>/<obj_name> is made")
-    maker.add_argument("--views", type=_whole(1), default=views, help="views per training object")
-    maker.add_argument("--train_val_views", type=_whole(1), default=10,
-                       help="views per object of train_val and val")
-    maker.add_argument("--test_views", type=_whole(MIN_TEST_VIEWS), default=100,
-                       help=f"views per test object, at least {MIN_TEST_VIEWS}")
-    maker.add_argument("--sidelength", type=_whole(8), default=sidelength, help="side of the images, in pixels")
-    maker.add_argument("--seed", type=_whole(0), default=0, help="the same seed gives the same bytes")
-    maker.add_argument("--num_workers", type=_whole(1), default=os.cpu_count() or 1, help="number of processes")
-    maker.add_argument("--overwrite", action="store_true", help="replace an existing class folder")
-
-
-def _whole(least):
-    """An argparse type: a whole number that is at least `least`."""
-
-    def parse(text):
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or number < least:
-            raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number of at least {least}")
-        return number
-
-    return parse
-
-
 def make_procedural(options):
     """Random objects: every split draws its own, train_val has those of train."""
     counts = {"train": options.instances, "train_val": options.instances,
@@ -92,17 +61,17 @@ def make_procedural(options):
     instances = [
         Instance(split, f"{options.obj_name.lower()}_{i:04d}",
                  functools.partial(procedural_mesh, options.obj_name, options.seed, split, i),
-                 cameras(options, split, i))
+                 making.cameras(options, split, i))
         for split in SPLITS for i in range(counts[split])
     ]
-    write(options, carpentry.CLASS_NAMES[options.obj_name], instances)
+    making.write(options, carpentry.CLASS_NAMES[options.obj_name], instances)
 
 
 def procedural_mesh(obj_name, seed, split, index):
     """The mesh of the `index`-th object of a split."""
     owner = SPLITS.index("train" if split == "train_val" else split)
-    rng = np.random.default_rng([seed, OBJECTS, owner, index])
-    return carpentry.build(procedural.draw(obj_name, rng))
+    rng = np.random.default_rng([seed, making.OBJECTS, owner, index])
+    return meshes.LoadedMesh(carpentry.build(procedural.draw(obj_name, rng)))
 
 
 def make_furniture(options):
@@ -118,9 +87,9 @@ def make_furniture(options):
         members = furniture_members(models, "train" if split == "train_val" else split, options.variants)
         for i, (name, entry, variant) in enumerate(members):
             make_mesh = functools.partial(furniture_mesh, archives[entry["archive"]], entry, options.seed, variant)
-            instances.append(Instance(split, name, make_mesh, cameras(options, split, i)))
+            instances.append(Instance(split, name, make_mesh, making.cameras(options, split, i)))
             entries[name] = entry
-    write(options, classes[category], instances, {"variants": options.variants},
+    making.write(options, classes[category], instances, {"variants": options.variants},
           texts={"ATTRIBUTION.md": furniture.attribution(entries)})
 
 
@@ -138,26 +107,8 @@ def furniture_members(models, split, variants):
 
 def furniture_mesh(archive_path, entry, seed, variant):
     """The mesh of a model, or of a variant of it."""
-    rng = None if variant is None else np.random.default_rng([seed, VARIANTS, *variant])
-    return furniture.load(archive_path, entry, rng)
-
-
-def cameras(options, split, index):
-    """Poses (V, 4, 4) of the views of the `index`-th object of a split."""
-    if split == "test":
-        return dataset_writer.spiral_cameras(options.test_views)
-    rng = np.random.default_rng([options.seed, VIEWS, SPLITS.index(split), index])
-    return dataset_writer.random_cameras(options.views if split == "train" else options.train_val_views, rng)
-
-
-def write(options, class_names, instances, description=None, texts=None):
-    """Renders instances into the class folder that the options name."""
-    folder = dataset_writer.write_class(
-        options.out, options.obj_name, class_names, instances, options.sidelength,
-        description={"maker": options.maker, "seed": options.seed, **(description or {})},
-        num_workers=options.num_workers, overwrite=options.overwrite, texts=texts,
-    )
-    print(f"wrote {folder}: {len(instances)} instances, {sum(len(i.cam2world) for i in instances)} views")
+    rng = None if variant is None else np.random.default_rng([seed, making.VARIANTS, *variant])
+    return meshes.LoadedMesh(furniture.load(archive_path, entry, rng))
 
 
 @util.command

@@ -49,6 +49,14 @@ class Mesh:
         return self.vertices[self.triangles]
 
 
+@dataclass(frozen=True)
+class LoadedMesh:
+    """A mesh as it came from its source."""
+
+    mesh: Mesh
+    faults: tuple = ()  # sentences, each naming its file: what was left out, such as triangles without area
+
+
 class SurfacePoints(NamedTuple):
     """Points on the surface of a mesh."""
 
@@ -109,6 +117,11 @@ def join(meshes):
         labels=np.concatenate([mesh.labels for mesh in meshes]),
         colours=np.concatenate([mesh.colours for mesh in meshes]),
     )
+
+
+def turned(mesh, rotation):
+    """The mesh with its vertices turned by a (3, 3) rotation."""
+    return replace(mesh, vertices=mesh.vertices @ np.asarray(rotation, dtype=np.float64).T)
 
 
 def to_unit_diagonal(mesh):

@@ -4,7 +4,8 @@ Every pixel is seen by five rays: one through its centre, which alone gives the 
 centres of its quarters. All five share in colour and alpha, so a pixel with a class is never wholly transparent.
 
 Shading is a function of the surface point alone, not of the view: a fixed light, equally strong on both sides
-of a surface, and an ambient term. The three main directions of a box come out in three shades.
+of a surface, and an ambient term. The three main directions of a box come out in three shades. Depth and normals
+are those of the central rays.
 
 Shapes: R rays, T triangles, H and W height and width of the image.
 """
@@ -18,17 +19,19 @@ import util
 PIXEL_CENTER = 0.5  # the ray of pixel (column, row) goes through uv = (column + 0.5, row + 0.5)
 SAMPLES = ((0.0, 0.0), (-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))  # from the centre, in pixels
 
-LIGHT = np.array([0.40, -0.60, 0.70]) / np.linalg.norm([0.40, -0.60, 0.70])  # from the right, the front and above
+LIGHT_FROM = (0.4, -0.6, 0.7)  # the right, the front and above
+LIGHT = np.array(LIGHT_FROM) / np.linalg.norm(LIGHT_FROM)
 AMBIENT, DIFFUSE = 0.42, 0.58
 
 MAX_CUTOUTS = 32  # surfaces with holes that one ray may pass through
-PAST_CUTOUT = 1e-4  # how far behind such a surface the ray goes on; objects have a diagonal of 1
+PAST_CUTOUT = 1e-4  # how far behind such a surface the ray goes on, in diagonals of the object
 
 
 class Scene:
     """A mesh made ready for `render`: the search tree, a shade per triangle, texels at all resolutions."""
 
-    def __init__(self, mesh):
+    def __init__(self, mesh, light=LIGHT):
+        """light: unit vector (3,) towards the light, or None for colours without any shading"""
         rtcore_scene, mesh_construction = _import_embree()
         corners = mesh.corners
         self.labels = mesh.labels
@@ -38,7 +41,10 @@ class Scene:
 
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         double_area = np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
-        self._shade = AMBIENT + DIFFUSE * np.abs(normals @ LIGHT) / double_area  # (T,)
+        self.normals = normals / double_area[:, None]  # (T, 3)
+        self._past_cutout = PAST_CUTOUT * np.linalg.norm(self.bounds[1] - self.bounds[0])
+        lit = 1.0 if light is None else AMBIENT + DIFFUSE * np.abs(normals @ light) / double_area
+        self._shade = np.broadcast_to(lit, len(corners))
         self._colours = mesh.colours
         self._textured = mesh.texture_ids >= 0
         if self._textured.any():
@@ -69,7 +75,7 @@ class Scene:
             active = active[~solid]
             if not len(active):
                 break
-            travelled[active] = reached[~solid] + PAST_CUTOUT
+            travelled[active] = reached[~solid] + self._past_cutout
         return triangle_ids, colours, distances
 
     def _appearance(self, ids, u, v, width):
@@ -142,25 +148,59 @@ def render(scene, cam2world, intrinsics, height, width):
     """
     rgba = np.zeros((height, width, 4), dtype=np.uint8)
     seg_labels = np.zeros((height, width), dtype=np.uint8)
-    rows, columns = _window(scene.bounds, cam2world, intrinsics, height, width)
-    window = (rows.stop - rows.start, columns.stop - columns.start)
-    if min(window) == 0:
+    window = rows, columns = _window(scene.bounds, cam2world, intrinsics, height, width)
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    if min(size) == 0:
         return rgba, seg_labels
 
-    uv = geometry.pixel_grid(*window, PIXEL_CENTER) + torch.tensor([columns.start, rows.start])
-    uv = (uv + torch.tensor(SAMPLES)[:, None]).flatten(0, 1)  # (5 R, 2)
-    directions = geometry.rays(uv, cam2world, intrinsics)[0].double().numpy()
-    origin = geometry.camera_centre(cam2world)[0].double().numpy()
-    pixel_width = 1 / float(intrinsics[0, 0])
-    ids, colours, _ = scene.cast(np.broadcast_to(origin, directions.shape), directions, pixel_width)
+    origins, directions, _ = _rays(window, SAMPLES, cam2world, intrinsics)
+    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
 
-    hits = (ids >= 0).reshape(len(SAMPLES), *window)
+    hits = (ids >= 0).reshape(len(SAMPLES), *size)
     coverage = hits.mean(axis=0)  # (h, w)
-    colour = colours.reshape(len(SAMPLES), *window, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
+    colour = colours.reshape(len(SAMPLES), *size, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
     rgba[rows, columns] = np.concatenate([colour, coverage[..., None]], axis=-1) * 255 + 0.5
-    central = ids.reshape(len(SAMPLES), *window)[0]
+    central = ids.reshape(len(SAMPLES), *size)[0]
     seg_labels[rows, columns] = np.where(central >= 0, scene.labels[central], 0)
     return rgba, seg_labels
+
+
+def render_geometry(scene, cam2world, intrinsics, height, width):
+    """Depth and normals of the surfaces that `render` shows, where the rays through the pixels' centres meet them.
+
+    returns depth (H, W) float32 along the camera's z axis, 0 beside the object; unit normals (H, W, 3) float32 in the
+            camera's axes, turned towards the camera, 0 beside the object
+    """
+    depth = np.zeros((height, width), dtype=np.float32)
+    normals = np.zeros((height, width, 3), dtype=np.float32)
+    window = rows, columns = _window(scene.bounds, cam2world, intrinsics, height, width)
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    if min(size) == 0:
+        return depth, normals
+
+    origins, directions, depth_per_length = _rays(window, SAMPLES[:1], cam2world, intrinsics)
+    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    hit = ids >= 0
+    depth[rows, columns] = np.where(hit, np.where(hit, distances, 0) * depth_per_length, 0).reshape(size)
+    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
+    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
+    normals[rows, columns] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
+    return depth, normals
+
+
+def _rays(window, samples, cam2world, intrinsics):
+    """The rays of the pixels in a window of the image, `samples` apart from their centres, sample by sample.
+
+    returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
+    """
+    rows, columns = window
+    uv = geometry.pixel_grid(rows.stop - rows.start, columns.stop - columns.start, PIXEL_CENTER)
+    uv = uv + torch.tensor([columns.start, rows.start])
+    uv = (uv + torch.tensor(samples)[:, None]).flatten(0, 1)
+    directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
+    origin = geometry.camera_centre(cam2world)[0].double().numpy()
+    directions = directions.double().numpy()
+    return np.broadcast_to(origin, directions.shape), directions, depth_per_length[:, 0].double().numpy()
 
 
 def _window(bounds, cam2world, intrinsics, height, width):

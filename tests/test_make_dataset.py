@@ -15,8 +15,10 @@ import dataset_writer
 import furniture
 import geometry
 import make_dataset
+import making
 import meshes
 import util
+import viewpoints
 
 pytest.importorskip("embreex")
 
@@ -70,8 +72,8 @@ def test_files(chairs):
     pose = np.loadtxt(instance / "pose" / "000000.txt")
     assert pose.shape == (4, 4)
     assert np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-6)
-    assert np.linalg.norm(pose[:3, 3]) == pytest.approx(dataset_writer.DISTANCE, abs=1e-6)
-    assert np.allclose(pose[:3, 2], -pose[:3, 3] / dataset_writer.DISTANCE, atol=1e-6)  # looks at the origin
+    assert np.linalg.norm(pose[:3, 3]) == pytest.approx(viewpoints.DISTANCE, abs=1e-6)
+    assert np.allclose(pose[:3, 2], -pose[:3, 3] / viewpoints.DISTANCE, atol=1e-6)  # looks at the origin
 
 
 def test_poses_and_pictures_belong_together(chairs):
@@ -80,7 +82,7 @@ def test_poses_and_pictures_belong_together(chairs):
     for view in ("000000", "000065"):
         cam2world = torch.from_numpy(np.loadtxt(instance / "pose" / f"{view}.txt")).float()
         uv = geometry.pixel_grid(16, 16, 0.5)
-        directions, _ = geometry.rays(uv, cam2world, dataset_writer.intrinsics_of(16))
+        directions, _ = geometry.rays(uv, cam2world, viewpoints.intrinsics_of(16))
         eye = geometry.camera_centre(cam2world).expand_as(directions)
         distance = torch.linalg.cross(directions, eye).norm(dim=-1)  # of the ray from the origin
         seen = torch.from_numpy(np.load(instance / "seg" / f"{view}.npy")).flatten() > 0
@@ -89,7 +91,7 @@ def test_poses_and_pictures_belong_together(chairs):
 
 def test_point_clouds_are_of_the_objects_that_are_rendered(chairs):
     folder = chairs / "Chair.train" / "chair_0001"
-    mesh = make_dataset.procedural_mesh("Chair", 0, "train", 1)
+    mesh = make_dataset.procedural_mesh("Chair", 0, "train", 1).mesh
     cloud = data_util.load_labelled_cloud(folder, int(mesh.labels.max()) + 1)
     assert cloud.points.shape == (10_000, 3) and set(cloud.labels) == set(mesh.labels) - {0}
     low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
@@ -108,7 +110,7 @@ def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
     folder = chairs / "Chair.test" / "chair_0000"
     points = torch.from_numpy(data_util.load_labelled_cloud(folder, 256).points)
     cam2world = torch.from_numpy(data_util.load_pose(folder / "pose" / "000065.txt"))
-    uv = geometry.project(geometry.world_to_camera(points, cam2world), dataset_writer.intrinsics_of(16))
+    uv = geometry.project(geometry.world_to_camera(points, cam2world), viewpoints.intrinsics_of(16))
     column, row = uv.floor().long().T
     covered = iio.imread(folder / "rgb" / "000065.png")[..., 3] > 0
     assert covered.mean() < 0.6 and covered[row, column].mean() > 0.97
@@ -117,25 +119,26 @@ def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
 def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_elsewhere(chairs):
     clouds = {
         split: (chairs / f"Chair.{split}" / "chair_0000" / data_util.CLOUD_POINTS).read_bytes()
-        for split in make_dataset.SPLITS
+        for split in making.SPLITS
     }
     assert clouds["train"] == clouds["train_val"] and len(set(clouds.values())) == 3
 
 
 def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
     unlabelled = meshes.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
-    cam2world = dataset_writer.spiral_cameras(1).numpy()
-    dataset_writer.write_instance(tmp_path / "box", lambda: unlabelled, cam2world, 8)
+    cam2world = viewpoints.spiral(1).numpy()
+    loaded, style = meshes.LoadedMesh(unlabelled), dataset_writer.Style(sidelength=8)
+    dataset_writer.write_instance(tmp_path / "box", "train", lambda: loaded, cam2world, style)
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
 
 
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
-    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).vertices for split in make_dataset.SPLITS}
+    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).mesh.vertices for split in making.SPLITS}
     assert np.array_equal(mesh["train"], mesh["train_val"])
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
-    train, train_val = (make_dataset.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
+    train, train_val = (making.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
     assert torch.cdist(train, train_val).min() > 1e-4
 
 
@@ -150,11 +153,11 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(chairs, tmp
 
 @pytest.mark.parametrize("num_views", [70, 100, 251])
 def test_test_view_65_is_the_three_quarter_front_view(num_views):
-    eyes = dataset_writer.spiral_cameras(num_views)[:, :3, 3]
-    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), dataset_writer.DISTANCE)
+    eyes = viewpoints.spiral(num_views)[:, :3, 3]
+    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), viewpoints.DISTANCE)
     assert torch.allclose(eyes[65], expected, atol=1e-5)
     assert eyes[65, 0] > 0 > eyes[65, 1] and eyes[65, 2] > 0  # right, front, above
-    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / dataset_writer.DISTANCE))
+    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / viewpoints.DISTANCE))
     assert elevation.min() > -10.01 and elevation.max() < 60.01
     assert elevation.max() - elevation.min() > 65
     distances = torch.cdist(eyes, eyes) + 10 * torch.eye(num_views)
@@ -162,8 +165,8 @@ def test_test_view_65_is_the_three_quarter_front_view(num_views):
 
 
 def test_random_views_fill_the_band_evenly():
-    eyes = dataset_writer.random_cameras(4000, np.random.default_rng(0))[:, :3, 3].numpy() / dataset_writer.DISTANCE
-    low, high = np.sin(np.deg2rad(dataset_writer.ELEVATION_DEG))
+    eyes = viewpoints.scattered(4000, np.random.default_rng(0))[:, :3, 3].numpy() / viewpoints.DISTANCE
+    low, high = np.sin(np.deg2rad(viewpoints.BAND_DEG))
     assert eyes[:, 2].min() >= low - 1e-6 and eyes[:, 2].max() <= high + 1e-6
     share = np.histogram(eyes[:, 2], bins=4, range=(low, high))[0] / 4000
     assert np.allclose(share, 0.25, atol=0.03)
@@ -185,19 +188,101 @@ def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["Chair"]
 
 
-def test_interrupted_build_leaves_nothing(tmp_path):
-    def fail():
-        raise KeyboardInterrupt
+def box(label=1, faults=()):
+    return meshes.LoadedMesh(meshes.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
 
-    instance = dataset_writer.Instance("train", "chair_0000", fail, dataset_writer.spiral_cameras(2))
+
+def fails_with(error):
+    raise error
+
+
+def write_boxes(out, loads, style=dataset_writer.Style(sidelength=8), **options):
+    instances = [
+        dataset_writer.Instance("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)
+    ]
+    return dataset_writer.write_class(out, "Box", ["background", "box"], instances, style, {}, **options)
+
+
+def test_interrupted_before_anything_is_finished_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        dataset_writer.write_class(tmp_path, "Chair", ["background"], [instance], 16, {})
+        write_boxes(tmp_path, [lambda: fails_with(KeyboardInterrupt)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_goes_on_where_it_stopped_and_gives_the_same_bytes(tmp_path, capsys):
+    calls = []
+
+    def counted():
+        calls.append("loaded")
+        return box()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_boxes(tmp_path / "stopped", [counted, lambda: fails_with(KeyboardInterrupt), counted])
+    assert not (tmp_path / "stopped" / "Box").exists() and calls == ["loaded"]
+    write_boxes(tmp_path / "stopped", [counted, box, counted])
+    assert calls == ["loaded"] * 2  # the first box is not made again
+    assert "1 of 3 objects are there" in capsys.readouterr().out
+    write_boxes(tmp_path / "through", [box, box, box])
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "through")
+
+
+def test_an_unfinished_set_is_not_mixed_with_one_of_other_options(tmp_path):
+    loads = [box, lambda: fails_with(KeyboardInterrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        write_boxes(tmp_path, loads)
+    other = dataset_writer.Style(sidelength=16)
+    with pytest.raises(util.InputError, match="other options.*--overwrite"):
+        write_boxes(tmp_path, [box, box], other)
+    write_boxes(tmp_path, [box, box], other, overwrite=True)
+    assert iio.imread(tmp_path / "Box" / "Box.train" / "box_0" / "rgb" / "000000.png").shape == (16, 16, 4)
+
+
+def test_two_processes_do_not_make_the_same_set_at_once(tmp_path):
+    def meanwhile():
+        with pytest.raises(util.InputError, match="another process"):
+            write_boxes(tmp_path, [box])
+        return box()
+
+    write_boxes(tmp_path, [meanwhile])
+    assert [path.name for path in tmp_path.iterdir()] == ["Box"]
+
+
+def test_broken_objects_are_all_named_and_left_out_only_on_request(tmp_path, capsys):
+    loads = [box, lambda: fails_with(util.InputError("b.obj: no faces")), lambda: box(faults=("c.png: no such file",))]
+    with pytest.raises(util.InputError, match="2 of 3 objects.*b.obj: no faces.*--skip_broken"):
+        write_boxes(tmp_path, loads)
+    printed = capsys.readouterr().out
+    assert "box_1: b.obj: no faces" in printed and "box_2: c.png: no such file" in printed
+    assert not (tmp_path / "Box").exists()
+
+    outcomes = write_boxes(tmp_path, loads, skip_broken=True)
+    assert [(outcome.views, len(outcome.faults)) for outcome in outcomes] == [(2, 0), (0, 1), (2, 1)]
+    folder = tmp_path / "Box"
+    assert sorted(path.name for path in (folder / "Box.train").iterdir()) == ["box_0", "box_2"]
+    assert len((folder / dataset_writer.LEFT_OUT).read_text().splitlines()) == 2
+    assert json.loads((folder / "dataset.json").read_text())["splits"]["train"]["instances"] == 2
+
+
+def test_what_was_mended_is_made_and_no_longer_told(tmp_path):
+    with pytest.raises(util.InputError):
+        write_boxes(tmp_path, [box, lambda: box(faults=("a.png: no such file",))])
+    write_boxes(tmp_path, [box, box])
+    assert not (tmp_path / "Box" / dataset_writer.LEFT_OUT).exists()
+    assert len(list((tmp_path / "Box" / "Box.train").iterdir())) == 2
+
+
+def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_path):
+    with pytest.raises(util.InputError, match="none of 1 objects"):
+        write_boxes(tmp_path, [lambda: fails_with(util.InputError("b.obj: no faces"))], skip_broken=True)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("flags", "named"), [
     ("--test_views 65", r"--test_views.*'65'.*at least 70"), ("--instances 0", r"--instances.*'0'.*at least 1"),
     ("--sidelength x", r"--sidelength.*'x'.*whole number"), ("--obj_name Lamp", r"--obj_name.*Lamp"),
+    ("--elevation_deg 60,10", "--elevation_deg.*LOW first"), ("--light 1,2", "--light.*three numbers"),
+    ("--light 0,0,0", "--light.*direction"), ("--radius 0", "--radius.*above 0"),
+    ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
 ])
 def test_bad_flags_are_named(tmp_path, capsys, flags, named):
     with pytest.raises(SystemExit) as stop:
@@ -229,7 +314,7 @@ def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):
                        "--test_views", "70", "--sidelength", "16", "--num_workers", "1"])
     folder = tmp_path / "out" / "Chair"
     names = {split: sorted(path.name for path in (folder / f"Chair.{split}").iterdir())
-             for split in make_dataset.SPLITS}
+             for split in making.SPLITS}
     assert names["train"] == ["Tiny-a", "Tiny-a-v1", "Tiny-a-v2", "Tiny-b", "Tiny-b-v1", "Tiny-b-v2"]
     assert names["train_val"] == names["train"]
     assert names["val"] == ["Tiny-c"] and names["test"] == ["Tiny-d"]

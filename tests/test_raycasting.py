@@ -104,6 +104,35 @@ def test_colour_belongs_to_the_surface_point_and_not_to_the_view():
     assert len({front, side, top}) == 3
 
 
+def test_depth_and_normals_are_those_of_the_surface():
+    cam2world = camera(35, 20)
+    scene = raycasting.Scene(sphere())
+    depth, normals = raycasting.render_geometry(scene, cam2world, INTRINSICS, SIDE, SIDE)
+    seen = raycasting.render(scene, cam2world, INTRINSICS, SIDE, SIDE)[1] == 1
+    assert depth.dtype == normals.dtype == np.float32
+    assert not depth[~seen].any() and not normals[~seen].any()
+    uv = geometry.pixel_grid(SIDE, SIDE, 0.5)
+    in_camera = geometry.lift(uv, torch.from_numpy(depth).reshape(-1, 1), INTRINSICS)[seen.flatten()]
+    points = geometry.camera_to_world(in_camera, cam2world)
+    assert torch.allclose(points.norm(dim=-1), torch.tensor(RADIUS), atol=1e-3)
+    in_world = torch.from_numpy(normals[seen]) @ cam2world[:3, :3].T
+    outwards = points / points.norm(dim=-1, keepdim=True)
+    assert ((in_world * outwards).sum(-1) > 0.999).float().mean() > 0.99  # the faceted sphere's
+
+
+def test_normals_face_the_camera_whichever_side_is_seen():
+    for azimuth in (0, 180):
+        _, normals = raycasting.render_geometry(raycasting.Scene(wall()), camera(azimuth, 0), INTRINSICS, SIDE, SIDE)
+        assert np.allclose(normals[SIDE // 2, SIDE // 2], (0, 0, -1), atol=1e-6)
+
+
+def test_without_light_colours_are_the_materials_own():
+    rgba, _ = raycasting.render(raycasting.Scene(wall(), light=None), camera(0, 0), INTRINSICS, SIDE, SIDE)
+    assert np.allclose(rgba[SIDE // 2, SIDE // 2, :3], 255 * np.array(RED), atol=0.51)
+    lit = raycasting.Scene(wall(), light=np.array([0.0, -1.0, 0.0]))
+    assert np.allclose(raycasting.render(lit, camera(0, 0), INTRINSICS, SIDE, SIDE)[0], rgba, atol=1)  # head-on
+
+
 def test_both_sides_of_a_surface_look_the_same():
     front, back = view(wall(), camera(0, 0))[0], view(wall(), camera(180, 0))[0]
     assert np.array_equal(back[SIDE // 2, SIDE // 2], front[SIDE // 2, SIDE // 2])
