@@ -2,8 +2,9 @@
 
     python make_dataset.py procedural --obj_name Chair --out data/procedural --instances 200 --views 30
     python make_dataset.py furniture --obj_name Table --out data/furniture --variants 4
+    python make_dataset.py convert photographs/mug_01 --obj_name Mug --out data/mine --recentre
 
-Each makes the class folder <out>/<obj_name> with the splits train, train_val (the training objects from other
+All but convert make the class folder <out>/<obj_name> with the splits train, train_val (the training objects from other
 views), val and test (other objects). Test objects are all seen from the same path of cameras.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import carpentry
+import conversion
 import dataset_writer
 import furniture
 import making
@@ -43,6 +45,9 @@ def build_parser():
     maker.add_argument("--archive_dir", default=None,
                        help="folder with the .sh3f archives, or the Debian package sweethome3d-furniture 1.8; "
                             "without it, apt-get downloads the package into <out>/.cache")
+
+    maker = _add_maker(makers, "convert", conversion.make, "posed images: transforms.json and COLMAP models, and back")
+    conversion.add_options(maker)
     return parser
 
 
@@ -113,7 +118,7 @@ def furniture_mesh(archive_path, entry, seed, variant):
 
 @util.command
 def main(argv=None):
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_args(making.with_negative_values(sys.argv[1:] if argv is None else argv))
     options.make(options)
 
 

@@ -11,6 +11,7 @@ import viewpoints
 
 SPLITS = ("train", "train_val", "val", "test")
 OBJECTS, VIEWS, VARIANTS = range(3)  # what a random generator is for
+MAY_BE_NEGATIVE = ("--up", "--front", "--elevation_deg", "--light")
 MIN_TEST_VIEWS = 70  # observation 65 is what one-shot reconstruction starts from
 
 
@@ -42,6 +43,17 @@ def add_options(maker, views, sidelength, obj_names=None):
     maker.add_argument("--overwrite", action="store_true", help="replace an existing class folder")
     maker.add_argument("--skip_broken", action="store_true",
                        help="leave out what is broken, name it and count it, instead of stopping")
+
+
+def with_negative_values(arguments):
+    """The arguments with `--front -z` and `--elevation_deg -10,60` as argparse understands them: `--front=-z`."""
+    joined = []
+    for argument in arguments:
+        if joined and joined[-1] in MAY_BE_NEGATIVE and argument.startswith("-"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def whole(least):
