@@ -158,7 +158,7 @@ def load(archive_path, entry, variant_rng=None):
     rotation = np.array(entry["rotation"]).reshape(3, 3)
     positions = entry["scale"] * (obj.positions @ rotation.T) - np.array(entry["centre"])
     triangles, face_ids = obj_files.triangulate(obj)
-    kept = first_of_each_face(obj)[face_ids]
+    kept = obj_files.first_of_each_face(obj)[face_ids]
     triangles, face_ids = triangles[kept], face_ids[kept]
     uv_ids = obj.uv_ids[triangles]
     uv = np.concatenate([obj.uv, [[0.0, 0.0]]])[uv_ids]  # NO_UV picks the last
@@ -186,25 +186,22 @@ def load(archive_path, entry, variant_rng=None):
 
 
 def _materials(archive, member, obj):
-    """Per material of an OBJ file: colours (M, 3), and {material id: texture (H, W, 4) uint8} where it has one.
-
-    A texture that the archive lacks leaves its material the plain colour.
-    """
+    """Per material of an OBJ file: colours (M, 3), and {material id: texture (H, W, 4) uint8} where it has one."""
     folder = posixpath.dirname(member)
-    defined = {}
-    for library in (posixpath.join(folder, name) for name in obj.libraries):
-        if library in archive:
-            text = archive.read(library).decode("utf-8", errors="replace")
-            defined.update(obj_files.parse_mtl(text, f"{archive.path}: {library}"))
-    materials = [defined.get(name, obj_files.Material()) for name in obj.material_names]
-    colours = np.maximum([material.colour for material in materials], ALBEDO_FLOOR)
-    textures = {}
-    for i, material in enumerate(materials):
-        path = material.texture and posixpath.join(folder, material.texture)
-        if path and path in archive:
-            textures[i] = _read_texture(archive, path)
-            colours[i] = np.maximum(_mean_colour(textures[i]), ALBEDO_FLOOR)  # for faces without coordinates
-    return colours, textures
+
+    def read_mtl(name):
+        library = posixpath.join(folder, name)
+        if library not in archive:
+            return {}
+        text = archive.read(library).decode("utf-8", errors="replace")
+        return obj_files.parse_mtl(text, f"{archive.path}: {library}")
+
+    def read_texture(name):
+        path = posixpath.join(folder, name)
+        return _read_texture(archive, path) if path in archive else None
+
+    colours, textures = obj_files.appearance(obj, read_mtl, read_texture)
+    return np.maximum(colours, ALBEDO_FLOOR), textures
 
 
 def _read_texture(archive, path):
@@ -212,19 +209,6 @@ def _read_texture(archive, path):
         return iio.imread(archive.read(path), extension=posixpath.splitext(path)[1].lower(), mode="RGBA")
     except (OSError, ValueError, SyntaxError) as error:
         raise util.InputError(f"{archive.path}: {path} is not a readable image, {error}") from None
-
-
-def first_of_each_face(obj):
-    """(F,) bool: False for faces whose corners lie where those of an earlier face do, in whatever order."""
-    _, places = np.unique(obj.positions, axis=0, return_inverse=True)
-    places = np.split(places.ravel()[obj.position_ids], np.cumsum(obj.sizes)[:-1])
-    seen = set()
-    first = np.empty(len(places), dtype=bool)
-    for i, face in enumerate(places):
-        key = tuple(sorted(face.tolist()))
-        first[i] = key not in seen
-        seen.add(key)
-    return first
 
 
 def cut_labels(corners, labels, cuts):
@@ -287,7 +271,7 @@ def recolour(colours, textures, rng):
     for i in range(len(colours)):
         tint, strength = random_tint(rng), rng.uniform(0.5, 0.9)
         if i in textures:
-            rgb = _tinted(textures[i][..., :3] / 255, _mean_colour(textures[i]), tint, strength)
+            rgb = _tinted(textures[i][..., :3] / 255, obj_files.mean_colour(textures[i]), tint, strength)
             textures[i] = np.concatenate([(255 * rgb + 0.5).astype(np.uint8), textures[i][..., 3:]], axis=-1)
         colours[i] = np.maximum(_tinted(colours[i], colours[i], tint, strength), ALBEDO_FLOOR)
     return colours, textures
@@ -304,9 +288,3 @@ def _tinted(rgb, mean, tint, strength):
     """rgb (..., 3) mixed with the tint, which is as much lighter or darker as rgb is than the mean (3,)."""
     brightness = rgb.mean(axis=-1, keepdims=True) / max(mean.mean(), ALBEDO_FLOOR)
     return np.clip((1 - strength) * rgb + strength * tint * brightness, 0, 1)
-
-
-def _mean_colour(texture):
-    """Mean sRGB (3,) in [0, 1] of what the alpha channel leaves."""
-    weight = texture[..., 3:].astype(np.float64)
-    return (texture[..., :3] * weight).sum(axis=(0, 1)) / max(weight.sum(), 1.0) / 255

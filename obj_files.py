@@ -3,69 +3,97 @@
 Library loaders reorder faces, by material or by the number of corners. Here faces stay in the order of the file's
 `f` lines, so that labels given per face find theirs.
 
-Shapes: P positions, F faces, C corners of all faces one after the other, T triangles.
+Shapes: P positions, F faces, C corners of all faces one after the other, M materials, T triangles.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 import util
 
+NAMING = ("o", "g", "usemtl")  # keywords that name the faces that follow
 NO_UV = -1  # texture coordinate index of a corner that has none
 UNDEFINED_COLOUR = (0.6, 0.6, 0.6)  # of faces whose material no file defines
+_NUMBER = r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s+"
+MAP_OPTIONS = re.compile(  # before the file's name in map_Kd; none of them is applied
+    rf"^(?:\s*(?:-(?:s|o|t)\s+(?:{_NUMBER}){{1,3}}|-mm\s+(?:{_NUMBER}){{2}}|-(?:bm|boost|texres)\s+{_NUMBER}"
+    r"|-(?:blendu|blendv|cc|clamp)\s+(?:on|off)\s+|-(?:imfchan|type)\s+\w+\s+))+"
+)
 
 
 @dataclass(frozen=True)
-class ObjFile:
-    """The faces of one OBJ file, in the order of its `f` lines.
+class Polygons:
+    """Faces with any number of corners.
 
-    positions:      (P, 3)
-    uv:             (Q, 2) texture coordinates, origin at the bottom left
-    sizes:          (F,) number of corners of each face
-    position_ids:   (C,) index into positions
-    uv_ids:         (C,) index into uv, or NO_UV
-    material_ids:   (F,) index into material_names
-    material_names: list of str
-    libraries:      names of MTL files, as the file gives them
+    positions:    (P, 3)
+    sizes:        (F,) number of corners of each face
+    position_ids: (C,) index into positions
     """
 
     positions: np.ndarray
-    uv: np.ndarray
     sizes: np.ndarray
     position_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class ObjFile(Polygons):
+    """The faces of one OBJ file, in the order of its `f` lines. A face before any `o`, `g`, `usemtl` has the name "".
+
+    uv:             (Q, 2) texture coordinates, origin at the bottom left
+    uv_ids:         (C,) index into uv, or NO_UV
+    material_ids:   (F,) index into material_names
+    material_names: list of str
+    object_ids:     (F,) index into object_names, what `o` lines give
+    object_names:   list of str
+    group_ids:      (F,) index into group_names, what `g` lines give; several groups of a face are one name with blanks
+    group_names:    list of str
+    libraries:      names of MTL files, as the file gives them
+    """
+
+    uv: np.ndarray
     uv_ids: np.ndarray
     material_ids: np.ndarray
     material_names: list
+    object_ids: np.ndarray
+    object_names: list
+    group_ids: np.ndarray
+    group_names: list
     libraries: list
 
 
 @dataclass(frozen=True)
 class Material:
     colour: tuple = UNDEFINED_COLOUR  # Kd, (r, g, b) in [0, 1]
-    texture: str = None  # map_Kd, the file's name as the MTL file gives it
+    texture: str = None  # map_Kd, the name of the file without options, with forward slashes
 
 
 def parse_obj(text, name):
     """The ObjFile of a file's text; `name` is what errors call it."""
-    positions, uv, sizes, position_ids, uv_ids, material_ids, libraries = [], [], [], [], [], [], []
-    material_names, material = {"": 0}, 0
-    for number, line in enumerate(text.replace("\\\n", " \n").splitlines(), start=1):
+    positions, uv, sizes, position_ids, uv_ids, libraries = [], [], [], [], [], []
+    names = {keyword: {"": 0} for keyword in NAMING}
+    current, ids = dict.fromkeys(NAMING, 0), {keyword: [] for keyword in NAMING}
+    for number, line in enumerate(re.sub(r"\\\r?\n", " ", text).splitlines(), start=1):
         keyword, *words = line.split() or [""]
         try:
             if keyword == "v":
-                positions.append([float(word) for word in words[:3]])
+                x, y, z = words[:3]
+                positions.append((float(x), float(y), float(z)))
             elif keyword == "vt":
-                uv.append([float(word) for word in (words + ["0"])[:2]])
+                u, v = words[:2] if len(words) > 1 else (words[0], "0")
+                uv.append((float(u), float(v)))
             elif keyword == "f":
                 for word in words:
                     position, texture = (word.split("/") + [""])[:2]
                     position_ids.append(_from_zero(position, len(positions)))
                     uv_ids.append(_from_zero(texture, len(uv)) if texture else NO_UV)
                 sizes.append(len(words))
-                material_ids.append(material)
-            elif keyword == "usemtl":
-                material = material_names.setdefault(line.split(None, 1)[1].strip(), len(material_names))
+                for kind in NAMING:
+                    ids[kind].append(current[kind])
+            elif keyword in NAMING:
+                name_here = (line.split(None, 1)[1:] or [""])[0].strip()
+                current[keyword] = names[keyword].setdefault(name_here, len(names[keyword]))
             elif keyword == "mtllib":
                 libraries.append(line.split(None, 1)[1].strip())
         except (ValueError, IndexError):
@@ -73,8 +101,9 @@ def parse_obj(text, name):
     if not sizes:
         raise util.InputError(f"{name}: no faces found, expected an OBJ file with `f` lines")
     return ObjFile(
-        np.array(positions), np.array(uv).reshape(-1, 2), np.array(sizes), np.array(position_ids),
-        np.array(uv_ids), np.array(material_ids), list(material_names), libraries,
+        np.array(positions), np.array(sizes), np.array(position_ids, dtype=int), np.array(uv).reshape(-1, 2),
+        np.array(uv_ids, dtype=int), np.array(ids["usemtl"]), list(names["usemtl"]), np.array(ids["o"]), list(names["o"]),
+        np.array(ids["g"]), list(names["g"]), libraries,
     )
 
 
@@ -88,7 +117,7 @@ def _from_zero(word, count):
 
 
 def parse_mtl(text, name):
-    """{material name: Material} of a file's text; `name` is what errors call it."""
+    """{material name: Material} of a file's text; `name` is what errors call it. Transparency is not read."""
     materials, current = {}, None
     for number, line in enumerate(text.splitlines(), start=1):
         keyword, *words = line.split() or [""]
@@ -97,31 +126,75 @@ def parse_mtl(text, name):
                 current = line.split(None, 1)[1].strip()
                 materials[current] = Material()
             elif keyword == "Kd":
-                red, green, blue = (min(max(float(word), 0.0), 1.0) for word in words)
+                red, green, blue = (float(np.clip(float(word), 0, 1)) for word in words)
+                if not np.isfinite([red, green, blue]).all():
+                    raise ValueError(line)
                 materials[current] = Material((red, green, blue), materials[current].texture)
             elif keyword == "map_Kd":
-                materials[current] = Material(materials[current].colour, line.split(None, 1)[1].strip())
+                texture = MAP_OPTIONS.sub("", line.split(None, 1)[1]).strip().replace("\\", "/")
+                materials[current] = Material(materials[current].colour, texture or None)
         except (ValueError, IndexError, KeyError):
             raise util.InputError(f"{name}, line {number}: {line.strip()[:60]!r} is not valid MTL") from None
     return materials
 
 
-def triangulate(obj):
+def appearance(obj, read_mtl, read_texture):
+    """What the materials of a file look like. A texture that cannot be had leaves its material the plain colour.
+
+    read_mtl:     from the name of a library to {material name: Material}, empty where there is none
+    read_texture: from the name of a texture to (H, W, 4) uint8, or None
+    returns       colours (M, 3) sRGB in [0, 1], of textures the mean, for faces without coordinates;
+                  {material id: texture}
+    """
+    defined = {}
+    for library in obj.libraries:
+        defined.update(read_mtl(library))
+    materials = [defined.get(name, Material()) for name in obj.material_names]
+    colours, textures = np.array([material.colour for material in materials]), {}
+    for i in np.unique(obj.material_ids).tolist():
+        texture = materials[i].texture and read_texture(materials[i].texture)
+        if texture is not None:
+            textures[i], colours[i] = texture, mean_colour(texture)
+    return colours, textures
+
+
+def mean_colour(texture):
+    """Mean sRGB (3,) in [0, 1] of what the alpha channel of an (H, W, 4) uint8 texture leaves."""
+    weight = texture[..., 3:].astype(np.float64)
+    return (texture[..., :3] * weight).sum(axis=(0, 1)) / max(weight.sum(), 1.0) / 255
+
+
+def first_of_each_face(polygons):
+    """(F,) bool: False for faces whose corners lie where those of an earlier face do, in whatever order."""
+    _, places = np.unique(polygons.positions, axis=0, return_inverse=True)
+    places = places.ravel()[polygons.position_ids]
+    starts = np.cumsum(polygons.sizes) - polygons.sizes
+    first = np.zeros(len(polygons.sizes), dtype=bool)
+    for size in np.unique(polygons.sizes[polygons.sizes > 0]):
+        faces = np.flatnonzero(polygons.sizes == size)
+        corners = np.sort(places[starts[faces, None] + np.arange(size)], axis=1)
+        _, kept = np.unique(corners, axis=0, return_index=True)
+        first[faces[kept]] = True
+    return first
+
+
+def triangulate(polygons):
     """Cuts faces into triangles: (T, 3) indices of corners (of C), and (T,) the face of each.
 
     Concave faces are cut inside their outline; faces without area may give no triangle.
     """
-    first = np.cumsum(obj.sizes) - obj.sizes
-    corners = obj.positions[obj.position_ids]
-    is_triangle, is_quad = obj.sizes == 3, obj.sizes == 4
+    first = np.cumsum(polygons.sizes) - polygons.sizes
+    positions = np.nan_to_num(polygons.positions, posinf=0.0, neginf=0.0)  # such faces are cut anyhow
+    corners = positions[polygons.position_ids]
+    is_triangle, is_quad = polygons.sizes == 3, polygons.sizes == 4
     triangles = [first[is_triangle, None] + np.arange(3)]
     face_ids = [np.flatnonzero(is_triangle)]
 
     quads = first[is_quad, None] + np.arange(4)
     triangles.append(_cut_quads(corners[quads]) + quads[:, :1, None])
     face_ids.append(np.repeat(np.flatnonzero(is_quad), 2))
-    for face in np.flatnonzero(obj.sizes > 4):
-        cut = _cut_polygon(corners[first[face] : first[face] + obj.sizes[face]])
+    for face in np.flatnonzero(polygons.sizes > 4):
+        cut = _cut_polygon(corners[first[face] : first[face] + polygons.sizes[face]])
         triangles.append(cut + first[face])
         face_ids.append(np.full(len(cut), face))
     return np.concatenate([t.reshape(-1, 3) for t in triangles]), np.concatenate(face_ids)

@@ -1,0 +1,67 @@
+"""Reads PLY files: polygons, colours of vertices or faces, and integer labels of faces.
+
+Shapes: P positions, F faces, T triangles.
+"""
+
+import numpy as np
+import plyfile
+
+import mesh_parts
+import meshes
+import obj_files
+import util
+
+CORNERS = ("vertex_indices", "vertex_index")
+LABELS = ("label", "part", "part_id", "class", "class_id", "segment")  # properties of faces that name their part
+COLOURS = ("red", "green", "blue")
+
+
+def read(path):
+    """The NamedMesh of a PLY file, flat triangles left out. Objects are named by a face label, else by the file."""
+    try:
+        ply = plyfile.PlyData.read(path)
+    except (plyfile.PlyParseError, OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise util.InputError(f"{path}: cannot be read as a PLY file ({error})") from None
+    elements = {element.name: element.data for element in ply.elements}
+    vertices, faces = elements.get("vertex"), elements.get("face")
+    corners = next((name for name in CORNERS if faces is not None and name in faces.dtype.names), None)
+    if corners is None or not len(faces):
+        raise util.InputError(f"{path}: no faces found, expected a PLY file with an element face of vertex_indices")
+    if vertices is None or not {"x", "y", "z"} <= set(vertices.dtype.names):
+        raise util.InputError(f"{path}: no vertices found, expected an element vertex with x, y, z")
+
+    positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float64)
+    sizes = np.array([len(face) for face in faces[corners]])
+    position_ids = np.concatenate(list(faces[corners])).astype(int)
+    if len(position_ids) and not 0 <= position_ids.min() <= position_ids.max() < len(positions):
+        raise util.InputError(
+            f"{path}: faces refer to vertices {position_ids.min()} to {position_ids.max()}, "
+            f"the file has {len(positions)}, counted from 0"
+        )
+    polygons = obj_files.Polygons(positions, sizes, position_ids)
+    corner_ids, face_ids = obj_files.triangulate(polygons)
+    num_lost = len(sizes) - len(np.unique(face_ids))
+    kept = obj_files.first_of_each_face(polygons)[face_ids]
+    triangles, face_ids = position_ids[corner_ids[kept]], face_ids[kept]
+
+    colours = np.full((len(triangles), 3), obj_files.UNDEFINED_COLOUR)
+    if set(COLOURS) <= set(faces.dtype.names):
+        colours = _colours(faces)[face_ids]
+    elif set(COLOURS) <= set(vertices.dtype.names):
+        colours = _colours(vertices)[triangles].mean(axis=1)
+    objects = mesh_parts.Names([path.stem], np.zeros(len(triangles), dtype=int))
+    label = next((name for name in faces.dtype.names if name.lower() in LABELS and faces.dtype[name].kind in "iu"), None)
+    if label is not None:
+        values, ids = np.unique(faces[label], return_inverse=True)
+        objects = mesh_parts.Names([str(value) for value in values], ids.ravel()[face_ids])
+    nameless = mesh_parts.Names([""], np.zeros(len(triangles), dtype=int))
+    mesh = meshes.Mesh(positions, triangles, mesh_parts.label_all(len(triangles)), colours)
+    named = mesh_parts.NamedMesh(mesh, {"object": objects, "group": nameless, "material": nameless})
+    return mesh_parts.without_flat(named, path, num_lost)
+
+
+def _colours(rows):
+    """(N, 3) in [0, 1] of the properties red, green, blue, which are floats in [0, 1] or whole numbers."""
+    colours = np.stack([rows[name] for name in COLOURS], axis=-1)
+    largest = np.iinfo(colours.dtype).max if colours.dtype.kind in "iu" else 1.0
+    return np.nan_to_num(colours.astype(np.float64) / largest).clip(0, 1)
