@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import checkpoints
 import data_util
 import dataio
+import dataset_checks
 import util
 
 
@@ -49,6 +50,7 @@ def open_data(options, checkpoint):
         specific_observation_idcs=options.specific_observation_idcs,
         **what,
     )
+    dataset_checks.expect_sound_cameras(train, options.data_root, go_on=options.no_check)
     if checkpoint is not None:
         checkpoints.expect_width(checkpoint, train)
     val, val_names = [], names_to_validate(options, train, with_params)
@@ -59,6 +61,7 @@ def open_data(options, checkpoint):
             max_num_observations=options.max_num_observations_val,
             **what,
         )
+        dataset_checks.expect_sound_cameras(val, options.val_root, go_on=options.no_check)
         if with_params and val[0].params.shape[1] != train[0].params.shape[1]:
             raise util.InputError(
                 f"{val[0].folder}/params: vectors of {val[0].params.shape[1]} numbers, but those of {options.data_root} have "

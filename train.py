@@ -73,6 +73,7 @@ def build_parser():
     group.add("--validation_path", help="stage 2: the run or .pth file of stage 3 with codes of the instances of --val_root "
               "(default: --val_root has the instances of --data_root)")  # fmt: skip
     group.add("--no_validation", dest="validation", action="store_false", help="do not validate")
+    group.add("--no_check", action="store_true", help="train even where check_dataset.py finds a fault in the cameras")
     group.add("--max_num_instances_train", type=common.count_or_all, default=-1, help="the first so many; -1: all")
     group.add("--max_num_observations_train", type=common.count_or_all, default=50, help="views per instance, spread evenly")
     group.add("--max_num_instances_val", type=common.count_or_all, default=10, help="the first so many; -1: all")

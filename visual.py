@@ -165,27 +165,27 @@ def contact_sheet(rows, column_titles, row_titles, title=None, class_names=None,
 
 
 def _title_band(title, sheet_width):
-    band, draw = _blank(sheet_width, 44)
-    draw.text((MARGIN, 0), _fit(title, _font(26), sheet_width - 2 * MARGIN), INK, font=_font(26))
+    band, draw = blank_band(sheet_width, 44)
+    draw.text((MARGIN, 0), fit_text(title, load_font(26), sheet_width - 2 * MARGIN), INK, font=load_font(26))
     return np.asarray(band)
 
 
 def _column_band(column_titles, tile, sheet_width):
-    band, draw = _blank(sheet_width, 30)
+    band, draw = blank_band(sheet_width, 30)
     for column, column_title in enumerate(column_titles):
         centre = MARGIN + NAME_WIDTH + column * (tile[1] + GAP) + tile[1] / 2
-        draw.text((centre, 0), _fit(column_title, _font(19), tile[1] + GAP), INK, font=_font(19), anchor="ma")
+        draw.text((centre, 0), fit_text(column_title, load_font(19), tile[1] + GAP), INK, font=load_font(19), anchor="ma")
     return np.asarray(band)
 
 
 def _row_band(pictures, row_title, factor, tile, sheet_width):
     """Name and scores to the left, the enlarged pictures beside them."""
     lines = row_title.split("\n")
-    band, draw = _blank(sheet_width, 2 * GAP + max(tile[0], 23 * len(lines) + 10))
+    band, draw = blank_band(sheet_width, 2 * GAP + max(tile[0], 23 * len(lines) + 10))
     draw.line([(MARGIN, 0), (sheet_width - MARGIN, 0)], fill=RULE)
     for number, line in enumerate(lines):
-        font, ink, y = (_font(16), FAINT_INK, 8 + 23 * number) if number else (_font(19), INK, 0)
-        draw.text((MARGIN, GAP + 1 + y), _fit(line, font, NAME_WIDTH - 16), ink, font=font)
+        font, ink, y = (load_font(16), FAINT_INK, 8 + 23 * number) if number else (load_font(19), INK, 0)
+        draw.text((MARGIN, GAP + 1 + y), fit_text(line, font, NAME_WIDTH - 16), ink, font=font)
     for column, picture in enumerate(pictures):
         if picture is None:
             continue
@@ -200,7 +200,7 @@ def _row_band(pictures, row_title, factor, tile, sheet_width):
 
 def _key_band(class_names, sheet_width):
     """The classes' colours and names, in as many lines as they need."""
-    font, line_height, swatch = _font(16), 30, 18
+    font, line_height, swatch = load_font(16), 30, 18
     places, x, line = [], MARGIN, 0
     for name in class_names:
         entry_width = swatch + 8 + font.getlength(name)
@@ -209,7 +209,7 @@ def _key_band(class_names, sheet_width):
         places.append((x, line * line_height + 8))
         x += entry_width + 28
 
-    band, draw = _blank(sheet_width, (line + 1) * line_height)
+    band, draw = blank_band(sheet_width, (line + 1) * line_height)
     palette = label_colors(np.arange(len(class_names)), len(class_names)).tolist()
     for name, color, (x, y) in zip(class_names, palette, places):
         draw.rectangle([x, y, x + swatch, y + swatch], fill=tuple(color), outline=FRAME)
@@ -217,13 +217,13 @@ def _key_band(class_names, sheet_width):
     return np.asarray(band)
 
 
-def _blank(width, height):
+def blank_band(width, height):
     band = Image.new("RGB", (width, height), "white")
     return band, ImageDraw.Draw(band)
 
 
 @functools.cache
-def _font(size):
+def load_font(size):
     return ImageFont.load_default(size=size)
 
 
@@ -234,7 +234,7 @@ def _paste(canvas, picture, top, left, tile_height, tile_width):
     canvas[top : top + height, left : left + width] = picture
 
 
-def _fit(text, font, width):
+def fit_text(text, font, width):
     """The text, or as much of its end as fits, after an ellipsis: long names of instances differ in their ends."""
     if font.getlength(text) <= width:
         return text

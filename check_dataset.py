@@ -1,0 +1,268 @@
+"""Checks a data set: counts, images, label maps, poses, cameras. Prints what is there, and every fault with its file.
+
+    python check_dataset.py data/mine/Chair                                  # all splits of a class
+    python check_dataset.py data/mine/Chair/Chair.train --picture chairs.png
+
+Exit code 0 without a fault, 2 with one.
+"""
+
+import argparse
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import camera_picture
+import data_util
+import dataio
+import dataset_checks
+import options as common
+import results
+import util
+
+FEW_IMAGES = 4000  # are checked sooner than further processes have started
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    parser.add_argument("root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder with all its "
+                        "splits")  # fmt: skip
+    parser.add_argument("--obj_name", help="class name: its class list is <obj_name>-level-1.txt beside the split folders "
+                        "(default: by the folders' names, if there is one)")  # fmt: skip
+    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--quick", action="store_true", help="decode no image and read no label map: names, headers, cameras")
+    parser.add_argument("--max_faults", type=common.at_least(1), default=10, metavar="N",
+                        help="faults shown of each kind; all are counted")
+    parser.add_argument("--picture", metavar="PNG", help="draw the cameras of an instance with some of its images")
+    parser.add_argument("--instance", metavar="NAME", help="which one to draw (default: the first without a fault)")
+    return parser
+
+
+class Split:
+    """What has been found in one split."""
+
+    def __init__(self, root, reports):
+        self.root, self.reports = root, reports
+        with_cameras = [report for report in reports if report.intrinsics is not None]
+        of_cameras = dataset_checks.quick(with_cameras)
+        self.faults = [fault for report in reports for fault in report.faults] + of_cameras
+        broken = {path for fault in of_cameras for path in (fault.path, *fault.path.parents)}
+        self.broken = [report for report in reports if report.faults or report.folder in broken]
+
+    def row(self):
+        """{title: text} of the table."""
+        reports = self.reports
+        cameras = [report.intrinsics for report in reports if report.intrinsics is not None]
+        distances = [camera_picture.distances_of(report.poses) for report in reports if len(report.poses)]
+        return {
+            "split": self.root.name,
+            "instances": str(len(reports)),
+            "views": span([report.num_views for report in reports]),
+            "sides": sides(set().union(*(report.sides for report in reports))),
+            "label maps": str(sum(report.num_label_maps for report in reports)),
+            "focal length": span([camera.focal for camera in cameras]),
+            "field of view": angles([camera_picture.field_of_view(camera) for camera in cameras]),
+            "distance": span(np.concatenate(distances).tolist()) if distances else "-",
+        }
+
+    def notes(self):
+        """Sentences on what is no fault, and worth knowing."""
+        blank = [report for report in self.reports if report.num_blank]
+        if blank:
+            yield f"{sum(r.num_blank for r in blank)} images show nothing but background, the first in {blank[0].folder}"
+        unseen = [report for report in self.reports if report.num_label_maps and not report.num_images]
+        if unseen:
+            yield f"{self.root.name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
+        views = [report.num_views for report in self.reports]
+        if len(set(views)) > 1:
+            least = self.reports[views.index(min(views))]
+            yield f"{self.root.name}: instances differ in their number of views; the fewest, {min(views)}, has {least.name}"
+        for report in self.reports:
+            camera = report.intrinsics
+            if camera is not None and report.sides - {(camera.height, camera.width)}:
+                yield (f"{report.folder}: intrinsics.txt is for {camera.width} x {camera.height} pixels, images are "
+                       f"{sides(report.sides)}; the stages scale it")  # fmt: skip
+                return
+
+
+def span(values):
+    """The value, or the range of values, as text."""
+    if not len(values):
+        return "-"
+    low, high = (f"{x:.4g}" for x in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def sides(shapes):
+    """(height, width) of images as text, width first as intrinsics speak of it; three of them at most."""
+    texts = [f"{width} x {height}" for height, width in sorted(shapes)]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "") or "-"
+
+
+def angles(texts):
+    return " or ".join(list(dict.fromkeys(texts))[:2]) + (" ..." if len(set(texts)) > 2 else "") or "-"
+
+
+def check_split(root, num_classes, decode, num_workers):
+    """The Split of a folder; shows its progress on stderr."""
+    folders = dataset_checks.subfolders(root)
+    check = partial(dataset_checks.check_folder, num_classes=num_classes, decode=decode)
+    with tqdm(total=len(folders), unit="instance", desc=root.name) as progress:
+        reports = []
+        for report in run(check, folders, num_workers):
+            reports.append(report)
+            progress.update()
+    return Split(root, reports)
+
+
+def run(check, folders, num_workers):
+    """Yields the reports in order."""
+    num_images = len(folders) * sum(1 for _ in (folders[0] / "rgb").glob("*.png"))
+    if num_workers <= 1 or num_images < FEW_IMAGES:
+        yield from map(check, folders)
+        return
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=ignore_ctrl_c) as pool:
+        try:
+            yield from pool.map(check, folders, chunksize=4)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def ignore_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the main process, which then ends the workers
+
+
+def table(rows):
+    """Lines of aligned text; rows are dicts with the same titles, the first of which is aligned left."""
+    titles = list(rows[0])
+    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
+    lines = [dict(zip(titles, titles)), *rows]
+    return "\n".join(
+        "  ".join(line[t].ljust(widths[t]) if t == titles[0] else line[t].rjust(widths[t]) for t in titles).rstrip()
+        for line in lines
+    )
+
+
+def class_rows(splits, class_names):
+    """Rows of the table of classes: the share of each class in the pixels of all label maps of a split."""
+    counts = [sum((report.pixels for report in split.reports), Counter()) for split in splits]
+    seen = sorted(set().union(*counts), key=lambda i: (i < 0, i))
+    names = dict(enumerate(class_names or []))
+    return [
+        {"class": "unlabelled" if i < 0 else f"{i} {names.get(i, '')}".strip()}
+        | {split.root.name: f"{100 * count[i] / max(sum(count.values()), 1):.2f} %" for split, count in zip(splits, counts)}
+        for i in list(dict.fromkeys([*names, *seen])) if seen
+    ]  # fmt: skip
+
+
+def print_faults(faults, max_faults):
+    by_kind = {}
+    for fault in faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    for kind, some in by_kind.items():
+        print(f"\n{kind} ({len(some)})")
+        for fault in some[:max_faults]:
+            print(f"  {fault}")
+        if len(some) > max_faults:
+            print(f"  and {len(some) - max_faults} more; --max_faults shows as many as you like")
+
+
+def write_picture(path, splits, settings, class_names, name=None):
+    """Draw an instance: the named one, else the first without a fault that has images and cameras."""
+    suited = [
+        (split, report) for split in sorted(splits, key=lambda split: not split.root.name.endswith("train"))
+        for report in split.reports
+        if report.num_images and len(report.views) and report.intrinsics is not None and name in (None, report.name)
+    ]  # fmt: skip
+    if not suited:
+        raise util.InputError(f"--picture: no instance{f' {name}' if name else ''} with readable images and cameras to draw")
+    split, report = min(suited, key=lambda pair: pair[1] in pair[0].broken)  # the first of the best
+    num_classes, shown = None, []
+    if report.num_label_maps:
+        num_classes = len(class_names or range(1 + max(max(r.pixels, default=0) for r in split.reports)))
+    num_shown = camera_picture.NUM_WITH_LABELS if num_classes else camera_picture.NUM_WITHOUT
+    for index in camera_picture.choose_views(report.poses, num_shown):
+        try:
+            shown.append(camera_picture.load_view(report.folder, index, report.views[index], num_classes))
+        except util.InputError as error:
+            print(f"note: left out of the picture: {error}")
+    if not shown:
+        raise util.InputError(f"--picture: none of the chosen images of {report.folder} can be read")
+    try:
+        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if num_classes else None
+    except util.InputError:
+        cloud = None  # a fault that has been told
+    facts = [
+        ("instances", str(len(split.reports))),
+        ("views of each", span([r.num_views for r in split.reports])),
+        *camera_picture.facts_of(report.poses, report.intrinsics, settings.pixel_center),
+    ]
+    names = None
+    if num_classes:
+        names = class_names or [f"class {i}" for i in range(num_classes)]
+    title = f"{split.root.name}: the cameras of {report.name}"
+    picture = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, names, cloud)
+    try:
+        results.write_picture(path, picture)
+    except OSError as error:
+        raise util.InputError(f"--picture {path}: cannot be written ({error.strerror})") from None
+    print(f"wrote {path}: the cameras of {report.folder}")
+
+
+def open_class(root, obj_name):
+    """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
+    folders = dataset_checks.find_splits(root)
+    faults, settings, class_names = [], data_util.DatasetSettings(), None
+    try:
+        settings = dataio.dataset_settings(folders[0])
+    except util.InputError as error:
+        faults.append(dataset_checks.fault_of(error, "dataset.json"))
+    path = dataset_checks.find_class_list(folders[0], obj_name)
+    if path is not None:
+        class_names = data_util.load_class_names(path)
+    return folders, settings, class_names, faults
+
+
+@util.command
+def main(argv=None):
+    options = build_parser().parse_args(argv)
+    root = Path(options.root)
+    folders, settings, class_names, faults = open_class(root, options.obj_name)
+    num_classes = len(class_names) if class_names else None
+    splits = [check_split(folder, num_classes, not options.quick, options.num_workers) for folder in folders]
+
+    print(f"{root}: pixel_center {settings.pixel_center:g}, half-transparent pixels "
+          f"{'over white' if settings.blend_alpha else 'as they are'}, "
+          f"{f'{num_classes} classes' if num_classes else 'no class list'}\n")  # fmt: skip
+    print(table([split.row() for split in splits]))
+    print("sides are width x height in pixels; focal length in pixels; distance of cameras from what they look at, in world "
+          "units")  # fmt: skip
+    rows = class_rows(splits, class_names)
+    if rows:
+        print(f"\n{table(rows)}")
+    for split in splits:
+        for note in split.notes():
+            print(f"note: {note}")
+
+    faults += [fault for split in splits for fault in split.faults]
+    print_faults(faults, options.max_faults)
+    if options.picture:
+        write_picture(options.picture, splits, settings, class_names, options.instance)
+    if faults:
+        num_broken, num_instances = sum(len(s.broken) for s in splits), sum(len(s.reports) for s in splits)
+        raise util.InputError(
+            f"{len(faults)} fault{'s' * (len(faults) > 1)} in {num_broken} of {num_instances} instances of {root}; see above"
+        )
+    print(f"\nno faults{' among names, headers and cameras' if options.quick else ''}")
+
+
+if __name__ == "__main__":
+    main()
