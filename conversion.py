@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import atomic_folders
 import colmap_models
 import data_util
 import dataset_export
-import dataset_writer
 import instance_conversion
 import making
 import source_views
@@ -76,7 +76,7 @@ def convert(options):
     sources = find_sources(Path(options.source), options.split, options.name)
     targets = [instance_folder(class_folder, split, name) for name, poses in sources.items() for split in poses]
     for target in targets:
-        dataset_writer.check_target(target, options.overwrite)
+        atomic_folders.check_target(target, options.overwrite)
         source_views.check_apart(target, (options.source, options.masks, options.labels))
 
     faults = source_views.Faults(options.skip_broken)
@@ -100,7 +100,7 @@ def convert(options):
             for instances in objects:
                 with faults.of(instances[0].name), contextlib.ExitStack() as stack:
                     for instance in instances:
-                        folder = stack.enter_context(dataset_writer.new_folder(instance.folder, options.overwrite))
+                        folder = stack.enter_context(atomic_folders.new_folder(instance.folder, options.overwrite))
                         instance.num_written = instance_conversion.write(folder, instance, progress)
                     write_class_files(options, class_folder)
                     written += instances

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import atomic_folders
 import colmap_models
 import data_util
 import dataio
-import dataset_writer
 import source_views
 import transforms_json
 import util
@@ -27,11 +27,11 @@ def export(options):
     source_views.check_apart(source, [out])
     for target in targets:
         source_views.check_apart(target, [source])
-        dataset_writer.check_target(target, options.overwrite)
+        atomic_folders.check_target(target, options.overwrite)
     pixel_center = dataio.dataset_settings(source.resolve().parent if single else source).pixel_center
     faults, num_views = source_views.Faults(options.skip_broken), []
     for folder, target in zip(tqdm(folders, unit="instance"), targets):
-        with faults.of(folder.name), dataset_writer.new_folder(target, options.overwrite) as temporary:
+        with faults.of(folder.name), atomic_folders.new_folder(target, options.overwrite) as temporary:
             num_views.append(export_instance(folder, temporary, options.to, pixel_center))
     if not num_views:
         raise util.InputError(f"{source}: nothing could be converted: {faults.found[-1][1]}")

@@ -6,13 +6,10 @@ rendered by itself, from its own mesh and poses: neither the number of processes
 """
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
-import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -23,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import atomic_folders
 import data_util
 import meshes
 import raycasting
@@ -30,7 +28,7 @@ import util
 import viewpoints
 
 POINTS_PER_CLOUD = 10_000
-JOURNAL, PLAN, LOCK = "journal.jsonl", "plan.json", "lock"  # of an unfinished class folder
+JOURNAL = "journal.jsonl"  # of an unfinished class folder, a line per Outcome
 LEFT_OUT = "left_out.txt"  # what --skip_broken left out of a class folder
 NAMED_AT_ONCE = 20  # faults that are printed; a long list helps nobody
 
@@ -79,7 +77,7 @@ def write_class(out, obj_name, class_names, instances, style, description,
     raycasting.require_embree()
     plan = {"description": description, "style": asdict(style), "classes": class_names,
             "instances": [[i.split, i.name, i.cam2world.double().sum().item()] for i in instances]}
-    with unfinished_folder(Path(out) / obj_name, plan, overwrite) as folder:
+    with atomic_folders.unfinished_folder(Path(out) / obj_name, plan, has_views, overwrite) as folder:
         outcomes = _finish(folder, obj_name, instances, style, num_workers, skip_broken)
         told = [f"{outcome.split}/{outcome.name}: {fault}" for outcome in outcomes for fault in outcome.faults]
         for line in told[:NAMED_AT_ONCE]:
@@ -103,7 +101,13 @@ def write_class(out, obj_name, class_names, instances, style, description,
             files[LEFT_OUT] = "".join(f"{line}\n" for line in told)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
+        (folder / JOURNAL).unlink()
     return outcomes
+
+
+def has_views(folder):
+    """Whether an unfinished class folder holds an object that need not be made again."""
+    return any(outcome.views for outcome in read_journal(folder / JOURNAL))
 
 
 def _count(outcomes):
@@ -235,87 +239,3 @@ def write_point_cloud(folder, mesh, seed):
     points_path.parent.mkdir()
     points_path.write_text(line * len(numbers) % tuple(numbers.ravel().tolist()))
     labels_path.write_text("%d\n" * len(numbers) % tuple(cloud.labels.tolist()))
-
-
-def check_target(path, overwrite):
-    """An InputError where `path` exists and may not be replaced."""
-    if Path(path).exists() and not overwrite:
-        raise util.InputError(f"{path} exists already; choose another --out, or pass --overwrite to replace it")
-
-
-@contextlib.contextmanager
-def unfinished_folder(path, plan, overwrite=False):
-    """Yields a folder beside `path` that takes this name when the block succeeds; else it stays, to be gone on with.
-
-    A folder that an earlier call left is yielded again if its plan, anything that JSON can hold, is the same. With
-    another plan it is refused, or with `overwrite` begun anew. One process at a time may hold it.
-    """
-    path = Path(path)
-    check_target(path, overwrite)
-    folder = path.with_name(f".{path.name}.unfinished")
-    plan = json.dumps(plan, indent=1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")
-    except OSError as error:
-        raise util.InputError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise util.InputError(f"{folder}: another process is making this data set; wait for it to end") from None
-        if (folder / PLAN).exists() and (folder / PLAN).read_text() != plan:
-            if not overwrite:
-                raise util.InputError(f"{folder}: an unfinished data set made with other options; finish it with these, or "
-                                      f"begin anew with --overwrite")  # fmt: skip
-            _empty(folder, but=LOCK)
-        with util.replacing(folder / PLAN) as temporary:
-            temporary.write_text(plan)
-        try:
-            yield folder
-        except BaseException:
-            if not any(outcome.views for outcome in read_journal(folder / JOURNAL)):
-                shutil.rmtree(folder)
-            raise
-        for name in (JOURNAL, PLAN, LOCK):
-            (folder / name).unlink()
-        _take_place(folder, path)
-
-
-def _empty(folder, but):
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != but:
-            path.unlink()
-
-
-@contextlib.contextmanager
-def new_folder(path, overwrite=False):
-    """Yields a temporary folder beside `path`; it takes that name when the block succeeds, and else goes away."""
-    path = Path(path)
-    check_target(path, overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise util.InputError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from None
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        yield temporary
-        _take_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(folder, path):
-    """Renames a finished folder to `path`; what was there goes away only afterwards."""
-    if path.exists():
-        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        path.rename(replaced / path.name)
-        folder.rename(path)
-        shutil.rmtree(replaced)
-    else:
-        folder.rename(path)

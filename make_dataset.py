@@ -2,6 +2,7 @@
 
     python make_dataset.py procedural --obj_name Chair --out data/procedural --instances 200 --views 30
     python make_dataset.py furniture --obj_name Table --out data/furniture --variants 4
+    python make_dataset.py meshes models/ --parts parts.yml --obj_name Mug --out data/mugs --test_instances 5
     python make_dataset.py convert photographs/mug_01 --obj_name Mug --out data/mine --recentre
 
 All but convert make the class folder <out>/<obj_name> with the splits train, train_val (the training objects from other
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+import atomic_folders
 import carpentry
 import conversion
-import dataset_writer
 import furniture
 import making
+import mesh_maker
 import meshes
 import procedural
 import util
@@ -45,6 +47,9 @@ def build_parser():
     maker.add_argument("--archive_dir", default=None,
                        help="folder with the .sh3f archives, or the Debian package sweethome3d-furniture 1.8; "
                             "without it, apt-get downloads the package into <out>/.cache")
+
+    maker = _add_maker(makers, "meshes", mesh_maker.make, "OBJ, GLB and PLY files: PartNet, ShapeNet, your own")
+    mesh_maker.add_options(maker)
 
     maker = _add_maker(makers, "convert", conversion.make, "posed images: transforms.json and COLMAP models, and back")
     conversion.add_options(maker)
@@ -81,7 +86,7 @@ def procedural_mesh(obj_name, seed, split, index):
 
 def make_furniture(options):
     """Modelled objects in the splits that labels.json proposes, training objects with variants."""
-    dataset_writer.check_target(Path(options.out) / options.obj_name, options.overwrite)  # before any download
+    atomic_folders.check_target(Path(options.out) / options.obj_name, options.overwrite)  # before any download
     category = options.obj_name.lower()
     classes, models = furniture.catalogue()
     models = {name: entry for name, entry in models.items() if entry["category"] == category}
