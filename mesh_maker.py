@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-import data_util
 import making
 import mesh_sources
 import meshes
@@ -63,13 +62,10 @@ def find_sources(options):
     if options.shapenet and not options.class_list:
         raise util.InputError("--shapenet gives colours to PartNet folders: give their --class_list too")
     if options.class_list:
-        class_names = data_util.load_class_names(options.class_list)
         resolution = BAKED_PER_PIXEL * options.sidelength
-        sources = mesh_sources.partnet(options.source, options.class_list, options.shapenet, resolution)
-        return class_names, sources, "partnet"
+        return *mesh_sources.partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        class_names, sources = mesh_sources.with_parts(options.source, options.parts)
-        return class_names, sources, "parts"
+        return *mesh_sources.with_parts(options.source, options.parts), "parts"
     return None, mesh_sources.unlabelled(options.source), "none"
 
 

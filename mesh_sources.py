@@ -37,7 +37,7 @@ class MeshSource:
 
 
 def partnet(folder, class_list_path, shapenet=None, resolution=256):
-    """Annotations of PartNet v0, named by their ShapeNet model where that is unique, else by their folder.
+    """(class names by id, MeshSources) of PartNet v0; named by their ShapeNet model where that is unique, else by folder.
 
     folder:     a folder per annotation, or one annotation
     shapenet:   folder of ShapeNet v2, from whose models of the same id colours come: <synset>/<id>/ or <id>/
@@ -59,8 +59,9 @@ def partnet(folder, class_list_path, shapenet=None, resolution=256):
                  for path, model_id in zip(annotations, wanted)]
     names = [_name(path) for path in annotations]
     taken = Counter(names) + Counter(model_id for model_id, name in zip(model_ids, names) if model_id != name)
-    return [MeshSource(model_id if model_id and taken[model_id] == 1 else name, load)
-            for name, model_id, load in zip(names, model_ids, loads)]
+    sources = [MeshSource(model_id if model_id and taken[model_id] == 1 else name, load)
+               for name, model_id, load in zip(names, model_ids, loads)]  # fmt: skip
+    return class_list.names, sources
 
 
 def with_parts(folder, part_map_path):

@@ -22,10 +22,14 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class ids by listed name in lower case: a path `chair/chair_back`, or a short name `chair_back` or `back`."""
+    """Class ids by listed name in lower case: a path `chair/chair_back`, or a short name `chair_back` or `back`.
+
+    names: the short names by id, background first
+    """
 
     path: Path
     ids: dict
+    names: list
 
     def class_id(self, path):
         """The class that lists a node, given by the names on its way from the root (in lower case), or NO_CLASS."""
@@ -39,7 +43,9 @@ def load_class_list(path):
     names = data_util.load_class_names(path)
     if len(names) > MAX_CLASS_ID + 1:
         raise util.InputError(f"{path}: class id {len(names) - 1} found, expected ids up to {MAX_CLASS_ID}")
-    return ClassList(Path(path), {LIST_SUFFIXES.sub("", name).lower(): i for i, name in enumerate(names) if i})
+    listed = [LIST_SUFFIXES.sub("", name) for name in names]
+    ids = {name.lower(): i for i, name in enumerate(listed) if i}
+    return ClassList(Path(path), ids, ["background", *(name.split("/")[-1] for name in listed[1:])])
 
 
 def is_annotation(folder):

@@ -91,8 +91,9 @@ def loads(source):
 
 def test_partnet_alone_has_labels_and_a_plain_colour(tmp_path, class_list):
     write_annotation(tmp_path / "data" / "173", "abc")
-    (source,) = mesh_sources.partnet(tmp_path / "data", class_list)
+    class_names, (source,) = mesh_sources.partnet(tmp_path / "data", class_list)
     loaded = loads(source)
+    assert class_names == ["background", "chair_back", "chair_seat"]
     assert source.name == "abc" and loaded.faults == ()
     assert [(loaded.mesh.labels == i).sum() for i in (1, 2)] == [12, 12]
     assert len(np.unique(loaded.mesh.colours)) == 1
@@ -101,7 +102,7 @@ def test_partnet_alone_has_labels_and_a_plain_colour(tmp_path, class_list):
 def test_colours_of_shapenet_land_on_the_right_side(tmp_path, class_list):
     write_annotation(tmp_path / "data" / "173", "abc")
     write_twin(tmp_path / "shapenet" / "03001627" / "abc")
-    (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=128)
+    _, (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=128)
     loaded = loads(source)
     assert loaded.faults == ()
     points = meshes.sample_surface(loaded.mesh, 5000, np.random.default_rng(0))
@@ -119,12 +120,12 @@ def test_shapenet_models_are_found_with_and_without_synsets(tmp_path, class_list
     folder = write_annotation(tmp_path / "173", "abc")
     twin = write_twin(tmp_path / "shapenet" / place)
     (tmp_path / "shapenet" / "taxonomy.json").write_text("[]")
-    (source,) = mesh_sources.partnet(folder, class_list, tmp_path / "shapenet", resolution=16)  # one annotation
+    _, (source,) = mesh_sources.partnet(folder, class_list, tmp_path / "shapenet", resolution=16)  # one annotation
     assert len(np.unique(loads(source).mesh.colours, axis=0)) == 3
     (twin / "models" / "model_normalized.obj").rename(twin / "model.obj")
     (twin / "models" / "model_normalized.mtl").rename(twin / "model_normalized.mtl")
     (twin / "model_normalized.mtl").write_text("newmtl halves\nmap_Kd images/texture0.png\n")
-    (source,) = mesh_sources.partnet(folder, class_list, tmp_path / "shapenet", resolution=16)
+    _, (source,) = mesh_sources.partnet(folder, class_list, tmp_path / "shapenet", resolution=16)
     assert loads(source).faults == ()
 
 
@@ -132,19 +133,19 @@ def test_instances_have_the_shapenet_id_where_it_is_unique(tmp_path, class_list)
     for name, model_id in {"1": "abc", "2": "abc", "3": "def", "4": None, "5": "4", "6": "6"}.items():
         write_annotation(tmp_path / "data" / name, model_id)
     (tmp_path / "data" / "notes").mkdir()
-    names = [source.name for source in mesh_sources.partnet(tmp_path / "data", class_list)]
+    names = [source.name for source in mesh_sources.partnet(tmp_path / "data", class_list)[1]]
     assert names == ["1", "2", "def", "4", "5", "6"]
 
 
 def test_what_shapenet_lacks_or_has_otherwise_is_told(tmp_path, class_list):
     folder = write_annotation(tmp_path / "data" / "173", "abc")
     (tmp_path / "shapenet").mkdir()
-    (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
+    _, (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
     with pytest.raises(util.InputError, match=r"173: the model abc is not in .*shapenet"):
         loads(source)
     twin = write_twin(tmp_path / "shapenet" / "abc")
     (twin / "images" / "texture0.png").unlink()
-    (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=16)
+    _, (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=16)
     assert "texture0.png not found" in loads(source).faults[0]
     angles = np.linspace(0, 2 * np.pi, 60)
     ring = "".join(f"v {np.cos(a)} 0 {np.sin(a)}\nv {np.cos(a)} 0.1 {np.sin(a)}\n" for a in angles)
@@ -153,7 +154,7 @@ def test_what_shapenet_lacks_or_has_otherwise_is_told(tmp_path, class_list):
     )
     with pytest.raises(util.InputError, match=r"173: does not fit .*model_normalized\.obj: .* 0\.\d+ diagonals apart"):
         loads(source)
-    assert mesh_sources.partnet(folder, class_list)[0].name == "abc"
+    assert mesh_sources.partnet(folder, class_list)[1][0].name == "abc"
 
 
 def test_a_coloured_surface_that_is_all_holes_is_told(tmp_path, class_list, monkeypatch):
@@ -163,7 +164,7 @@ def test_a_coloured_surface_that_is_all_holes_is_told(tmp_path, class_list, monk
     iio.imwrite(twin / "images" / "texture0.png", np.zeros((1, 1, 4), np.uint8))
     obj = twin / "models" / "model_normalized.obj"
     obj.write_text("".join(line for line in obj.read_text().splitlines(True) if line[0] != "f" or "/" in line))
-    (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
+    _, (source,) = mesh_sources.partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
     with pytest.raises(util.InputError, match=r"model_normalized\.obj: its textures are transparent throughout"):
         loads(source)
 
