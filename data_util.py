@@ -4,12 +4,13 @@ Every reader raises util.InputError, naming the file, for what it cannot underst
 """
 
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 from skimage.transform import resize_local_mean
 
 import util
@@ -92,6 +93,22 @@ def load_pose(path, is_world2cam=False):
     return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
 
 
+def parse_plain_pose(text):
+    """The sixteen numbers of a pose file's bytes, a list of floats; None where only `load_pose` can tell what it holds.
+
+    Many times as fast as that, which counts where a data set has a million poses.
+    """
+    if text.translate(None, b"0123456789.+-eE \t\r\n"):
+        return None
+    lines = [words for line in text.split(b"\n") if (words := line.split())]
+    if [len(words) for words in lines] not in ([4, 4, 4, 4], [16]):
+        return None
+    try:
+        return [float(word) for words in lines for word in words]
+    except ValueError:
+        return None
+
+
 def load_latent_vectors(paths):
     """Reads the latent vector of each view, numbers with blanks or line ends between them, as (V, D) float32."""
     vectors = [np.array([number for line in read_numbers(path) for number in line], dtype=np.float32) for path in paths]
@@ -112,32 +129,59 @@ def load_image(path, sidelength=None, blend_alpha=False):
     returns rgba (S, S, 4) float32 in [-1, 1], and foreground (S, S) bool: pixels that the object covers in part
     at least. An image without any transparency counts what is not pure white as foreground.
     """
+    rgba = decode_image(path)
+    if sidelength in (None, len(rgba)):
+        return compose(rgba, blend_alpha), find_foreground(rgba)
+    return average_image(rgba, sidelength, blend_alpha)
+
+
+def decode_image(path):
+    """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 where it has none."""
     try:
-        image = iio.imread(path, plugin="pillow")
-    except Exception as error:  # imageio raises whatever its decoder does
+        with Image.open(path) as image:
+            image = np.asarray(image.convert(image.palette.mode) if image.mode == "P" else image)
+    except Exception as error:  # Pillow raises whatever its decoder does
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
-    image = image.reshape(*image.shape[:2], -1)
-    colour, alpha = image[..., :3], np.full(image.shape[:2], 255, np.uint8)
-    if image.shape[2] in (2, 4):
-        colour, alpha = image[..., :-1], image[..., -1]
-    image = np.dstack([np.broadcast_to(colour, (*alpha.shape, 3)), alpha])
+    top, left, side = square_crop(*image.shape[:2])
+    image = image.reshape(*image.shape[:2], -1)[top : top + side, left : left + side]
+    rgba = np.full((side, side, 4), 255, np.uint8)
+    num_colours = image.shape[2] - (image.shape[2] in (2, 4))
+    rgba[..., :3] = image[..., :num_colours]
+    if num_colours < image.shape[2]:
+        rgba[..., 3] = image[..., -1]
+    return rgba
 
-    top, left, side = square_crop(*alpha.shape)
-    image = image[top : top + side, left : left + side].astype(np.float32) / 255
-    alpha = image[..., 3:].copy()
-    covered = alpha[..., 0] > 0 if (alpha == 0).any() else (image[..., :3] < 1).any(axis=-1)
-    if blend_alpha:
-        image = image * alpha + (1 - alpha)
-        image[..., 3] = 1
-    else:
-        image = np.where(alpha == 0, np.float32(1), image)
-    if sidelength not in (None, side):
-        in_float64 = image.astype(np.float64)  # in float32, scikit-image rounds the borders between pixels as well
-        image = resize_local_mean(in_float64, (sidelength, sidelength), channel_axis=-1)
-        covered = resize_local_mean(covered.astype(np.float32), (sidelength, sidelength)) > 0
+
+def find_foreground(rgba):
+    """(S, S, 4) uint8 to (S, S) bool: what is not transparent or, where nothing is, what is not white."""
+    alpha = rgba[..., 3]
+    return alpha > 0 if (alpha == 0).any() else (rgba[..., :3] < 255).any(axis=-1)
+
+
+def compose(rgba, blend_alpha=False):
+    """Pixels as `decode_image` gives them, (..., 4) uint8, to float32 in [-1, 1] over white, each by itself."""
+    return 2 * _over_white(rgba, blend_alpha) - 1
+
+
+def average_image(rgba, sidelength, blend_alpha=False):
+    """What `load_image` returns of decoded pixels (S', S', 4) uint8 at another side: rgba (S, S, 4), foreground (S, S)."""
+    image = _over_white(rgba, blend_alpha).astype(np.float64)  # in float32, scikit-image rounds the borders between pixels
+    image = resize_local_mean(image, (sidelength, sidelength), channel_axis=-1)
+    covered = resize_local_mean(find_foreground(rgba).astype(np.float32), (sidelength, sidelength)) > 0
     return (2 * image - 1).astype(np.float32), covered
+
+
+def _over_white(rgba, blend_alpha):
+    """(..., 4) uint8 to float32 in [0, 1]; transparent pixels are white."""
+    image = rgba.astype(np.float32) / 255
+    alpha = image[..., 3:]
+    if not blend_alpha:
+        return np.where(alpha == 0, np.float32(1), image)
+    image = image * alpha + (1 - alpha)
+    image[..., 3] = 1
+    return image
 
 
 def open_seg_labels(path, mmap_mode=None):
@@ -264,14 +308,45 @@ def load_dataset_settings(class_folder):
 def check_png(path):
     """Finds missing, foreign and truncated files without decoding them: the PNG signature and its end marker."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 12))
-            tail = file.read()
+        head, tail, _ = _ends_of(path, 8, 12)
     except OSError as error:
         raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
     if head != b"\x89PNG\r\n\x1a\n":
         raise util.InputError(f"{path}: not a PNG file; expected an 8-bit RGB or RGBA PNG")
     if b"IEND" not in tail:
         raise util.InputError(f"{path}: the PNG is cut short; copy or render it again")
+
+
+def check_seg_labels(path, sound_heads):
+    """Finds missing, foreign and truncated label maps by their header and size, as `open_seg_labels` does.
+
+    sound_heads: a set that the caller keeps, of headers and sizes found to be sound; other files are mostly alike
+    """
+    try:
+        head, _, size = _ends_of(path, 128, 0)
+    except OSError:
+        head, size = b"", 0
+    end = 10 + int.from_bytes(head[8:10], "little") if head[6:7] == b"\1" else np.inf
+    if end > len(head) or (head[:end], size) not in sound_heads:
+        open_seg_labels(path, mmap_mode="r")
+        if end <= len(head):
+            sound_heads.add((head[:end], size))
+
+
+def png_sides(path):
+    """(height, width) that the header of a PNG tells; (0, 0) of what is none."""
+    try:
+        head, _, _ = _ends_of(path, 24, 0)
+    except OSError:
+        return 0, 0
+    return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+
+
+def _ends_of(path, num_first, num_last):
+    """The first and the last bytes of a file, and its size."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(file).st_size
+        return os.pread(file, num_first, 0), os.pread(file, num_last, max(0, size - num_last)), size
+    finally:
+        os.close(file)

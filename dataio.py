@@ -5,6 +5,7 @@ choice of random rays depend on the seed and the step alone, so that a resumed r
 """
 
 import dataclasses
+import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import data_util
 import geometry
+import image_stores
+import split_index
 import util
 
 ALL = -1
@@ -22,16 +25,28 @@ ALL = -1
 
 @dataclass(frozen=True)
 class Instance:
-    """The files of one object, views in sorted order."""
+    """One object, views in sorted order. Of its files it knows the names only."""
 
     name: str
     folder: Path
-    views: tuple  # names of the views, such as "000065"
-    poses: np.ndarray  # (V, 4, 4) cam2world
+    views: tuple  # (V,) names of the views, such as "000065"; instances with the same ones share them
+    poses: np.ndarray  # (V, 4, 4) float32 cam2world
     intrinsics: data_util.Intrinsics
-    rgb_paths: tuple = ()  # a file per view; empty where images are not asked for
-    seg_paths: tuple = ()  # the same of label maps
     params: np.ndarray = None  # (V, D) float32 latent codes from params/, where they are asked for
+    with_rgb: bool = False  # whether there are images, and whether these were asked for
+    with_labels: bool = False  # the same of label maps
+
+    def path(self, kind, view):
+        """The file of view number `view`, a str. kind: "rgb", "seg", "pose" or "params"."""
+        return f"{self.folder}/{kind}/{self.views[view]}{split_index.FILES[kind][1]}"
+
+    @property
+    def rgb_paths(self):
+        return tuple(Path(self.path("rgb", view)) for view in range(len(self.views))) if self.with_rgb else ()
+
+    @property
+    def seg_paths(self):
+        return tuple(Path(self.path("seg", view)) for view in range(len(self.views))) if self.with_labels else ()
 
 
 class RayDraw(NamedTuple):
@@ -86,47 +101,22 @@ def read_instance(folder, with_labels=False, with_rgb=True, with_params=False, *
     """Index one instance: which files there are, whether they belong together, and the chosen views' poses.
 
     The views are those of rgb/, or of seg/ where images are not asked for; what is not asked for need not be there.
+    `views` are options of `choose_views`. The folder itself is read, whatever an index says.
     """
-    kinds = {"images": ("rgb", ".png", with_rgb), "poses": ("pose", ".txt", True),
-             "label maps": ("seg", ".npy", with_labels), "latent vectors": ("params", ".txt", with_params)}  # fmt: skip
-    found = {
-        kind: sorted((folder / subfolder).glob(f"*{suffix}"))
-        for kind, (subfolder, suffix, wanted) in kinds.items() if wanted
-    }  # fmt: skip
-    leading = "images" if with_rgb else "label maps"
-    names = [path.stem for path in found[leading]]
-    if not names:
-        subfolder, suffix, _ = kinds[leading]
-        raise util.InputError(f"{folder}: no {leading}; expected {folder / subfolder}/*{suffix}")
-    for kind, paths in found.items():
-        if [path.stem for path in paths] != names:
-            odd = sorted({path.stem for path in paths} ^ set(names))
-            raise util.InputError(
-                f"{folder}: {len(names)} {leading} but {len(paths)} {kind}; each view needs both, see {', '.join(odd[:3])}"
-            )
-
-    intrinsics = data_util.load_intrinsics(folder / "intrinsics.txt")
-    chosen = choose_views(len(names), where=folder, **views)
-    of_chosen = {kind: tuple(paths[i] for i in chosen) for kind, paths in found.items()}
-    for path in of_chosen.get("images", ()):
-        data_util.check_png(path)
-    for path in of_chosen.get("label maps", ()):
-        data_util.open_seg_labels(path, mmap_mode="r")
-    return Instance(
-        name=folder.name,
-        folder=folder,
-        views=tuple(names[i] for i in chosen),
-        poses=np.stack([data_util.load_pose(path, intrinsics.poses_are_world2cam) for path in of_chosen["poses"]]),
-        intrinsics=intrinsics,
-        rgb_paths=of_chosen.get("images", ()),
-        seg_paths=of_chosen.get("label maps", ()),
-        params=data_util.load_latent_vectors(of_chosen["latent vectors"]) if with_params else None,
-    )
+    folder = Path(folder)
+    return _open_instances(folder.parent, [folder], with_labels, with_rgb, with_params, views, cached=False)[0]
 
 
-def index_split(root, max_num_instances=ALL, specific_ins=(), **what):
-    """Every instance of a split (or the chosen ones), each folder checked. For `what`, see `read_instance`."""
-    instances = [read_instance(folder, **what) for folder in instance_folders(root, max_num_instances, specific_ins)]
+def index_split(
+    root, max_num_instances=ALL, specific_ins=(), with_labels=False, with_rgb=True, with_params=False, cached=True, **views
+):
+    """Every instance of a split (or the chosen ones), each folder checked. See `read_instance`.
+
+    What was read is kept in a file beside the split, and only what has changed since is read again: see split_index.
+    Without `cached`, everything is read, and nothing is kept.
+    """
+    folders = instance_folders(root, max_num_instances, specific_ins)
+    instances = _open_instances(root, folders, with_labels, with_rgb, with_params, views, cached)
     widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
     if len(widths) > 1:
         (one, here), (other, there) = list(widths.items())[:2]
@@ -136,16 +126,45 @@ def index_split(root, max_num_instances=ALL, specific_ins=(), **what):
     return instances
 
 
+def _open_instances(root, folders, with_labels, with_rgb, with_params, views, cached):
+    def choose(num_views, folder):
+        return choose_views(num_views, where=folder, **views)
+
+    wanted = {"rgb": with_rgb, "seg": with_labels, "pose": True, "params": with_params}
+    kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
+    instances, shared = [], {}
+    for folder, entry in zip(folders, split_index.open_split(root, folders, kinds, choose, cached)):
+        chosen = choose(len(entry.views), folder)
+        all_in_order = list(chosen) == list(range(len(entry.views)))
+        names = entry.views if all_in_order else tuple(entry.views[i] for i in chosen)
+        instance = Instance(
+            name=folder.name,
+            folder=folder,
+            views=shared.setdefault(names, names),
+            poses=entry.poses if all_in_order else entry.poses[chosen],
+            intrinsics=entry.intrinsics,
+            with_rgb=with_rgb,
+            with_labels=with_labels,
+        )
+        if with_params:
+            paths = [instance.path("params", view) for view in range(len(names))]
+            instance = dataclasses.replace(instance, params=data_util.load_latent_vectors(paths))
+        instances.append(instance)
+    return instances
+
+
 class SceneClassDataset(Dataset):
     """The posed images of all instances, flat: item i is one observation.
 
     instances:  from `index_split`; what was not asked for there, an item does not have
-    sidelength: S, images are S x S (None: the native side, for images of one size)
+    sidelength: S, images are S x S
     settings:   data_util.DatasetSettings, the half-pixel rule and how alpha is treated
     num_classes: K, if label maps are to be read (the instances must have been indexed with them)
     rays_per_image, foreground_fraction: how many rays a RayDraw gets (0 = all), and which share of them is drawn
         from the foreground; the others are drawn from the whole image
-    preload:    hold decoded images in memory (uint8 at the native side, float32 where they are resized)
+    preload:    hold decoded images in memory
+    cache:      a folder, to keep decoded images in files there, which are mapped into memory; see image_stores
+    num_workers: processes that decode images for either
 
     dataset[i] is a dict for all R = S * S rays, dataset[RayDraw(i, seed)] for R = rays_per_image random ones:
         instance_idx    () int64, index into `instances`
@@ -159,51 +178,31 @@ class SceneClassDataset(Dataset):
     """
 
     def __init__(
-        self, instances, sidelength, settings, num_classes=None, rays_per_image=0, foreground_fraction=0.0, preload=False
-    ):
+        self, instances, sidelength, settings, num_classes=None, rays_per_image=0, foreground_fraction=0.0, preload=False,
+        cache=None, num_workers=0,
+    ):  # fmt: skip
         self.instances = instances
         self.sidelength = sidelength
         self.settings = settings
         self.num_classes = num_classes
         self.rays_per_image = rays_per_image
         self.foreground_fraction = foreground_fraction
-        self.observations = [(i, v) for i, instance in enumerate(instances) for v in range(len(instance.views))]
         self.uv = geometry.pixel_grid(sidelength, sidelength, settings.pixel_center).numpy()
-        self.intrinsics = [instance.intrinsics.matrix(sidelength) for instance in instances]
-        self.loaded = [self.load(i) for i in range(len(self))] if preload else None
+        self.intrinsics = np.stack([instance.intrinsics.matrix(sidelength) for instance in instances])
+        self.files = self.store = image_stores.Files(instances, sidelength, settings, num_classes)
+        if preload:
+            self.store = image_stores.preload(self.files, num_workers)
+        elif cache:
+            self.store = image_stores.open_cache(self.files, cache, num_workers)
 
     def __len__(self):
-        return len(self.observations)
+        return len(self.files)
 
     def name_of(self, index):
         """(instance name, view name) of an observation, such as ("chair_0003", "000065")."""
-        instance_idx, view = self.observations[index]
+        instance_idx, view = self.files.locate(index)
         instance = self.instances[instance_idx]
         return instance.name, instance.views[view]
-
-    def load(self, index):
-        """Decode one observation: rgba (S*S, 4) uint8 or float32, foreground pixel indices, seg_labels (S*S,) int16.
-
-        rgba or seg_labels are None where they are not asked for; without images, all but background is foreground.
-        """
-        instance_idx, view = self.observations[index]
-        instance = self.instances[instance_idx]
-        rgba = seg_labels = covered = None
-        if instance.rgb_paths:
-            rgba, covered = data_util.load_image(instance.rgb_paths[view], self.sidelength, self.settings.blend_alpha)
-            as_uint8 = np.round((rgba + 1) * 127.5).astype(np.uint8)
-            rgba = (as_uint8 if np.array_equal(from_uint8(as_uint8), rgba) else rgba).reshape(-1, 4)
-        if self.num_classes is not None:
-            path = instance.seg_paths[view]
-            seg_labels = data_util.load_seg_labels(path, self.sidelength, self.settings.pixel_center).reshape(-1)
-            if seg_labels.min() < util.UNLABELLED or seg_labels.max() >= self.num_classes:
-                raise util.InputError(
-                    f"{path}: labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at "
-                    f"{self.num_classes - 1}; add the class to the list or mend the label map"
-                )
-            seg_labels = seg_labels.astype(np.int16)
-        foreground = covered if covered is not None else seg_labels > 0
-        return rgba, np.flatnonzero(foreground).astype(np.int32), seg_labels
 
     def draw_pixels(self, seed, foreground):
         """Indices of `rays_per_image` pixels, the foreground share first."""
@@ -215,8 +214,8 @@ class SceneClassDataset(Dataset):
     def __getitem__(self, key):
         draw = isinstance(key, RayDraw)
         index = key.index if draw else key
-        instance_idx, view = self.observations[index]
-        rgba, foreground, seg_labels = self.loaded[index] if self.loaded else self.load(index)
+        instance_idx, view = self.files.locate(index)
+        rgba, foreground, seg_labels = self.store[index]
         pixels = self.draw_pixels(key.seed, foreground) if draw and self.rays_per_image else slice(None)
         item = {
             "instance_idx": instance_idx,
@@ -226,17 +225,13 @@ class SceneClassDataset(Dataset):
             "intrinsics": self.intrinsics[instance_idx],
         }
         if rgba is not None:
-            item["rgb"] = from_uint8(rgba[pixels])
+            rgba = rgba[pixels]
+            item["rgb"] = data_util.compose(rgba, self.settings.blend_alpha) if rgba.dtype == np.uint8 else np.array(rgba)
         if self.instances[instance_idx].params is not None:
             item["z"] = self.instances[instance_idx].params[view]
         if seg_labels is not None:
             item["seg_labels"] = seg_labels[pixels].astype(np.int64)
         return item
-
-
-def from_uint8(image):
-    """uint8 0..255 to float32 in [-1, 1], as load_image maps it; float32 stays as it is."""
-    return 2 * (image.astype(np.float32) / 255) - 1 if image.dtype == np.uint8 else image
 
 
 class BatchOrder:
@@ -269,18 +264,25 @@ class BatchOrder:
 def training_batches(dataset, batch_size, start_step, end_step, seed=0, num_workers=0):
     """Iterates over collated batches (dicts of tensors with a leading B) for steps start_step .. end_step - 1."""
     order = BatchOrder(len(dataset), batch_size, start_step, end_step, seed)
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-    )
+    return DataLoader(dataset, batch_sampler=order, pin_memory=torch.cuda.is_available(), **_workers(num_workers))
 
 
 def ordered_batches(dataset, batch_size, num_workers=0):
-    """Iterates once over all observations in order, whole images, for validation and rendering."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, worker_init_fn=one_thread)
+    """Iterates over all observations in order, whole images, for validation and rendering; each time anew.
+
+    The processes that read live on between two times.
+    """
+    return DataLoader(dataset, batch_size=batch_size, persistent_workers=num_workers > 0, **_workers(num_workers))
+
+
+def _workers(num_workers):
+    if not num_workers:
+        return {}
+    # forked ones share what is held in memory; started in another way, each would be sent a copy
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    return dict(
+        num_workers=num_workers, worker_init_fn=one_thread, multiprocessing_context="fork" if forks else None
+    )
 
 
 def one_thread(_worker):

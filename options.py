@@ -87,7 +87,11 @@ def add_common(group):
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
-    group.add("--preload", action="store_true", help="hold decoded images in memory")
+    kept = group.add_mutually_exclusive_group()
+    kept.add("--preload", action="store_true", help="hold decoded images in memory: 64 KiB each at 128 x 128, and 16 with "
+             "labels; 256 where they are resized to that")  # fmt: skip
+    kept.add("--cache", metavar="DIR", help="keep decoded images in files below this folder, as large as with --preload; "
+             "they are mapped into memory, and the next run decodes nothing")  # fmt: skip
     group.add("--blend_alpha", action="store_true", default=None, help="composite half-transparent pixels over white "
               "(default: as dataset.json beside the split says, else no)")  # fmt: skip
     group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, with commas")

@@ -90,7 +90,8 @@ def names_to_validate(options, train, with_params):
     return folders if limit == dataio.ALL else folders[:limit]
 
 
-def make_dataset(options, data, instances, sidelength, rays_per_image=0, preload=False):
+def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_often=False):
+    """`read_often`: decoded images are kept, where --preload or --cache says so."""
     return dataio.SceneClassDataset(
         instances,
         sidelength,
@@ -98,7 +99,9 @@ def make_dataset(options, data, instances, sidelength, rays_per_image=0, preload
         num_classes=len(data.class_names) if data.class_names else None,
         rays_per_image=rays_per_image,
         foreground_fraction=options.foreground_fraction,
-        preload=preload,
+        preload=read_often and options.preload,
+        cache=options.cache if read_often else None,
+        num_workers=options.num_workers,
     )
 
 

@@ -66,7 +66,7 @@ def watch(options, data, run, model, head=None, rows=None, with_classes=True, fi
             fitted = model, [row_of.get(name, 0) for name in stage_inputs.names_of(data.val)]  # 0: codes come with the data
         val_model, val_rows = fitted
         modules = (val_model, *modules[1:])
-        dataset = stage_inputs.make_dataset(options, data, data.val, side, preload=options.preload)
+        dataset = stage_inputs.make_dataset(options, data, data.val, side, read_often=True)
         batches = dataio.ordered_batches(dataset, batch_size=16, num_workers=options.num_workers)
         render = functools.partial(render, val_model)
         run.every.append((every, validation.Validation(modules, render, batches, val_rows, run)))

@@ -150,7 +150,7 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
         return outputs if head is None else outputs | {"seg_logits": head(outputs[head.reads])}
 
     def batches_of_stage(sidelength, batch_size, first, end):
-        dataset = stage_inputs.make_dataset(options, data, data.train, sidelength, options.rays_per_image, options.preload)
+        dataset = stage_inputs.make_dataset(options, data, data.train, sidelength, options.rays_per_image, read_often=True)
         return dataio.training_batches(dataset, batch_size, first, end, options.seed, options.num_workers)
 
     def save(step):

@@ -92,7 +92,15 @@ def open_data(options, checkpoint):
     )
     checkpoints.expect_width(checkpoint, instances)
     num_classes = len(class_names) if with_labels else None
-    dataset = dataio.SceneClassDataset(instances, options.img_sidelength, settings, num_classes, preload=options.preload)
+    dataset = dataio.SceneClassDataset(
+        instances,
+        options.img_sidelength,
+        settings,
+        num_classes,
+        preload=options.preload,
+        cache=options.cache,
+        num_workers=options.num_workers,
+    )
     return dataset, class_names
 
 
@@ -130,7 +138,8 @@ def rows_of_table(options, model, checkpoint, dataset):
 def input_views(options, checkpoint, dataset):
     """The set of (instance name, view name) that the codes were fitted to."""
     if options.input_idcs:
-        given = [dataio.read_instance(x.folder, specific_observation_idcs=options.input_idcs) for x in dataset.instances]
+        names = [instance.name for instance in dataset.instances]
+        given = dataio.index_split(options.data_root, specific_ins=names, specific_observation_idcs=options.input_idcs)
         return {(instance.name, view) for instance in given for view in instance.views}
     if checkpoint["split"] is None:
         print(f"note: {checkpoint['path']} does not tell which views it was given; name them with --input_idcs")

@@ -83,6 +83,13 @@ def test_specific_views_are_taken_by_index_into_the_sorted_files(split):
     assert (instances[0].poses[1] == data_util.load_pose(split / "ball_a" / "pose" / "000001.txt")).all()
 
 
+def test_all_views_in_another_order_keep_that_order(split):
+    for order in ([1, 0, 2, 3, 4], [4, 3, 2, 1, 0]):
+        instance = dataio.index_split(split, specific_observation_idcs=order)[0]
+        assert [path.stem for path in instance.rgb_paths] == list(instance.views) == [f"{view:06d}" for view in order]
+        assert (instance.poses[1] == data_util.load_pose(split / "ball_a" / "pose" / f"{order[1]:06d}.txt")).all()
+
+
 def test_a_view_that_is_named_twice_is_used_once():
     assert dataio.choose_views(5, specific_observation_idcs=[2, 0, 2]) == [2, 0]
 
@@ -221,22 +228,48 @@ def test_an_image_without_foreground_still_gives_its_rays(own_split):
     assert dataset[dataio.RayDraw(0, (0, 0))]["rgb"].shape == (40, 4)
 
 
+KEPT = {"in memory": lambda folder: dict(preload=True), "in a cache": lambda folder: dict(cache=folder / "cache")}
+
+
+@pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("side", [16, 8, 24])
-def test_preloaded_items_are_the_same_bit_for_bit(split, side):
+def test_items_of_kept_images_are_the_same_bit_for_bit(split, tmp_path, side, kept):
     options = dict(side=side, rays_per_image=30, foreground_fraction=0.5)
-    fresh, preloaded = make_dataset(split, **options), make_dataset(split, preload=True, **options)
+    fresh, held = make_dataset(split, **options), make_dataset(split, **KEPT[kept](tmp_path), **options)
     for key in (0, 9, dataio.RayDraw(4, (1, 2))):
-        assert_same_items(fresh[key], preloaded[key])
+        assert_same_items(fresh[key], held[key])
 
 
-def test_preloaded_images_of_native_size_are_held_as_bytes(split):
-    assert make_dataset(split, preload=True).loaded[0][0].dtype == np.uint8
-
-
-def test_preloaded_data_are_not_read_again(own_split):
-    dataset = make_dataset(own_split, preload=True)
+@pytest.mark.parametrize("kept", KEPT)
+def test_kept_images_are_not_read_again(own_split, tmp_path, kept):
+    dataset = make_dataset(own_split, **KEPT[kept](tmp_path))
     shutil.rmtree(own_split)
     assert len(dataset[0]["rgb"]) == 256
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_an_item_is_its_owner_s_to_change(split, tmp_path, kept):
+    """A whole image is handed out as a copy, so what was kept stays as it is."""
+    dataset = make_dataset(split, side=8, **KEPT[kept](tmp_path))
+    item = dataset[0]
+    for name in ("rgb", "seg_labels"):
+        item[name][:] = 0
+    assert_same_items(dataset[0], make_dataset(split, side=8)[0])
+
+
+def test_only_the_rays_that_are_drawn_are_composed(split, monkeypatch):
+    composed = []
+    compose = data_util.compose
+    monkeypatch.setattr(data_util, "compose", lambda rgba, *more: composed.append(len(rgba)) or compose(rgba, *more))
+    make_dataset(split, rays_per_image=7)[dataio.RayDraw(0, (0, 0))]
+    assert composed == [7]
+
+
+def test_an_observation_beyond_the_last_one_is_an_error(split):
+    dataset = make_dataset(split)
+    for index in (10, -1):
+        with pytest.raises(IndexError):
+            dataset[index]
 
 
 @pytest.mark.parametrize("wrong", [3, -2])
@@ -309,12 +342,21 @@ def test_batches_are_collated_tensors(split):
     assert all(kinds[name] == torch.float32 for name in ("uv", "cam2world", "intrinsics", "rgb"))
 
 
-def test_workers_give_the_same_batches_in_the_same_order(split):
-    dataset = make_dataset(split, rays_per_image=10, foreground_fraction=0.5)
-    alone = list(dataio.training_batches(dataset, 3, 0, 4, seed=3))
+@pytest.mark.parametrize("kept", [None, *KEPT])
+def test_workers_give_the_same_batches_in_the_same_order(split, tmp_path, kept):
+    options = dict(rays_per_image=10, foreground_fraction=0.5)
+    alone = list(dataio.training_batches(make_dataset(split, **options), 3, 0, 4, seed=3))
+    dataset = make_dataset(split, **options, **(KEPT[kept](tmp_path) if kept else {}))
     helped = list(dataio.training_batches(dataset, 3, 0, 4, seed=3, num_workers=2))
     assert len(alone) == len(helped) == 4
     for a, b in zip(alone, helped):
+        assert_same_items(a, b)
+
+
+def test_ordered_batches_come_again_each_time_from_the_same_workers(split):
+    batches = dataio.ordered_batches(make_dataset(split), batch_size=4, num_workers=1)
+    first, again = list(batches), list(batches)
+    for a, b in zip(first, again, strict=True):
         assert_same_items(a, b)
 
 

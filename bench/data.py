@@ -1,0 +1,250 @@
+"""How fast images are read: decoded from PNG files, from memory, from the mapped cache; and how fast a split opens.
+
+    python bench/data.py                                      # on a set of balls, made in a temporary folder
+    python bench/data.py --data_root data/Chair/Chair.train   # on one's own
+    python bench/data.py --index 6000x250                     # opens a split of so many instances and views
+
+Prints Markdown tables. Batches are those of training, shuffled, with random rays; files are in the system's memory
+when they were read or written just before. A set of 6000 x 250 takes 12 GB of disk while it is measured.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import imageio.v3 as iio  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import data_util  # noqa: E402
+import dataio  # noqa: E402
+import geometry  # noqa: E402
+import options as common  # noqa: E402
+import processes  # noqa: E402
+import split_index  # noqa: E402
+import util  # noqa: E402
+
+STORES = {"PNG": {}, "RAM": {"preload": True}, "mapped cache": {"cache": True}}
+NUM_CLASSES = 3  # of the balls: background, upper and lower half
+FOCAL, DISTANCE = 1.2, 1.3
+
+
+def times(text):
+    """Type of an option such as 6000x250."""
+    try:
+        num_instances, num_views = (int(number) for number in text.split("x"))
+    except ValueError:
+        num_instances = num_views = 0
+    if min(num_instances, num_views) < 1:
+        raise argparse.ArgumentTypeError(f"expected instances x views such as 6000x250, found {text!r}")
+    return num_instances, num_views
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add, positive = parser.add_argument, common.positive
+    add("--data_root", help="a split to read (default: one is made in a temporary folder)")
+    add("--instances", type=positive, default=8, help="of the set that is made; of --data_root, the first so many")
+    add("--views", type=positive, default=50, help="of each instance")
+    add("--sidelength", type=positive, default=128, help="of the images that are made and asked for")
+    add("--rays_per_image", type=common.at_least(0), default=256, help="random rays of each image; 0: all")
+    add("--foreground_fraction", type=common.fraction, default=0.6, help="share of these from the foreground")
+    add("--batch_size", type=positive, default=16, help="images of a batch")
+    add("--workers", type=common.comma_separated(int), default="0,1,2,4", help="processes that read, with commas")
+    add("--seconds", type=float, default=3.0, help="how long each combination is measured")
+    add("--index", type=times, metavar="NxV", help="measure only how a split of N instances and V views opens")
+    add("--temporary", help="folder for what is made here, which is removed in the end (default: the system's)")
+    add("--json", help="write the figures to this file too")
+    return parser
+
+
+# Sets made here
+
+
+def write_split(root, num_instances, num_views, sidelength):
+    """A split of shaded, speckled balls on transparent ground, with label maps, about as compressible as renderings."""
+    rng = np.random.default_rng(0)
+    for i in tqdm(range(num_instances), "write balls", unit="instance", delay=2, leave=False):
+        folder, colour = start_instance(root, i, sidelength), rng.uniform(0.3, 1, 3)
+        (folder / "seg").mkdir()
+        for view in range(num_views):
+            rgba, seg_labels = draw_ball(sidelength, colour, rng)
+            iio.imwrite(folder / "rgb" / f"{view:06d}.png", rgba, compress_level=1)
+            np.save(folder / "seg" / f"{view:06d}.npy", seg_labels)
+            (folder / "pose" / f"{view:06d}.txt").write_text(pose_text(rng))
+
+
+def start_instance(root, i, sidelength):
+    folder = root / f"ball_{i:05d}"
+    for kind in ("rgb", "pose"):
+        (folder / kind).mkdir(parents=True)
+    half = sidelength / 2
+    (folder / "intrinsics.txt").write_text(
+        f"{FOCAL * sidelength} {half} {half} 0.\n0. 0. 0.\n1.\n{sidelength} {sidelength}\n"
+    )
+    return folder
+
+
+def draw_ball(side, colour, rng):
+    """(side, side, 4) uint8 and (side, side) uint8 labels: a ball lit from the viewer, with speckles."""
+    v, u = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1 + rng.uniform(-0.1, 0.1, (2, 1, 1))
+    height = np.sqrt(np.clip(0.6**2 - u**2 - v**2, 0, None)) / 0.6
+    hit = height > 0
+    rgb = (0.3 + 0.7 * height)[..., None] * colour * 255 + rng.integers(-3, 4, (side, side, 1))
+    rgba = np.dstack([rgb.clip(0, 255) * hit[..., None], 255 * hit]).astype(np.uint8)
+    return rgba, np.where(hit, np.where(v < 0, 1, 2), 0).astype(np.uint8)
+
+
+def pose_text(rng):
+    azimuth_deg, elevation_deg = torch.tensor(rng.uniform((0, -60), (360, 60)), dtype=torch.float32)
+    pose = geometry.look_at(geometry.on_sphere(azimuth_deg, elevation_deg, DISTANCE))
+    return "".join(" ".join(f"{number:.9g}" for number in row) + "\n" for row in pose.tolist())
+
+
+def write_large_split(root, num_instances, num_views):
+    """A split of 8 x 8 images: all files are there, each of them small. The instances differ in their poses' order."""
+    rng = np.random.default_rng(0)
+    pngs = [iio.imwrite("<bytes>", rng.integers(256, size=(8, 8, 4), dtype=np.uint8), extension=".png") for _ in range(16)]
+    poses = [pose_text(rng) for _ in range(251)]
+
+    def write(i):
+        folder = start_instance(root, i, 8)
+        for view in range(num_views):
+            (folder / "rgb" / f"{view:06d}.png").write_bytes(pngs[view % len(pngs)])
+            (folder / "pose" / f"{view:06d}.txt").write_text(poses[(i + view) % len(poses)])
+
+    written = processes.ordered(write, num_instances, processes.available())
+    for _ in tqdm(written, f"write {root}", num_instances, unit="instance", delay=2, leave=False):
+        pass
+
+
+# Measurements
+
+
+def measure_reading(options, root, cache):
+    """A dict per store and number of workers: images/s and rays/s of training batches."""
+    with_labels = all((folder / "seg").is_dir() for folder in dataio.instance_folders(root, options.instances))
+    instances = dataio.index_split(
+        root, options.instances, with_labels=with_labels, max_num_observations=options.views, cached=not options.data_root
+    )
+    num_classes = 2**15 if with_labels and options.data_root else NUM_CLASSES if with_labels else None
+    rows = []
+    for name, kept in STORES.items():
+        start = time.perf_counter()
+        dataset = dataio.SceneClassDataset(
+            instances,
+            options.sidelength,
+            dataio.dataset_settings(root),
+            num_classes,
+            options.rays_per_image,
+            options.foreground_fraction,
+            **kept | ({"cache": cache} if "cache" in kept else {}),
+        )
+        seconds_to_fill = time.perf_counter() - start
+        for num_workers in options.workers:
+            images_per_s = throughput(dataset, options.batch_size, num_workers, options.seconds)
+            rays = options.rays_per_image or options.sidelength**2
+            rows.append({"from": name, "workers": num_workers, "images_per_s": images_per_s,
+                         "rays_per_s": images_per_s * rays, "seconds_to_fill": seconds_to_fill})  # fmt: skip
+    return rows
+
+
+def throughput(dataset, batch_size, num_workers, seconds):
+    """Images per second of training batches, after the first ones have come."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: that is the question
+    batches = iter(dataio.training_batches(dataset, batch_size, 0, 10**9, num_workers=num_workers))
+    for _ in range(2 * num_workers + 1):
+        next(batches)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or not count:
+        next(batches)
+        count += 1
+    return count * batch_size / (time.perf_counter() - start)
+
+
+def measure_opening(root, with_labels, repeats=3):
+    """Seconds to open a split with everything in it, and peak memory: without an index, writing it, and with it."""
+    return [
+        {"index": "none, nothing kept", **opened(root, with_labels, cached=False)},
+        *([] if split_index.path_of(root).exists() else [{"index": "none, written", **opened(root, with_labels)}]),
+        {"index": "read", **min((opened(root, with_labels) for _ in range(repeats)), key=lambda row: row["seconds"])},
+    ]
+
+
+def opened(root, with_labels, cached=True):
+    """What opening takes in a process of its own, whose peak memory is not that of something else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(open_here, str(root), with_labels, cached).result()
+
+
+def open_here(root, with_labels, cached):
+    before, start = peak_memory(), time.perf_counter()
+    instances = dataio.index_split(root, with_labels=with_labels, cached=cached)
+    dataset = dataio.SceneClassDataset(instances, 128, data_util.DatasetSettings(), NUM_CLASSES if with_labels else None)
+    seconds = time.perf_counter() - start
+    return {"observations": len(dataset), "seconds": seconds, "mb_before": before, "mb_peak": peak_memory()}
+
+
+def peak_memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# Tables
+
+
+def table(rows, columns):
+    """Markdown of dicts; columns: {key: (title, format)}."""
+    lines = [[title for title, _ in columns.values()], ["---"] * len(columns)]
+    lines += [[format(row[key], spec) for key, (_, spec) in columns.items()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+READING = {"from": ("images from", ""), "workers": ("workers", ""), "images_per_s": ("images/s", ",.0f"),
+           "rays_per_s": ("rays/s", ",.0f"), "seconds_to_fill": ("seconds to fill", ".1f")}  # fmt: skip
+OPENING = {"index": ("index", ""), "observations": ("observations", ","), "seconds": ("seconds to open", ".2f"),
+           "mb_before": ("MB before", ",.0f"), "mb_peak": ("MB at most", ",.0f")}  # fmt: skip
+
+
+@util.command
+def main(argv=None):
+    options = build_parser().parse_args(argv)
+    figures = {"options": vars(options), "cores": processes.available()}
+    try:
+        temporary = tempfile.TemporaryDirectory(dir=options.temporary, prefix="bench_data_")
+    except OSError as error:
+        raise util.InputError(f"--temporary {options.temporary}: cannot be written ({error.strerror})") from None
+    with temporary as folder:
+        root = Path(options.data_root or Path(folder) / "Ball" / "Ball.train")
+        if options.index:
+            start = time.perf_counter()
+            root = Path(folder) / "Ball" / "Ball.train"
+            write_large_split(root, *options.index)
+            print(f"wrote {options.index[0]} x {options.index[1]} views in {time.perf_counter() - start:.0f} s\n")
+        elif not options.data_root:
+            write_split(root, options.instances, options.views, options.sidelength)
+        if not options.index:
+            figures["reading"] = measure_reading(options, root, Path(folder) / "cache")
+            print(table(figures["reading"], READING), "\n")
+        if not options.data_root:
+            split_index.path_of(root).unlink(missing_ok=True)
+        figures["opening"] = measure_opening(root, with_labels=False)
+        print(table(figures["opening"], OPENING))
+    if options.json:
+        with util.replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
