@@ -15,6 +15,8 @@ from skimage.transform import resize_local_mean
 
 import util
 
+MAX_NUMBER = 1e30  # of a pose, which is kept in float32
+MAX_CLASS_ID = 2**15 - 1
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
 _AWAY = "; mend it, or move the point_cloud folder away to score without it"
@@ -88,7 +90,7 @@ def load_pose(path, is_world2cam=False):
             f"{path}: expected four lines of four numbers or one line of sixteen, "
             f"found lines of {[len(line) for line in lines]} numbers"
         )
-    if not np.isfinite(pose).all() or abs(np.linalg.det(pose[:3, :3])) < 1e-9:
+    if not (np.abs(pose) <= MAX_NUMBER).all() or abs(np.linalg.det(pose[:3, :3])) < 1e-9:
         raise util.InputError(f"{path}: not a pose: the numbers must be finite and the rotation invertible")
     return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
 
@@ -104,9 +106,10 @@ def parse_plain_pose(text):
     if [len(words) for words in lines] not in ([4, 4, 4, 4], [16]):
         return None
     try:
-        return [float(word) for words in lines for word in words]
+        numbers = [float(word) for words in lines for word in words]
     except ValueError:
         return None
+    return numbers if max(map(abs, numbers)) <= MAX_NUMBER else None
 
 
 def load_latent_vectors(paths):
@@ -139,11 +142,15 @@ def decode_image(path):
     """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 where it has none."""
     try:
         with Image.open(path) as image:
+            if "transparency" in image.info:  # a colour, or some of a palette, that stands for none
+                image = image.convert("RGBA")
             image = np.asarray(image.convert(image.palette.mode) if image.mode == "P" else image)
     except Exception as error:  # Pillow raises whatever its decoder does
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
+    if min(image.shape[:2]) < 2:
+        raise util.InputError(f"{path}: is {image.shape[1]} x {image.shape[0]} pixels; expected 2 x 2 or more")
     top, left, side = square_crop(*image.shape[:2])
     image = image.reshape(*image.shape[:2], -1)[top : top + side, left : left + side]
     rgba = np.full((side, side, 4), 255, np.uint8)
@@ -190,10 +197,14 @@ def open_seg_labels(path, mmap_mode=None):
         labels = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
+    if not isinstance(labels, np.ndarray):
+        raise util.InputError(f"{path}: holds several arrays (.npz); expected one, as np.save writes it")
     labels = labels[..., 0] if labels.ndim == 3 and labels.shape[-1] == 1 else labels
     if labels.ndim != 2 or labels.dtype.kind not in "iub":
         raise util.InputError(f"{path}: expected an (H, W) array of integer class ids, found {labels.dtype} {labels.shape}")
-    return labels
+    if min(labels.shape) < 2:
+        raise util.InputError(f"{path}: is {labels.shape[1]} x {labels.shape[0]} pixels; expected 2 x 2 or more")
+    return labels if mmap_mode or labels.dtype.isnative else labels.astype(labels.dtype.newbyteorder("="))
 
 
 def load_seg_labels(path, sidelength=None, pixel_center=0.0):
@@ -278,6 +289,8 @@ def load_class_names(path):
         raise util.InputError(f"{path}: a line does not start with an integer class id ({error})") from None
     if not names or min(names) < 0:
         raise util.InputError(f"{path}: expected at least one class and no negative id, found {sorted(names)}")
+    if max(names) > MAX_CLASS_ID:
+        raise util.InputError(f"{path}: class id {max(names)} found, expected ids up to {MAX_CLASS_ID}; number them from 0")
     return [names.get(i, f"class {i}") for i in range(max(names) + 1)]
 
 
@@ -296,7 +309,7 @@ def load_dataset_settings(class_folder):
         return DatasetSettings()
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise util.InputError(f"{path}: cannot be read as the settings of a data set ({error})") from None
     found = found if isinstance(found, dict) else {"pixel_center": None}
     pixel_center, blend_alpha = found.get("pixel_center", 0.0), found.get("blend_alpha", False)

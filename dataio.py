@@ -72,7 +72,10 @@ def instance_folders(root, max_num_instances=ALL, specific_ins=()):
     root = Path(root)
     if not root.is_dir():
         raise util.InputError(f"{root}: no such folder; expected a split such as Chair/Chair.train")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise util.InputError(f"{root}: cannot be read ({error.strerror}); see to its rights") from None
     if not folders:
         raise util.InputError(f"{root}: no instance folders; expected {root}/<instance>/rgb, pose and intrinsics.txt")
     if specific_ins:

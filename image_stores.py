@@ -250,7 +250,7 @@ def file_stamp(path):
         found = os.stat(path)
     except OSError as error:
         raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return found.st_mtime_ns, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns + found.st_size  # as split_index.stamp_of has it
 
 
 class Mapped(Arrays):

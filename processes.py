@@ -3,7 +3,11 @@
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
+
+PARENT_POLL_S = 0.5
 
 _function = None  # of a worker: inherited when it is forked, so that nothing of it is pickled
 
@@ -28,17 +32,30 @@ def ordered(function, count, num_processes, chunksize=16):
         yield from map(function, range(count))
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(num_processes, count), fork, initializer=_start_worker, initargs=(function,)) as pool:
+    mine = (function, os.getpid())
+    with ProcessPoolExecutor(min(num_processes, count), fork, initializer=_start_worker, initargs=mine) as pool:
         try:
             yield from pool.map(_call, range(count), chunksize=chunksize)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(function):
+def _start_worker(function, parent):
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends the workers
+    end_with(parent)
+
+
+def end_with(parent):
+    """Ends this process when `parent`, a process id, is killed: it would live on, with the locks it was forked with."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(index):

@@ -1,8 +1,8 @@
 """The index of a split: which views its instances have, and their cameras, in one file beside the split folder.
 
 Reading a million pose files, and looking at as many images, takes a minute; asking for the times of them all takes
-seconds. So what was read is kept, in `.<split>.index.npz` of the class folder, with the time and the size that each file
-had, and the time of each folder of files. Whatever has other ones when the split is opened again is read again. Of images
+seconds. So what was read is kept, in `.<split>.index.npz` of the class folder, with the times and the size that each file
+had, and the times of each folder of files. Whatever has other ones when the split is opened again is read again. Of images
 and label maps, which are decoded later in any case, the index knows that they looked sound; where there are more than
 MANY_IMAGES, that one of them was overwritten in its place is found when it is decoded.
 """
@@ -20,7 +20,7 @@ import data_util
 import processes
 import util
 
-VERSION = 1
+VERSION = 2
 FILES = {  # subfolder: what its files are called, their suffix
     "rgb": ("images", ".png"),
     "pose": ("poses", ".txt"),
@@ -39,8 +39,8 @@ class Entry:
     """What is known of an instance folder with V views. A stamp or time of 0 fits no file: it is to be read.
 
     names:  {subfolder: (V,) names of its files without suffix, sorted}, of the subfolders that were looked into
-    times:  {subfolder: its time in ns}
-    stamp:  (time in ns, size) of intrinsics.txt
+    times:  {subfolder: the mark of its stamp, see stamp_of}
+    stamp:  that of intrinsics.txt
     """
 
     names: dict
@@ -48,7 +48,7 @@ class Entry:
     intrinsics: data_util.Intrinsics
     stamp: tuple
     poses: np.ndarray  # (V, 4, 4) float32 cam2world, where read
-    stamps: np.ndarray  # (3, V, 2) int64: time in ns and size of the files of READ
+    stamps: np.ndarray  # (3, V, 2) int64, of the files of READ
 
     @property
     def views(self):
@@ -89,8 +89,13 @@ def open_split(root, folders, kinds, choose, cached=True):
 
 def is_many(folders, entries, choose):
     """Whether more than MANY_IMAGES are asked for, as far as the entries that are known (not None) tell."""
-    num_chosen = [len(choose(len(entry.views), folder)) for folder, entry in zip(folders, entries) if entry]
-    return sum(num_chosen) > MANY_IMAGES
+    def count(folder, num_views):
+        try:
+            return len(choose(num_views, folder))
+        except util.InputError:  # there may be other views by now: the survey tells
+            return num_views
+
+    return sum(count(folder, len(entry.views)) for folder, entry in zip(folders, entries) if entry) > MANY_IMAGES
 
 
 class Survey:
@@ -105,14 +110,14 @@ class Survey:
         now = time.time_ns()
         names, times = dict(old.names) if old else {}, dict(old.times) if old else {}
         for kind in self.kinds:
-            seen = settled(stamp_of(folder / kind)[0], now)
+            _, seen = settled(stamp_of(folder / kind), now)
             if not seen or times.get(kind) != seen:
                 names[kind], times[kind] = list_names(folder, kind), seen
         expect_same_names(folder, self.kinds, names)
         views = names[self.kinds[0]]
 
         path = folder / "intrinsics.txt"
-        stamp = settled_stamp(stamp_of(path), now)
+        stamp = settled(stamp_of(path), now)
         same_camera = old is not None and stamp == old.stamp != (0, 0)
         intrinsics = old.intrinsics if same_camera else data_util.load_intrinsics(path)
         rows = np.asarray(self.choose(len(views), folder), dtype=np.int64)
@@ -180,7 +185,7 @@ def list_names(folder, kind):
         return ()
     except OSError as error:
         raise util.InputError(f"{folder / kind}: cannot be read ({error.strerror})") from None
-    return tuple(name[: -len(suffix)] for name in sorted(files) if name.endswith(suffix))
+    return tuple(name[: -len(suffix)] for name in sorted(files) if name.endswith(suffix) and not name.startswith("."))
 
 
 def read_poses(paths, poses_are_world2cam):
@@ -208,12 +213,16 @@ def read_poses(paths, poses_are_world2cam):
 
 
 def stamp_of(path):
-    """(time in ns, size) of a file or folder; (0, 0) where there is none."""
+    """(time in ns, mark) of a file or folder; (0, 0) where there is none.
+
+    The time is that of the last change of its content. The mark is another after any change: the time of the last
+    change of whatever kind, which no program can set back, plus the size.
+    """
     try:
         found = os.stat(path)
     except OSError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns + found.st_size
 
 
 def stamps_of(folder, names):
@@ -229,17 +238,13 @@ def stamps_of(folder, names):
         return np.array([stamp_of(folder / name) for name in names], np.int64)
     stamps = np.empty((len(names), 2), np.int64)
     stamps[:, 0] = [each.st_mtime_ns for each in found]
-    stamps[:, 1] = [each.st_size for each in found]
+    stamps[:, 1] = [each.st_ctime_ns + each.st_size for each in found]
     return stamps
 
 
-def settled(time_ns, now):
-    """The time, or 0 where a further change may bear the same one."""
-    return time_ns if time_ns < now - UNSETTLED_NS else 0
-
-
-def settled_stamp(stamp, now):
-    return stamp if settled(stamp[0], now) else (0, 0)
+def settled(stamp, now):
+    """The stamp, or (0, 0) where a further change may bear the same one."""
+    return stamp if stamp[0] < now - UNSETTLED_NS else (0, 0)
 
 
 # The file

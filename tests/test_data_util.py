@@ -122,6 +122,7 @@ BAD_IMAGES = {
     "a folder": lambda path: path.mkdir(),
     "spoilt in the middle": spoilt,
     "16-bit": lambda path: iio.imwrite(path, np.full((4, 4), 40_000, dtype=np.uint16)),
+    "one pixel": lambda path: write_png(path, np.zeros((1, 1, 3))),
 }
 
 
@@ -165,6 +166,15 @@ def test_a_palette_is_applied(tmp_path):
     colours = Image.fromarray(np.array([[(255, 0, 0), (0, 0, 255)]] * 2, dtype=np.uint8))
     colours.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
     assert data_util.decode_image(tmp_path / "palette.png")[0].tolist() == [[255, 0, 0, 255], [0, 0, 255, 255]]
+
+
+def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[2:6, 2:6] = (200, 30, 60, 255)
+    Image.fromarray(pixels).quantize(8, method=Image.Quantize.FASTOCTREE).save(tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as image:
+        assert image.mode == "P"
+    np.testing.assert_array_equal(data_util.decode_image(tmp_path / "small.png")[..., 3], pixels[..., 3])
 
 
 def test_the_sides_of_an_image_are_in_its_header(tmp_path):
@@ -213,6 +223,9 @@ BAD_LABELS = {
     "empty": lambda path: path.write_bytes(b""),
     "pickle": lambda path: np.save(path, np.array([[{}]]), allow_pickle=True),
     "missing": lambda path: None,
+    "one pixel": lambda path: np.save(path, np.zeros((1, 1), dtype=int)),
+    "no pixel": lambda path: np.save(path, np.zeros((0, 0), dtype=int)),
+    "several arrays": lambda path: np.savez(path.open("wb"), np.zeros((4, 4), dtype=int)),
 }
 
 
@@ -403,9 +416,22 @@ BAD_POSES = {
     "15 numbers": "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0",
     "three lines": ROWS,
     "words": "one two three four",
+    "beyond float32": ROWS.replace("0 0 1 0", "0 0 1 1e39") + "0 0 0 1",
     "no rotation": "0 0 0 0\n" * 3 + "0 0 0 1",
     "empty": "",
 }
+
+
+def test_labels_of_another_machine_have_the_byte_order_of_this_one(tmp_path):
+    np.save(tmp_path / "labels.npy", np.array([[1, 2], [3, -1]], dtype=">i4"))
+    labels = data_util.open_seg_labels(tmp_path / "labels.npy")
+    assert labels.dtype.isnative and labels.tolist() == [[1, 2], [3, -1]]
+
+
+def test_a_class_list_of_a_hundred_million_classes_is_a_mistake(tmp_path):
+    (tmp_path / "list.txt").write_text("0 background\n99999999 leg\n")
+    with pytest.raises(util.InputError, match="list.txt: class id 99999999 found"):
+        data_util.load_class_names(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("fault", BAD_POSES)

@@ -2,7 +2,11 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -246,6 +250,36 @@ def test_what_a_killed_run_left_is_overwritten(split, tmp_path):
     (cache / name).rename(cache / f".{name}.filling")
     assert_same(image_stores.open_cache(files, cache), files)
     assert not list(cache.glob(".*.filling"))
+
+
+FILL_AND_DIE = """
+import os, signal, sys, time
+import data_util, dataio, image_stores
+
+main, decode = os.getpid(), data_util.decode_image
+
+def decode_and_kill(path):
+    if os.getpid() != main:
+        os.kill(main, signal.SIGKILL)
+        time.sleep(30)
+    return decode(path)
+
+data_util.decode_image = decode_and_kill
+files = image_stores.Files(dataio.index_split(sys.argv[1], cached=False), 16, data_util.DatasetSettings(0.5))
+image_stores.open_cache(files, sys.argv[2], num_workers=2)
+"""
+
+
+def test_a_run_that_is_killed_while_its_processes_fill_does_not_hold_the_cache(split, tmp_path):
+    """Its processes end too, and with them the lock that they were forked with."""
+    root = Path(image_stores.__file__).parent
+    done = subprocess.run([sys.executable, "-c", FILL_AND_DIE, str(split), str(tmp_path / "cache")], cwd=root, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    files = files_of(split, num_classes=None)
+    opened = threading.Thread(target=lambda: image_stores.open_cache(files, tmp_path / "cache"), daemon=True)
+    opened.start()
+    opened.join(timeout=20)
+    assert not opened.is_alive()
 
 
 def test_an_image_that_changes_while_the_cache_is_filled_is_an_error(split, tmp_path, monkeypatch):

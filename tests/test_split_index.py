@@ -196,6 +196,37 @@ def test_a_pose_of_another_size_is_read_again_whatever_its_time(split):
     assert index(split)[1].poses[2][0, 3] == 7
 
 
+def test_a_pose_of_the_same_size_and_time_is_read_again(split):
+    """An editor that puts the time back, an archive with times of whole seconds."""
+    path = split / "b" / "pose" / "000002.txt"
+    rewrite(path, moved(path, 6), OLD)
+    index(split)
+    size = path.stat().st_size
+    rewrite(path, moved(path, 7), OLD)
+    assert path.stat().st_size == size
+    assert index(split)[1].poses[2][0, 3] == 7
+
+
+def test_instances_that_change_places_are_read_again(split):
+    index(split)
+    for source, target in (("a", "between"), ("b", "a"), ("between", "b")):
+        (split / source).rename(split / target)
+    assert_right(split)
+
+
+def test_views_that_were_added_may_be_asked_for_at_once(split):
+    index(split)
+    for instance in "abc":
+        for kind, suffix in (("rgb", ".png"), ("pose", ".txt"), ("seg", ".npy")):
+            shutil.copy(split / instance / kind / f"000000{suffix}", split / instance / kind / f"000005{suffix}")
+    assert index(split, specific_observation_idcs=[5])[0].views == ("000005",)
+
+
+def test_hidden_files_are_no_views(split):
+    (split / "a" / "rgb" / "._000000.png").write_bytes(b"what macOS puts into archives")
+    assert index(split)[0].views == tuple(f"{i:06d}" for i in range(5))
+
+
 def test_a_pose_that_changes_twice_within_the_clock_s_tick_is_read_again(split):
     path = split / "b" / "pose" / "000002.txt"
     rewrite(path, moved(path, 6), None)
