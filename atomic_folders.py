@@ -52,7 +52,7 @@ def unfinished_folder(path, plan, is_worth_keeping, overwrite=False):
             yield folder
         except BaseException:
             if not is_worth_keeping(folder):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         for name in (PLAN, LOCK):
             (folder / name).unlink()

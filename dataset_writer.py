@@ -8,6 +8,7 @@ rendered by itself, from its own mesh and poses: neither the number of processes
 import contextlib
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from tqdm import tqdm
 import atomic_folders
 import data_util
 import meshes
+import processes
 import raycasting
 import util
 import viewpoints
@@ -65,33 +67,33 @@ class Outcome:
 
 
 def write_class(out, obj_name, class_names, instances, style, description,
-                num_workers=1, overwrite=False, skip_broken=False, texts=None):
+                num_workers=1, overwrite=False, skip_broken=False, texts=None, identity=None):
     """Renders `instances` into the class folder <out>/<obj_name>; returns the Outcome of each.
 
     class_names: by id, background first; None for data without labels
-    description: what dataset.json says about the making, beside the conventions. With the style and the poses it
-                 tells whether an unfinished folder is this one
+    description: what dataset.json says about the making, beside the conventions
     skip_broken: leave out instances whose mesh cannot be used, and what is broken of others, instead of an InputError
     texts:       {file name: content}, further files of the class folder
+    identity:    what else tells, with all the above, whether an unfinished folder is of these very instances
     """
     raycasting.require_embree()
-    plan = {"description": description, "style": asdict(style), "classes": class_names,
+    plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity,
             "instances": [[i.split, i.name, i.cam2world.double().sum().item()] for i in instances]}
     with atomic_folders.unfinished_folder(Path(out) / obj_name, plan, has_views, overwrite) as folder:
         outcomes = _finish(folder, obj_name, instances, style, num_workers, skip_broken)
-        told = [f"{outcome.split}/{outcome.name}: {fault}" for outcome in outcomes for fault in outcome.faults]
+        told = list(dict.fromkeys(f"{outcome.name}: {fault}" for outcome in outcomes for fault in outcome.faults))
         for line in told[:NAMED_AT_ONCE]:
             print(line)
         if len(told) > NAMED_AT_ONCE:
             print(f"... and {len(told) - NAMED_AT_ONCE} more")
-        unusable = sum(outcome.views == 0 for outcome in outcomes)
+        names, unusable = {outcome.name for outcome in outcomes}, {o.name for o in outcomes if not o.views}
         if told and not skip_broken:
             raise util.InputError(
-                f"{unusable} of {len(outcomes)} objects cannot be used as they are, the first: {told[0]}; mend what is "
+                f"{len(unusable)} of {len(names)} objects cannot be used as they are, the first: {told[0]}; mend what is "
                 f"named and run this again, or leave it out with --skip_broken"
             )
-        if unusable == len(outcomes):
-            raise util.InputError(f"none of {len(outcomes)} objects can be used, the first: {told[0]}")
+        if unusable == names:
+            raise util.InputError(f"none of {len(names)} objects can be used, the first: {told[0]}")
         facts = {"pixel_center": raycasting.PIXEL_CENTER, "blend_alpha": True, **description,
                  "sidelength": style.sidelength, "splits": _count(outcomes)}
         files = {**(texts or {}), "dataset.json": json.dumps(facts, indent=2) + "\n"}
@@ -128,15 +130,16 @@ def _finish(folder, obj_name, instances, style, num_workers, skip_broken):
         print(f"note: {len(done)} of {len(instances)} objects are there from an earlier, unfinished run; going on")
     jobs = [(folder / f"{obj_name}.{i.split}" / i.name, i.split, i.load, i.cam2world.numpy(), style, skip_broken)
             for i in instances if (i.split, i.name) not in done]
-    finished = _run(jobs, min(num_workers, len(jobs)))
     num_views = sum(len(job[3]) for job in jobs)
-    bar = tqdm(total=num_views, unit="view", desc=obj_name)
-    with contextlib.closing(finished), bar, open(folder / JOURNAL, "a") as journal:
-        for outcome in finished:
+    with tqdm(total=num_views, unit="view", desc=obj_name) as bar, open(folder / JOURNAL, "a") as journal:
+
+        def note(outcome):
             journal.write(json.dumps(asdict(outcome)) + "\n")
             journal.flush()
             done[outcome.split, outcome.name] = outcome
             bar.update(outcome.views)
+
+        _run(jobs, min(num_workers, len(jobs)), note)
     return [done[instance.split, instance.name] for instance in instances]
 
 
@@ -151,29 +154,36 @@ def read_journal(path):
     return outcomes
 
 
-def _run(jobs, num_workers):
-    """Yields the Outcome of each finished job."""
+def _run(jobs, num_workers, note):
+    """Calls `note` with the Outcome of each finished job."""
     if num_workers <= 1:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # tensors are too small here to be shared between threads
         try:
-            yield from (write_instance(*job) for job in jobs)
+            for job in jobs:
+                note(write_instance(*job))
         finally:
             torch.set_num_threads(num_threads)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, spawn, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(num_workers, spawn, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
+        waiting = {pool.submit(write_instance, *job) for job in jobs}
         try:
-            for done in as_completed([pool.submit(write_instance, *job) for job in jobs]):
-                yield done.result()
+            for future in as_completed(set(waiting)):
+                waiting.discard(future)
+                note(future.result())
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # after the objects at hand, whose work is kept
+            for future in waiting:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    note(future.result())
             raise
 
 
-def _start_worker():
+def _start_worker(parent):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends the workers
+    processes.end_with(parent)
 
 
 def write_instance(folder, split, load, cam2world, style, skip_broken=False):

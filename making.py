@@ -4,9 +4,11 @@ import argparse
 import os
 
 import numpy as np
+import torch
 
 import dataset_writer
 import raycasting
+import util
 import viewpoints
 
 SPLITS = ("train", "train_val", "val", "test")
@@ -26,13 +28,14 @@ def add_options(maker, views, sidelength, obj_names=None):
     maker.add_argument("--test_views", type=whole(MIN_TEST_VIEWS), default=100,
                        help=f"views per test object, at least {MIN_TEST_VIEWS}")
     maker.add_argument("--cameras", default="band",
-                       help=f"where objects are seen from, all but test objects: one of {kinds}, or a folder of pose files")
+                       help=f"where objects are seen from, all but test objects: one of {kinds}, or a folder of pose files "
+                            "(there is no train_val then, and --views, --radius and --elevation_deg do not count)")
     maker.add_argument("--test_cameras", default="spiral", help="where test objects are seen from, the same for all")
     maker.add_argument("--elevation_deg", type=degrees, default=None, metavar="LOW,HIGH",
                        help="between which elevations, in place of the kind's own: -10,60 for band and spiral")
     maker.add_argument("--radius", type=positive, default=viewpoints.DISTANCE,
                        help="distance of the cameras from the centre of the object, whose bounding box has a diagonal of 1")
-    maker.add_argument("--fov_deg", type=positive, default=None, help="field of view; where it is not given, 52.0")
+    maker.add_argument("--fov_deg", type=field_of_view, default=None, help="field of view; where it is not given, 52.0")
     maker.add_argument("--sidelength", type=whole(8), default=sidelength, help="side of the images, in pixels")
     maker.add_argument("--light", type=direction, default=",".join(map(str, raycasting.LIGHT_FROM)), metavar="X,Y,Z",
                        help="direction towards the light (x right, y back, z up), or none for colours without shading")
@@ -79,6 +82,14 @@ def positive(text):
     return number
 
 
+def field_of_view(text):
+    """An argparse type: an angle in degrees, of a pinhole camera."""
+    angle = positive(text)
+    if angle >= 180:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected an angle below 180 degrees")
+    return angle
+
+
 def degrees(text):
     """An argparse type: LOW,HIGH elevations."""
     low, high = _numbers(text, 2, "two elevations LOW,HIGH")
@@ -115,20 +126,26 @@ def folder_name(text):
 
 
 def cameras(options, split, index):
-    """Poses (V, 4, 4) of the views of the `index`-th object of a split."""
+    """Poses (V, 4, 4) of the views of the `index`-th object of a split; none where the split is not to be made."""
     if split == "test":
         kind, num_views = options.test_cameras, options.test_views
     else:
         kind, num_views = options.cameras, options.views if split == "train" else options.train_val_views
+    if num_views == 0 or split == "train_val" and kind not in viewpoints.ELEVATION_DEG:
+        return torch.zeros(0, 4, 4)  # given poses are those of train already
     rng = np.random.default_rng([options.seed, VIEWS, SPLITS.index(split), index])
     return viewpoints.cameras(kind, num_views, rng, options.elevation_deg, options.radius)
 
 
-def write(options, class_names, instances, description=None, texts=None):
+def write(options, class_names, instances, description=None, texts=None, identity=None):
     """Renders the instances that have views into the class folder that the options name, and says what came out.
 
     class_names: by id, background first; None for data without labels
+    identity:    see dataset_writer.write_class
     """
+    if options.radius <= 0.5 and not getattr(options, "keep_size", False):
+        raise util.InputError(f"--radius {options.radius:g}: the cameras would be inside the object, whose diagonal is 1; "
+                              f"expected more than 0.5")  # fmt: skip
     style = dataset_writer.Style(
         sidelength=options.sidelength,
         focal=viewpoints.focal_of(options.fov_deg) if options.fov_deg else viewpoints.FOCAL,
@@ -142,11 +159,13 @@ def write(options, class_names, instances, description=None, texts=None):
     outcomes = dataset_writer.write_class(
         options.out, options.obj_name, class_names, [i for i in instances if len(i.cam2world)], style, description,
         num_workers=options.num_workers, overwrite=options.overwrite, skip_broken=options.skip_broken, texts=texts,
+        identity=identity,
     )  # fmt: skip
     written = [outcome for outcome in outcomes if outcome.views]
     folder = os.path.join(options.out, options.obj_name)
     print(f"wrote {folder}: {len(written)} instances, {sum(outcome.views for outcome in written)} views")
-    if len(written) < len(outcomes) or any(outcome.faults for outcome in written):
-        mended = sum(bool(outcome.faults) for outcome in written)
-        print(f"left out {len(outcomes) - len(written)} instances, and parts of {mended} others; see "
+    if any(outcome.faults for outcome in outcomes):
+        missing = {outcome.name for outcome in outcomes if not outcome.views}
+        mended = {outcome.name for outcome in written if outcome.faults}
+        print(f"left out {len(missing)} objects, and parts of {len(mended)} others; see "
               f"{os.path.join(folder, dataset_writer.LEFT_OUT)}")  # fmt: skip

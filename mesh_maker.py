@@ -52,7 +52,7 @@ def make(options):
             instances.append(Instance(split, name, load, making.cameras(options, split, i)))
     description = {"source": Path(options.source).name, "labels": kind, "up": options.up, "front": options.front,
                    "keep_size": options.keep_size}  # fmt: skip
-    making.write(options, class_names, instances, description)
+    making.write(options, class_names, instances, description, identity=identity_of(options))
 
 
 def find_sources(options):
@@ -67,6 +67,12 @@ def find_sources(options):
     if options.parts:
         return *mesh_sources.with_parts(options.source, options.parts), "parts"
     return None, mesh_sources.unlabelled(options.source), "none"
+
+
+def identity_of(options):
+    """What objects depend on beside the description, by path and, of the small files, by content."""
+    folders = [path and str(Path(path).resolve()) for path in (options.source, options.shapenet)]
+    return folders + [path and Path(path).read_text(errors="replace") for path in (options.parts, options.class_list)]
 
 
 def rotation_to_canonical(up, front):
@@ -89,6 +95,8 @@ def load_canonical(load, rotation, keep_size):
 
 def splits(names, options):
     """{split: names} for sorted names, as --splits says or by lot; train_val has the names of train."""
+    if options.splits and (options.val_instances or options.test_instances):
+        raise util.InputError("--splits names the objects of val and test: leave --val_instances and --test_instances out")
     if options.splits:
         parted = read_splits(Path(options.splits), options.obj_name, set(names))
     else:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import uuid
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ class InputError(Exception):
 
 
 def command(main):
-    """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2."""
+    """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
     def wrapped(argv=None):
@@ -29,6 +30,13 @@ def command(main):
             sentence = str(error).rsplit("InputError: ", 1)[-1].strip()  # a data loader's worker wraps it in its traceback
             print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
             sys.exit(2)
+        except BrokenProcessPool:
+            print(f"{Path(sys.argv[0]).name}: error: one of its processes was ended from outside, perhaps for want of "
+                  f"memory; run it again with a smaller --num_workers", file=sys.stderr)  # fmt: skip
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+            sys.exit(130)
 
     return wrapped
 

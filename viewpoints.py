@@ -19,6 +19,7 @@ BAND_DEG = (-10.0, 60.0)  # what one sees of furniture in a room
 ELEVATION_DEG = {"band": BAND_DEG, "sphere": (-90.0, 90.0), "hemisphere": (0.0, 90.0), "spiral": BAND_DEG,
                  "orbit": (25.0, 25.0)}  # of each kind of views, lowest and highest  # fmt: skip
 
+RIGID = 1e-3  # of R^T R of a given pose
 FRONT_VIEW = 65  # the view of a spiral that one-shot reconstruction starts from
 FRONT_AZIMUTH_DEG, FRONT_ELEVATION_DEG = 35.0, 25.0
 SPIRAL_TURNS = 7  # of the numbers tried, the one that keeps the views furthest apart
@@ -35,7 +36,8 @@ def cameras(kind, num_views, rng, elevation_deg=None, distance=DISTANCE):
     if kind == "spiral":
         return spiral(num_views, elevation_deg, distance)
     if kind == "orbit":
-        return geometry.orbit(torch.zeros(3), distance, sum(elevation_deg) / 2, num_views)
+        azimuth_deg = np.arange(num_views) * 360 / num_views
+        return _looking_at_origin(azimuth_deg, np.full(num_views, sum(elevation_deg) / 2), distance)
     return scattered(num_views, rng, elevation_deg, distance)
 
 
@@ -73,7 +75,11 @@ def given(folder):
         raise util.InputError(
             f"{folder}: neither a kind of views ({', '.join(ELEVATION_DEG)}) nor a folder with pose files (000000.txt ...)"
         )
-    return torch.from_numpy(np.stack([data_util.load_pose(path) for path in paths]))
+    poses = np.stack([data_util.load_pose(path) for path in paths])
+    for path, rotation in zip(paths, poses[:, :3, :3]):
+        if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID or np.linalg.det(rotation) < 0:
+            raise util.InputError(f"{path}: not a rigid pose; expected a rotation without scale or mirroring, and a position")
+    return torch.from_numpy(poses)
 
 
 def focal_of(fov_deg):

@@ -1,8 +1,12 @@
 """make_dataset.py and dataset_writer.py: what is written, where, and that it is the same every time."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import imageio.v3 as iio
 import numpy as np
@@ -226,6 +230,62 @@ def test_interrupted_goes_on_where_it_stopped_and_gives_the_same_bytes(tmp_path,
     assert contents(tmp_path / "stopped") == contents(tmp_path / "through")
 
 
+def test_what_a_killed_run_left_of_an_object_is_made_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_boxes(tmp_path / "killed", [box, lambda: fails_with(KeyboardInterrupt), box])
+    split = tmp_path / "killed" / ".Box.unfinished" / "Box.train"
+    for name in (".box_1", "box_2"):  # in the middle of an object; between its renaming and the line of the journal
+        (split / name / "rgb").mkdir(parents=True)
+        (split / name / "rgb" / "000007.png").write_text("half a picture")
+    write_boxes(tmp_path / "killed", [box] * 3)
+    write_boxes(tmp_path / "through", [box] * 3)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "through")
+
+
+def started(out, num_workers=2):
+    """A real process that makes chairs, in a process group of its own, after it has finished the first of them."""
+    command = [sys.executable, make_dataset.__file__, "procedural", "--obj_name", "Chair", "--out", str(out), "--num_workers",
+               str(num_workers), *TINY.split(), "--sidelength", "128", "--instances", "6"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    journal = out / ".Chair.unfinished" / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text().count("\n")):
+        time.sleep(0.01)
+    assert process.poll() is None
+    return process
+
+
+def test_ctrl_c_keeps_what_is_finished_and_ends_with_one_line(tmp_path):
+    process = started(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, written = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in written
+    assert written.splitlines()[-1].endswith("interrupted")
+    journal = tmp_path / ".Chair.unfinished" / "journal.jsonl"
+    finished = {json.loads(line)["name"] for line in journal.read_text().splitlines()}
+    assert finished >= {path.name for path in (tmp_path / ".Chair.unfinished" / "Chair.train").iterdir()}
+    assert not (tmp_path / "Chair").exists()
+
+
+def test_a_killed_run_takes_its_processes_along(tmp_path):
+    process = started(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    for _ in range(200):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("processes live on")
+
+
+def test_another_seed_gives_other_poses(tmp_path):
+    parser = make_dataset.build_parser()
+    arguments = ["procedural", "--obj_name", "Chair", "--out", str(tmp_path), "--seed"]
+    one, other = (making.cameras(parser.parse_args([*arguments, seed]), "train", 0) for seed in "01")
+    assert not torch.allclose(one, other)
+
+
 def test_an_unfinished_set_is_not_mixed_with_one_of_other_options(tmp_path):
     loads = [box, lambda: fails_with(KeyboardInterrupt)]
     with pytest.raises(KeyboardInterrupt):
@@ -271,6 +331,14 @@ def test_what_was_mended_is_made_and_no_longer_told(tmp_path):
     assert len(list((tmp_path / "Box" / "Box.train").iterdir())) == 2
 
 
+def test_what_was_left_out_on_request_is_told_again_without_it(tmp_path):
+    faulty = [box, lambda: box(faults=("a.png: no such file",)), lambda: fails_with(KeyboardInterrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        write_boxes(tmp_path, faulty, skip_broken=True)
+    with pytest.raises(util.InputError, match="1 of 3 objects.*a.png"):
+        write_boxes(tmp_path, [*faulty[:2], box])
+
+
 def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_path):
     with pytest.raises(util.InputError, match="none of 1 objects"):
         write_boxes(tmp_path, [lambda: fails_with(util.InputError("b.obj: no faces"))], skip_broken=True)
@@ -281,7 +349,8 @@ def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_pa
     ("--test_views 65", r"--test_views.*'65'.*at least 70"), ("--instances 0", r"--instances.*'0'.*at least 1"),
     ("--sidelength x", r"--sidelength.*'x'.*whole number"), ("--obj_name Lamp", r"--obj_name.*Lamp"),
     ("--elevation_deg 60,10", "--elevation_deg.*LOW first"), ("--light 1,2", "--light.*three numbers"),
-    ("--light 0,0,0", "--light.*direction"), ("--radius 0", "--radius.*above 0"),
+    ("--light 0,0,0", "--light.*direction"), ("--radius 0", "--radius.*above 0"), ("--radius 0.4", "inside the object"),
+    ("--fov_deg 180", "--fov_deg.*below 180"),
     ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
 ])
 def test_bad_flags_are_named(tmp_path, capsys, flags, named):

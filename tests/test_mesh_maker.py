@@ -186,14 +186,44 @@ def test_cameras_are_as_asked_for(models):
     assert instance.intrinsics.focal == pytest.approx(32 * viewpoints.focal_of(60))
 
 
+def test_given_cameras_make_no_second_split_of_the_same_views(models):
+    poses = models.parent / "poses"
+    poses.mkdir()
+    for i, pose in enumerate(viewpoints.spiral(3)):
+        np.savetxt(poses / f"{i}.txt", pose)
+    assert {path.name for path in make(models, f"--cameras {poses}").glob("Chair.*")} == {"Chair.train"}
+
+
+def test_given_cameras_that_are_no_rigid_poses_are_refused(models, refuses):
+    poses = models.parent / "poses"
+    poses.mkdir()
+    np.savetxt(poses / "0.txt", 2 * np.eye(4))
+    arguments = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), "--cameras", str(poses)]
+    refuses(make_dataset.main, arguments, "0.txt: not a rigid pose")
+
+
+def test_no_views_of_train_val_make_no_train_val(models):
+    folder = make(models, "--cameras orbit --train_val_views 0")
+    assert {path.name for path in folder.glob("Chair.*")} == {"Chair.train"}
+
+
+def test_what_is_unfinished_is_not_gone_on_with_by_another_map_of_parts(models, refuses):
+    (models / "empty.obj").write_text("v 0 0 0\n")
+    where = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), *FLAGS.split()]
+    arguments = [*where, "--parts", str(models.parent / "parts.yml")]
+    refuses(make_dataset.main, arguments, "1 of 4 objects")
+    (models.parent / "parts.yml").write_text(PARTS.replace('"cushion*": seat, rest: back', '"cushion*": back, rest: seat'))
+    refuses(make_dataset.main, arguments, "made with other options")
+
+
 def test_broken_files_are_named_and_left_out_on_request(models, refuses, capsys):
     (models / "empty.obj").write_text("v 0 0 0\n")
     (models / "flat.obj").write_text(chair_obj(faces="f 1 1 2\n"))
     arguments = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), "--parts",
                  str(models.parent / "parts.yml"), *FLAGS.split()]  # fmt: skip
-    refuses(make_dataset.main, arguments, "4 of 10 objects cannot be used")  # in train and again in train_val
+    refuses(make_dataset.main, arguments, "2 of 5 objects cannot be used")
     folder = make(models, "--skip_broken")
-    assert "left out 2 instances, and parts of 2 others" in capsys.readouterr().out
+    assert "left out 1 objects, and parts of 1 others" in capsys.readouterr().out
     left_out = (folder / "left_out.txt").read_text()
     assert "empty.obj" in left_out and "flat.obj" in left_out
     assert {path.name for path in (folder / "Chair.train").iterdir()} == {"chair_0", "chair_1", "chair_2", "flat"}
@@ -209,7 +239,7 @@ def test_names_of_parts_that_the_map_lacks_are_refused(models, refuses):
 @pytest.mark.parametrize(("flags", "reason"), [
     ("--shapenet x", "--class_list"), ("--class_list x --parts y", "give one of them"),
     ("--up y --front -y", "lie on one axis"), ("--val_instances 2 --test_instances 1", "ask for 3 objects"),
-    ("--splits nowhere.yml", "nowhere.yml: cannot be read"),
+    ("--splits nowhere.yml", "nowhere.yml: cannot be read"), ("--splits s.yml --test_instances 1", "leave --val_instances"),
 ])  # fmt: skip
 def test_flags_that_cannot_work_are_refused(models, refuses, flags, reason):
     arguments = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), *flags.split()]
