@@ -2,13 +2,13 @@
 
 Where cameras look: the cameras of an instance look at the point nearest to their optical axes (as in
 geometry.viewing_target, but the further an axis passes from the point the less it counts, so that a few cameras
-astray do not move it). A camera looks away where this point lies behind it, or more than a whole image beyond the
-border of its image. Where many cameras of an instance look away, other readings of the poses are tried: OpenGL axes,
-world-to-camera, both at once.
+astray do not move it). A camera looks away where this point lies behind it, and beside where it lies in front, but more
+than a whole image beyond the border of its image: a close-up or a dolly may mean that. Where many cameras of an instance
+look away or beside, other readings of the poses are tried: OpenGL axes, world-to-camera, both at once.
 
 One view, or axes within some ten degrees of each other, leave the point open. The reference is then the point that
 the cameras of all instances look at, or else the origin, and cameras are suspected only where it lies right behind
-nearly all of them, as with OpenGL axes: objects may well lie elsewhere.
+nearly all of them, in nearly all of the instances left open, as with OpenGL axes: objects may well lie elsewhere.
 
 Shapes: I instances, P cameras, those of one instance after those of the other.
 """
@@ -18,15 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-TOLERANCE = 1e-3  # of the entries of R^T R and of the last row: poses are often text of few digits
+TOLERANCE = 3e-3  # of the entries of R^T R and of the last row: poses may be text of three decimals
 SPREAD = 0.03  # mean square sine of the angles between axes, from which they tell a point: some 10 degrees
 BEYOND = 1.0  # images beyond the border of an image, where a camera may still have the point
 RIGHT_BEHIND_DEG = 10.0  # at most so far off the backward axis
-MOST, MANY = 0.9, 0.25  # shares of an instance's cameras: that must see the point, that look away
+FEW = 3  # fewer cameras tell nothing by having the reference right behind them
+MOST, MANY = 0.9, 0.25  # shares of an instance's cameras: that must see the point, that look away or beside
 MIN_FOCAL = 0.1  # per longer side of the image: a field of view of 157 degrees
 NUM_ROUNDS = 12  # of weighting the axes
 AT_ONCE = 40_000  # cameras; their arrays stay in the processor's cache
 
+BESIDE = "looks beside"  # the kind of fault that may be meant
+AXES = "OpenGL axes (y up, z backwards)"
 NEGATE = "negate the second and third column of each (make_dataset.py convert does it for a transforms.json)"
 OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])  # of the columns of a cam2world
 READINGS = {  # in place of the one as cam2world with OpenCV axes: what poses turn out to be, and what they mean
@@ -104,9 +107,8 @@ def faults_of(instances):
             faults[id(instance)] += faults_of_poses(rig, i) + of_directions[i]
             if is_open[i]:
                 undecided.append(instance)
-    for some in in_chunks(undecided):
-        for instance, fault in zip(some, faults_of_undecided(Rig(some), sums)):
-            faults[id(instance)] += fault
+    for instance, fault in faults_of_undecided(undecided, sums):
+        faults[id(instance)].append(fault)
     return [fault for instance in instances for fault in faults[id(instance)]]
 
 
@@ -209,8 +211,12 @@ def faults_of_doubtful(rig):
         elif is_open[i]:
             yield [], True
         else:
-            away, points = np.flatnonzero(rig.sound[views] & ~sees[views]), in_camera[views]
-            yield per_view("looks away", instance, away, lambda v: _looks_away(instance, points[v])), False
+            points, blind = in_camera[views], rig.sound[views] & ~sees[views]
+            yield [
+                fault
+                for kind, faulty in (("looks away", blind & (points[:, 2] <= 0)), (BESIDE, blind & (points[:, 2] > 0)))
+                for fault in per_view(kind, instance, np.flatnonzero(faulty), lambda v: _looks_away(instance, points[v]))
+            ], False
 
 
 def looks(rig, poses, num_rounds=0):
@@ -290,39 +296,55 @@ def read_otherwise(instances):
 def other_reading(instance, reading, num_away, num_views):
     """The fault of an instance whose poses make sense in another reading only."""
     path, says_world2cam = Path(instance.folder) / "pose", instance.intrinsics.poses_are_world2cam
-    axes = "OpenGL axes (y up, z backwards)"
     if reading == "opengl":
         return Fault("OpenGL axes", path, (
-            f"the poses look like {axes}: {num_away} of {num_views} cameras look away from the object, but not "
+            f"the poses look like {AXES}: {num_away} of {num_views} cameras look away from the object, but not "
             f"with y and z reversed; {NEGATE}"
         ))  # fmt: skip
-    is_what = "camera-to-world" if says_world2cam else "world-to-camera"
-    flag = "0 in" if says_world2cam else "1 as"
+    is_what, write_flag = inversely_read(says_world2cam)
     return Fault(f"{is_what} poses", path, (
-        f"the poses look like {is_what}{f' with {axes}' if 'opengl' in reading else ''}: inverted, the cameras look at one "
-        f"point, as they are {num_away} of {num_views} look away; write {flag} the fifth line of intrinsics.txt"
+        f"the poses look like {is_what}{f' with {AXES}' if 'opengl' in reading else ''}: inverted, the cameras look at one "
+        f"point, as they are {num_away} of {num_views} look away; {write_flag}"
         f"{', and mend the axes' if 'opengl' in reading else ''}"
     ))  # fmt: skip
 
 
-def faults_of_undecided(rig, sums):
-    """A list of Fault for each instance whose own cameras leave open what they look at; sums (10,): see `nearest_point`."""
+def faults_of_undecided(instances, sums):
+    """(instance, Fault) of each of those whose own cameras leave open what they look at; sums (10,): see `nearest_point`."""
+    if not instances:
+        return
     points, spread = nearest_point(sums[None])
     of_split = spread[0] >= SPREAD
     reference = points[0] if of_split else np.zeros(3)
-    to_reference = reference - rig.poses[:, :3, 3]
-    behind = -(to_reference * rig.poses[:, :3, 2]).sum(axis=1)
-    distance = np.linalg.norm(to_reference, axis=1)
-    right_behind = rig.sound & (distance > 0) & (behind > np.cos(np.deg2rad(RIGHT_BEHIND_DEG)) * distance)
-    num_behind, num_sound = rig.per_instance(right_behind * 1), rig.per_instance(rig.sound * 1)
+    counts = np.concatenate([count_reversed(Rig(some), reference) for some in in_chunks(instances)])
+    num_behind, _, num_sound = counts.T
+    agree = (num_sound > 0) & (num_behind >= MOST * num_sound)
+    if agree.sum() < MOST * (num_sound > 0).sum() or num_behind[agree].sum() < FEW:
+        return
+    num_behind, num_inverse, num_sound = counts[agree].sum(axis=0)
     where = f"the point {_numbers(reference)} that the split's cameras look at" if of_split else "the origin"
-    return [
-        [Fault("OpenGL axes", Path(instance.folder) / "pose", (
-            f"the poses look like OpenGL axes (y up, z backwards): {behind} of {total} cameras have {where} right behind "
-            f"them; {NEGATE}"
-        ))] if total and behind >= MOST * total else []
-        for instance, behind, total in zip(rig.instances, num_behind, num_sound)
-    ]  # fmt: skip
+    for i in np.flatnonzero(agree):
+        is_what, write_flag = inversely_read(instances[i].intrinsics.poses_are_world2cam)
+        either = num_inverse >= num_behind
+        yield instances[i], Fault("OpenGL axes", Path(instances[i].folder) / "pose", (
+            f"the poses look like {AXES}{f', or like {is_what}' if either else ''}: {counts[i, 0]} of {counts[i, 2]} cameras "
+            f"have {where} right behind them; {NEGATE}{f', or, if they are {is_what}, {write_flag}' if either else ''}"
+        ))  # fmt: skip
+
+
+def count_reversed(rig, reference):
+    """Counts (I, 3) of cameras: with the reference right behind, with the origin right ahead if poses are inverse, sound."""
+    in_camera = ((reference - rig.poses[:, :3, 3])[:, None] @ rig.poses[:, :3, :3])[:, 0]
+    origin_if_inverse = rig.poses[:, :3, 3]
+    cosine = np.cos(np.deg2rad(RIGHT_BEHIND_DEG))
+    ahead = [point[:, 2] > cosine * np.linalg.norm(point, axis=1) for point in (-in_camera, origin_if_inverse)]
+    return rig.per_instance(np.column_stack([*ahead, rig.sound]) * rig.sound[:, None] * 1)
+
+
+def inversely_read(says_world2cam):
+    """What poses are where intrinsics.txt says the opposite, and how to mend that."""
+    is_what, flag = ("camera-to-world", "0 in") if says_world2cam else ("world-to-camera", "1 as")
+    return is_what, f"write {flag} the fifth line of intrinsics.txt"
 
 
 def _looks_away(instance, point):
@@ -332,8 +354,8 @@ def _looks_away(instance, point):
     camera = instance.intrinsics
     u, v = camera.focal * point[:2] / point[2] + [camera.cx, camera.cy]
     return (
-        f"the camera looks away: the point that the cameras of {instance.name} look at falls on ({u:.0f}, {v:.0f}), far "
-        f"outside its image of {camera.width} x {camera.height} pixels"
+        f"the camera looks beside the object: the point that the cameras of {instance.name} look at falls on "
+        f"({u:.0f}, {v:.0f}), far outside its image of {camera.width} x {camera.height} pixels"
     )
 
 

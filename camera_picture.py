@@ -7,6 +7,7 @@ numbers, their pictures on the pyramids, and their axes in colours.
 Shapes: V views, N points. A picture is an (H, W, 3) uint8 array, as in visual.py.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def load_view(folder, index, name, num_classes=None):
     except Exception as error:  # PIL raises whatever its decoder does
         raise util.InputError(f"{rgb_path}: cannot be read as an image ({error})") from None
     picture = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-    if num_classes is None or not seg_path.exists():
+    if num_classes is None or not os.path.exists(seg_path):
         return View(index, name, picture)
     seg_labels = data_util.open_seg_labels(seg_path)
     if seg_labels.shape != picture.shape[:2] or seg_labels.min() < util.UNLABELLED or seg_labels.max() >= num_classes:
@@ -56,7 +57,7 @@ def load_view(folder, index, name, num_classes=None):
 def lay_over(picture, seg_labels, num_classes):
     """The palette's colours of labels (H, W), half transparent over a picture, which is grey there; background stays."""
     grey = picture.mean(axis=-1, keepdims=True)
-    mixed = (1 - LABEL_OPACITY) * grey + LABEL_OPACITY * visual.label_colors(seg_labels, num_classes)
+    mixed = (1 - LABEL_OPACITY) * grey + LABEL_OPACITY * visual.label_colors(seg_labels.astype(np.int64), num_classes)
     shown = (seg_labels != 0)[..., None]
     return np.where(shown, np.rint(mixed), picture).astype(np.uint8)
 

@@ -26,6 +26,7 @@ import options as common
 import results
 import util
 
+FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
 FEW_IMAGES = 4000  # are checked sooner than further processes have started
 
 
@@ -50,6 +51,9 @@ class Split:
 
     def __init__(self, root, reports):
         self.root, self.reports = root, reports
+        dataset_checks.check_for_images(reports)
+        with_poses = [report for report in reports if len(report.poses)]
+        self.distances = {report.folder: camera_picture.distances_of(report.poses) for report in with_poses}
         with_cameras = [report for report in reports if report.intrinsics is not None]
         of_cameras = dataset_checks.quick(with_cameras)
         self.faults = [fault for report in reports for fault in report.faults] + of_cameras
@@ -60,7 +64,6 @@ class Split:
         """{title: text} of the table."""
         reports = self.reports
         cameras = [report.intrinsics for report in reports if report.intrinsics is not None]
-        distances = [camera_picture.distances_of(report.poses) for report in reports if len(report.poses)]
         return {
             "split": self.root.name,
             "instances": str(len(reports)),
@@ -69,7 +72,7 @@ class Split:
             "label maps": str(sum(report.num_label_maps for report in reports)),
             "focal length": span([camera.focal for camera in cameras]),
             "field of view": angles([camera_picture.field_of_view(camera) for camera in cameras]),
-            "distance": span(np.concatenate(distances).tolist()) if distances else "-",
+            "distance": span(np.concatenate(list(self.distances.values())).tolist()) if self.distances else "-",
         }
 
     def notes(self):
@@ -84,6 +87,13 @@ class Split:
         if len(set(views)) > 1:
             least = self.reports[views.index(min(views))]
             yield f"{self.root.name}: instances differ in their number of views; the fewest, {min(views)}, has {least.name}"
+        means = {folder: distances.mean() for folder, distances in self.distances.items()}
+        usual = np.median(list(means.values())) if means else 0.0
+        odd = [folder for folder, mean in means.items() if not usual / FAR_OFF <= mean <= usual * FAR_OFF]
+        if odd:
+            yield (f"{self.root.name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times as far as "
+                   f"usual, or as near: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usual are "
+                   f"{usual:.3g}; perhaps another unit of length")  # fmt: skip
         for report in self.reports:
             camera = report.intrinsics
             if camera is not None and report.sides - {(camera.height, camera.width)}:
@@ -124,13 +134,14 @@ def check_split(root, num_classes, decode, num_workers):
 
 def run(check, folders, num_workers):
     """Yields the reports in order."""
-    num_images = len(folders) * sum(1 for _ in (folders[0] / "rgb").glob("*.png"))
-    if num_workers <= 1 or num_images < FEW_IMAGES:
-        yield from map(check, folders)
+    first = check(folders[0])
+    yield first
+    if num_workers <= 1 or len(folders) * first.num_images < FEW_IMAGES:
+        yield from map(check, folders[1:])
         return
     with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=ignore_ctrl_c) as pool:
         try:
-            yield from pool.map(check, folders, chunksize=4)
+            yield from pool.map(check, folders[1:], chunksize=4)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -198,7 +209,7 @@ def write_picture(path, splits, settings, class_names, name=None):
         raise util.InputError(f"--picture: none of the chosen images of {report.folder} can be read")
     try:
         cloud = data_util.load_labelled_cloud(report.folder, num_classes) if num_classes else None
-    except util.InputError:
+    except (util.InputError, OSError):
         cloud = None  # a fault that has been told
     facts = [
         ("instances", str(len(split.reports))),
@@ -220,7 +231,7 @@ def write_picture(path, splits, settings, class_names, name=None):
 def open_class(root, obj_name):
     """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
     folders = dataset_checks.find_splits(root)
-    faults, settings, class_names = [], data_util.DatasetSettings(), None
+    faults, settings, class_names = dataset_checks.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
     try:
         settings = dataio.dataset_settings(folders[0])
     except util.InputError as error:

@@ -4,6 +4,7 @@ A broken file never stops a check: it becomes a Fault, and the files beside it a
 The training stages use `quick`, which looks at the cameras of instances that have been indexed and at no file.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from camera_checks import Fault
 IMAGE_MODES = {"L", "LA", "RGB", "RGBA", "P"}  # of PIL: 8 bits a channel
 KINDS = {"rgb": "images", "pose": "poses", "seg": "label maps", "params": "latent vectors"}
 SUFFIXES = {"rgb": ".png", "pose": ".txt", "seg": ".npy", "params": ".txt"}
+UNREADABLE = "unreadable folder"
 MAX_CLASSES = 2**15  # where no class list says how many there are
 _SHOWN = 5  # names in a sentence
 
@@ -51,27 +53,29 @@ def quick(instances):
 
 
 def expect_sound_cameras(instances, root, go_on=False):
-    """An InputError on the first of the `quick` faults of a split; with `go_on` it is printed as a note."""
-    faults = quick(instances)
+    """An InputError on the first of the `quick` faults of a split; a note instead with `go_on`, or where all may be meant."""
+    faults = sorted(quick(instances), key=lambda fault: fault.kind == camera_checks.BESIDE)  # those come last
     if not faults:
         return
     further = f" ({len(faults) - 1} further faults of cameras)" if len(faults) > 1 else ""
-    if not go_on:
+    may_be_meant = faults[0].kind == camera_checks.BESIDE
+    if not go_on and not may_be_meant:
         raise util.InputError(
             f"{faults[0]}{further}; run check_dataset.py {root} for all, or train on them nonetheless with --no_check"
         )
-    print(f"note: {faults[0]}{further}; training goes on, as --no_check says")
+    why = f"as it may be meant; check_dataset.py {root} tells all" if may_be_meant else "as --no_check says"
+    print(f"note: {faults[0]}{further}; training goes on, {why}")
 
 
 def is_instance(folder):
     """Whether a folder holds what an instance folder holds, or some of it."""
-    return any((folder / name).exists() for name in ("intrinsics.txt", "rgb", "pose", "seg"))
+    return any(os.path.exists(folder / name) for name in ("intrinsics.txt", "rgb", "pose", "seg"))
 
 
 def find_splits(root):
     """The split folders of a class folder, in sorted order, or the split itself."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise util.InputError(f"{root}: no such folder; expected a split such as Chair/Chair.train, or a class folder")
     inside = subfolders(root)
     if is_instance(root):
@@ -87,8 +91,33 @@ def find_splits(root):
     return splits
 
 
+def empty_splits(root, splits, obj_name=None):
+    """A Fault for each folder of a class folder that is named like a split, such as Chair.val, and holds no instance."""
+    root = Path(root)
+    classes = {obj_name or root.resolve().name} | {split.name.split(".")[0] for split in splits}
+    return [
+        Fault("empty split", folder, "holds no instances; fill the folder or remove it")
+        for folder in ([] if root in splits else subfolders(root))
+        if folder not in splits and "." in folder.name and folder.name.split(".")[0] in classes
+    ]
+
+
 def subfolders(folder):
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders in a folder, sorted, without hidden ones; InputError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / item.name for item in entries if item.is_dir() and not item.name.startswith("."))
+    except OSError as error:
+        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); expected a folder of folders") from None
+
+
+def list_files(folder, suffix=""):
+    """Paths of the files of a folder with that suffix, sorted, without hidden ones; InputError where it cannot be read."""
+    try:
+        names = os.listdir(os.path.join(folder, "."))  # with the dot it must be possible to open what is in there, too
+    except OSError as error:
+        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); expected a folder") from None
+    return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
 
 
 def check_folder(folder, num_classes=None, decode=True):
@@ -99,14 +128,20 @@ def check_folder(folder, num_classes=None, decode=True):
     """
     folder = Path(folder)
     report = Report(folder.name, folder)
-    found = {kind: sorted((folder / kind).glob(f"*{suffix}")) for kind, suffix in SUFFIXES.items()}
+    names = [path.name for path in attempt(report, UNREADABLE, list_files, folder) or ()]
+    found = {kind: [] for kind in SUFFIXES}
+    for kind in [kind for kind in found if kind in names]:
+        found[kind] = attempt(report, UNREADABLE, list_files, folder / kind, SUFFIXES[kind]) or []
     report.num_images, report.num_label_maps = len(found["rgb"]), len(found["seg"])
-    if not any(found.values()) and not (folder / "intrinsics.txt").exists():
+    if report.faults and not names:
+        return report
+    if not any(found.values()) and not report.faults and "intrinsics.txt" not in names:
         report.faults.append(Fault("empty instance", folder, (
             "holds no images, poses or intrinsics.txt; fill the folder or remove it"
         )))  # fmt: skip
         return report
-    check_counts(report, found)
+    if not report.faults:
+        check_counts(report, found)
     check_cameras(report, found["pose"])
     shapes = check_images(report, found["rgb"], decode)
     check_labels(report, found["seg"], shapes, num_classes, decode)
@@ -123,6 +158,8 @@ def attempt(report, kind, read, *arguments):
         return read(*arguments)
     except util.InputError as error:
         report.faults.append(fault_of(error, kind))
+    except OSError as error:
+        report.faults.append(Fault(kind, Path(error.filename or report.folder), f"cannot be read ({error.strerror})"))
 
 
 def fault_of(error, kind):
@@ -134,7 +171,7 @@ def fault_of(error, kind):
 def check_counts(report, found):
     """Each view has an image, a pose and, where there are any, a label map and a latent vector."""
     if not found["rgb"] and not found["seg"]:
-        others = Counter(path.suffix for path in (report.folder / "rgb").glob("*.*"))
+        others = Counter(path.suffix for path in (report.folder / "rgb").glob("[!.]*.*"))
         has = ", ".join(f"{count} {suffix} files" for suffix, count in others.items())
         report.faults.append(Fault("no images", report.folder, (
             f"no images; expected {report.folder / 'rgb'}/*.png{f', found {has}' if has else ''}"
@@ -148,6 +185,17 @@ def check_counts(report, found):
         told = "; ".join(f"no {what} of {', '.join(views[:_SHOWN])}{', ...' * (len(views) > _SHOWN)}"
                          for what, views in lacking.items())  # fmt: skip
         report.faults.append(Fault("unequal counts", report.folder, f"{counts}; {told}; each view needs all of them"))
+
+
+def check_for_images(reports):
+    """A fault for each instance of a split without images where others have some: all are of use, or none."""
+    if any(report.num_images for report in reports):
+        for report in reports:
+            has_been_told = report.folder / "rgb" in [fault.path for fault in report.faults]
+            if report.num_label_maps and not report.num_images and not has_been_told:
+                report.faults.append(Fault("no images", report.folder, (
+                    f"no images, though other instances of the split have some; expected {report.folder / 'rgb'}/*.png"
+                )))  # fmt: skip
 
 
 def check_cameras(report, paths):
@@ -195,6 +243,8 @@ def read_image(path, decode=True):
                 extremes = (image.convert("RGBA") if mode == "P" else image).getextrema()  # of all pixels, so all are decoded
     except Exception as error:  # PIL raises whatever its decoder does
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
+    if min(shape) < 2:
+        raise util.InputError(f"{path}: is {shape[1]} x {shape[0]} pixels, smaller than 2 x 2; render it again")
     if mode not in IMAGE_MODES:
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found one of PIL's mode {mode}")
     if not decode:
@@ -243,4 +293,4 @@ def find_class_list(split, obj_name=None):
         return dataio.find_class_list(split, obj_name)
     split = Path(split).resolve()
     paths = [dataio.find_class_list(split, name) for name in (split.name.split(".")[0], split.parent.name)]
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if os.path.exists(path)), None)

@@ -63,6 +63,19 @@ def test_only_labelled_parts_are_coloured():
     assert overlay[0, 1].tolist() != [90, 90, 90] and overlay[0, 2].tolist() == [128, 128, 128]  # grey (160) over 90
 
 
+@pytest.mark.parametrize("dtype", [">i4", ">u2", "<i8", "u1"])
+def test_labels_of_any_byte_order_are_laid_over(dtype, tmp_path):
+    labels = np.arange(16).reshape(4, 4) % 3
+    picture = np.full((4, 4, 3), 90, np.uint8)
+    expected = camera_picture.lay_over(picture, labels, 3)
+    assert np.array_equal(camera_picture.lay_over(picture, labels.astype(dtype), 3), expected)
+    for kind in ("rgb", "seg"):
+        (tmp_path / kind).mkdir()
+    iio.imwrite(tmp_path / "rgb" / "0.png", picture)
+    np.save(tmp_path / "seg" / "0.npy", labels.astype(dtype))
+    assert np.array_equal(camera_picture.load_view(tmp_path, 0, "0", 3).overlay, expected)
+
+
 def test_labels_that_do_not_fit_are_left_out(split, tmp_path):
     for i, labels in enumerate((np.full((24, 24), 9), np.zeros((8, 8), int))):
         (tmp_path / "seg").mkdir(exist_ok=True)

@@ -94,6 +94,28 @@ def test_the_range_of_views_is_told_with_the_least(ball_class, capsys):
     assert "2 to 3" in written and "the fewest, 2, has ball_y" in written
 
 
+def test_an_instance_in_another_unit_is_a_note(ball_class, capsys):
+    check_dataset.main([str(ball_class)])
+    assert "note" not in capsys.readouterr().out
+    for path in (ball_class / "Ball.test" / "ball_y" / "pose").iterdir():
+        pose = np.loadtxt(path)
+        pose[:3, 3] *= 1000
+        np.savetxt(path, pose)
+    check_dataset.main([str(ball_class)])
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert "1 of 3 instances" in note and "ball_y 1.3e+03" in note and "usual are 1.3" in note
+
+
+def test_an_instance_without_images_and_an_empty_split_are_faults(ball_class, capsys, refuses):
+    shutil.rmtree(ball_class / "Ball.test" / "ball_x" / "rgb")
+    (ball_class / "Ball.val").mkdir()
+    refuses(check_dataset.main, [str(ball_class)], "2 faults in 1 of 5 instances")
+    with pytest.raises(SystemExit):
+        check_dataset.main([str(ball_class)])
+    written = capsys.readouterr().out
+    assert "ball_x: no images, though" in written and "Ball.val: holds no instances" in written
+
+
 def test_a_class_list_that_is_asked_for_must_be_there(ball_class, refuses):
     refuses(check_dataset.main, [str(ball_class), "--obj_name", "Cup"], "Cup-level-1.txt: no class list there")
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,12 @@ FAULTS = [  # what is spoilt, kind, file, part of the sentence
     (spoil_image, "unreadable image", "rgb/000001.png", "cut short"),
     (spoil_pixels, "unreadable image", "rgb/000001.png", "cannot be read as an image"),
     (lambda b: (b / "rgb" / "000001.png").write_bytes(b""), "unreadable image", "rgb/000001.png", "not a PNG"),
+    (save_image(np.zeros((1, 1), np.uint8)), "unreadable image", "rgb/000001.png", "1 x 1 pixels, smaller than 2 x 2"),
+    (save_labels(np.zeros((1, 1), int)), "unreadable label map", "seg/000001.npy", "1 x 1 pixels"),
+    (save_labels(np.zeros((0, 0), int)), "unreadable label map", "seg/000001.npy", "0 x 0 pixels"),
+    (lambda b: shutil.rmtree(b / "rgb") or (b / "rgb").write_text(""), "unreadable folder", "rgb", "Not a directory"),
+    (lambda b: shutil.rmtree(b / "rgb") or (b / "rgb").symlink_to("gone"), "unreadable folder", "rgb", "No such file"),
+    (lambda b: shutil.rmtree(b / "seg") or (b / "seg").write_text(""), "unreadable folder", "seg", "Not a directory"),
     (save_image(np.zeros((16, 16), np.uint16)), "unreadable image", "rgb/000001.png", "expected an 8-bit"),
     (lambda b: save_image(np.zeros((16, 24, 3), np.uint8))(b) or save_labels(np.zeros((16, 24), int))(b), "image size",
      "rgb/000001.png", "24 x 16 pixels, but intrinsics.txt is for 16 x 16"),
@@ -171,6 +178,87 @@ def test_files_of_another_format_are_told(ball):
     assert "found 4 .jpg files" in fault.sentence
 
 
+def test_hidden_files_are_no_views(ball):
+    """As archives made on macOS have them: ._000000.png."""
+    for kind, suffix in dataset_checks.SUFFIXES.items():
+        (ball / kind).mkdir(exist_ok=True)
+        (ball / kind / f"._000000{suffix}").write_bytes(b"\0\5\26\7")
+    (ball / "._rgb").write_bytes(b"")
+    report = check(ball)
+    assert report.faults == [] and (report.num_images, report.num_label_maps, len(report.views)) == (4, 4, 4)
+    shutil.rmtree(ball / "seg")
+    for path in (ball / "rgb").glob("0*.png"):
+        path.unlink()
+    (fault,) = check(ball).faults
+    assert fault.kind == "no images" and "found" not in fault.sentence
+
+
+def test_an_instance_without_images_is_a_fault_where_others_have_some(ball, own_split):
+    reports = [check(own_split / name) for name in ("ball_a", "ball_b")]
+    dataset_checks.check_for_images(reports)
+    assert [report.faults for report in reports] == [[], []]
+    shutil.rmtree(ball / "rgb")
+    reports[0] = check(ball)
+    dataset_checks.check_for_images(reports[:1])
+    assert reports[0].faults == []
+    dataset_checks.check_for_images(reports)
+    assert [(fault.kind, fault.path) for fault in reports[0].faults] == [("no images", ball)] and not reports[1].faults
+    (ball / "rgb").write_text("")
+    reports[0] = check(ball)
+    dataset_checks.check_for_images(reports)
+    assert [fault.kind for fault in reports[0].faults] == ["unreadable folder"]
+
+
+@pytest.fixture
+def deny(monkeypatch):
+    """deny(folder): what is in it can neither be listed nor opened nor asked for, as for a user who may not read it.
+
+    With `can_be_listed` the names in it can be read, and no more.
+    """
+
+    def refuse(folder, can_be_listed=False):
+        def guarded(name, function):
+            def call(path, *arguments, **options):
+                is_it = str(path) == str(folder) and name in ("listdir", "scandir") and not can_be_listed
+                if is_it or str(path).startswith(f"{folder}/"):
+                    raise PermissionError(13, "Permission denied", str(path))
+                return function(path, *arguments, **options)
+
+            return call
+
+        for name in ("listdir", "scandir", "stat", "lstat", "open"):
+            monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
+
+    return refuse
+
+
+@pytest.mark.parametrize("can_be_listed", [False, True])
+@pytest.mark.parametrize("path", [".", "rgb", "pose", "point_cloud"])
+def test_a_folder_that_may_not_be_read_is_one_fault(ball, deny, path, can_be_listed):
+    (ball / "point_cloud").mkdir()
+    deny(ball / path, can_be_listed)
+    (fault,) = check(ball).faults
+    assert fault.kind == ("point cloud" if path == "point_cloud" else "unreadable folder")
+    assert fault.path.is_relative_to(ball / path) and "Permission denied" in fault.sentence
+    assert dataset_checks.find_splits(ball.parent) == [ball.parent]
+
+
+def test_a_reader_that_meets_a_closed_door_becomes_a_fault(ball):
+    def read():
+        raise PermissionError(13, "Permission denied", str(ball / "x"))
+
+    report = check(ball)
+    assert dataset_checks.attempt(report, "point cloud", read) is None
+    assert report.faults == [dataset_checks.Fault("point cloud", ball / "x", "cannot be read (Permission denied)")]
+
+
+@pytest.mark.parametrize("level", [".", "Ball.train"])
+def test_a_split_or_class_that_may_not_be_read_is_refused(own_split, deny, level):
+    deny(own_split.parent / level)
+    with pytest.raises(util.InputError, match=f"{own_split.parent / level}: cannot be read .Permission denied"):
+        dataset_checks.find_splits(own_split.parent)
+
+
 def test_an_empty_folder_is_one_fault(own_split):
     (own_split / "nothing" / "rgb").mkdir(parents=True)
     assert [fault.kind for fault in check(own_split / "nothing").faults] == ["empty instance"]
@@ -205,6 +293,15 @@ def test_splits_are_found_in_a_class_folder(own_split):
     (own_split.parent / ".cache" / "x" / "rgb").mkdir(parents=True)
     assert dataset_checks.find_splits(own_split.parent) == [own_split.parent / "Ball.test", own_split]
     assert dataset_checks.find_splits(own_split) == [own_split]
+
+
+def test_a_split_without_instances_is_told(own_split):
+    root = own_split.parent
+    assert dataset_checks.empty_splits(root, [own_split]) == []
+    for name in ("Ball.val", "Ball.test/nothing", "notes", "Cup.train"):
+        (root / name).mkdir(parents=True)
+    assert [fault.path.name for fault in dataset_checks.empty_splits(root, [own_split])] == ["Ball.test", "Ball.val"]
+    assert dataset_checks.empty_splits(own_split, [own_split]) == []
 
 
 def test_what_is_no_data_set_is_refused(own_split, tmp_path):
@@ -246,6 +343,23 @@ def test_training_goes_on_where_that_is_asked_for(opengl_split, tmp_path, capsys
     train.main(scenes.train_options(opengl_split, tmp_path, "run", class_weight=0, no_check=True))
     assert "note: " in capsys.readouterr().out
     assert checkpoints.load(tmp_path / "run")["step"] == 2
+
+
+def look_beside(split, view="000001"):
+    """Turns a camera by 70 degrees about its y axis: the object is in front of it, and far outside its image."""
+    turn = np.eye(4)
+    turn[:3:2, :3:2] = np.array([[np.cos(1.2), np.sin(1.2)], [-np.sin(1.2), np.cos(1.2)]])
+    change_pose(split / "ball_a" / "pose" / f"{view}.txt", lambda pose: pose @ turn)
+
+
+def test_a_camera_that_looks_beside_the_object_does_not_stop_a_training(own_split, tmp_path, capsys, refuses):
+    look_beside(own_split)
+    assert [fault.kind for fault in dataset_checks.quick(dataio.index_split(own_split))] == ["looks beside"]
+    train.main(scenes.train_options(own_split, tmp_path, "run", class_weight=0))
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "looks beside" in line]
+    assert note.startswith("note: ") and f"check_dataset.py {own_split} tells all" in note and "no_check" not in note
+    change_pose(own_split / "ball_b" / "pose" / "000000.txt", lambda pose: pose * 2)
+    refuses(train.main, scenes.train_options(own_split, tmp_path, "new", class_weight=0), "the pose is 0 0 0 2")
 
 
 def test_only_what_a_stage_reads_is_judged(own_split, tmp_path):
