@@ -7,7 +7,9 @@ Shapes: V vertices, T triangles.
 """
 
 import hashlib
+import io
 import json
+import urllib.parse
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,8 @@ import obj_files
 import util
 
 FLOAT = 5126  # the componentType that trimesh reads as it is meant
+MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans without a word
+TRIANGLES = 4  # the mode where none is given
 READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "EXT_texture_webp"}
 
 
@@ -31,15 +35,15 @@ def read(path, root):
     except ImportError as error:
         advice = "run `pip install -r requirements-data.txt`"
         raise util.InputError(f"{path}: reading glTF needs trimesh, but {error}; {advice}") from None
-    header = _header(path)
+    header, binary = _header(path)
     try:
         texture_names, faults = _check(header, path)
+        data = _simplified(header, binary)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise util.InputError(f"{path}: cannot be read as glTF ({type(error).__name__}: {error}); export it again") from None
     files = _Files(path.parent, root)
     try:
-        with open(path, "rb") as file:
-            scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=files, process=False)
+        scene = trimesh.load_scene(io.BytesIO(data), file_type=path.suffix[1:].lower(), resolver=files, process=False)
         placed = [(node, *scene.graph[node]) for node in scene.graph.nodes_geometry]
     except Exception as error:  # trimesh raises whatever a broken file makes its parser meet
         reason = f"{', '.join(files.missing)} not found" if files.missing else f"{type(error).__name__}: {error}"
@@ -65,28 +69,49 @@ def read(path, root):
             {kind: mesh_parts.Names([names[kind]], each) for kind in mesh_parts.NAME_KINDS},
         ))
     if not pieces:
-        raise util.InputError(f"{path}: no faces found, expected a scene with at least one mesh of triangles")
+        raise obj_files.NoFaces(f"{path}: no faces found, expected a scene with at least one mesh of triangles")
     whole = mesh_parts.join(pieces)
     mesh = replace(whole.mesh, textures=textures.images)
     return mesh_parts.without_flat(mesh_parts.NamedMesh(mesh, whole.names, tuple(textures.faults)), path)
 
 
 def _header(path):
-    """The JSON of a file."""
+    """(the JSON of a file, None or of a .glb what frames it: the 20 bytes before it and the bytes behind it)."""
     try:
-        with open(path, "rb") as file:
-            if path.suffix.lower() == ".glb":
-                magic, _, _, length, _ = np.frombuffer(file.read(20), "<u4")
-                if magic != int.from_bytes(b"glTF", "little"):
-                    raise ValueError("it does not begin with glTF")
-                header = json.loads(file.read(int(length)))
-            else:
-                header = json.load(file)
+        data, binary = path.read_bytes(), None
+        if path.suffix.lower() == ".glb":
+            magic, _, _, length, _ = np.frombuffer(data[:20], "<u4").tolist()
+            if magic != int.from_bytes(b"glTF", "little"):
+                raise ValueError("it does not begin with glTF")
+            data, binary = data[20 : 20 + length], (data[:20], data[20 + length :])
+        header = json.loads(data)
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
-        return header
+        return header, binary
     except (OSError, ValueError, RecursionError) as error:
         raise util.InputError(f"{path}: cannot be read as glTF ({error}); export it again") from None
+
+
+def _simplified(header, binary):
+    """The bytes of a file whose nodes are called "node 0", "node 1", ... and have no cameras, see `_header`.
+
+    trimesh renames nodes whose name occurs twice or is that of its own root, so that theirs would not be the file's,
+    and drops what hangs on a node with a camera.
+    """
+    nodes = [{**node, "name": _own_name(i)} for i, node in enumerate(header.get("nodes", ()))]
+    for node in nodes:
+        node.pop("camera", None)
+    text = json.dumps({**header, "nodes": nodes} if nodes else header).encode()
+    if binary is None:
+        return text
+    start, rest = binary
+    text += b" " * (-len(text) % 4)
+    lengths = [(20 + len(text) + len(rest)).to_bytes(4, "little"), len(text).to_bytes(4, "little")]
+    return b"".join([start[:8], *lengths, start[16:], text, rest])
+
+
+def _own_name(i):
+    return f"node {i}"
 
 
 def _check(header, path):
@@ -95,6 +120,9 @@ def _check(header, path):
     if unread:
         raise util.InputError(f"{path}: needs the glTF extension {unread[0]}, which is not read; export it without")
     for primitive in (p for mesh in header.get("meshes", ()) for p in mesh["primitives"]):
+        mode = primitive.get("mode", TRIANGLES)
+        if mode not in MODES:
+            raise util.InputError(f"{path}: has primitives of mode {mode} (6 are fans), which are not read; export triangles")
         for name in {"POSITION", "TEXCOORD_0"} & set(primitive["attributes"]):
             accessor = header["accessors"][primitive["attributes"][name]]
             if accessor["componentType"] != FLOAT or "sparse" in accessor:
@@ -122,7 +150,8 @@ class _Files:
         self.folder, self.root, self.missing = folder, root, []
 
     def __getitem__(self, name):
-        path = mesh_parts.file_below(self.root, self.folder, name)
+        names = name, urllib.parse.unquote(name)  # a URI, but some write the name as it is
+        path = next(filter(None, (mesh_parts.file_below(self.root, self.folder, each) for each in names)), None)
         if path is None:
             self.missing.append(name)
             raise FileNotFoundError(name)
@@ -131,15 +160,14 @@ class _Files:
 
 def _names(graph, header, node, geometry_name, geometry):
     """{kind: name} of a node's mesh."""
-    parents, nodes = graph.transforms.parents, header["nodes"]
+    parents, nodes = graph.transforms.parents, {_own_name(i): given for i, given in enumerate(header["nodes"])}
     material = getattr(getattr(geometry.visual, "material", None), "name", None) or ""
-    if geometry.metadata.get("from_gltf_primitive") and node not in {given.get("name") for given in nodes}:
+    if node not in nodes:
         node = parents[node]  # one primitive of several, on a node that trimesh made for it
-    parent = parents.get(node)
-    unnamed = str(node).isdigit() and int(node) < len(nodes) and "name" not in nodes[int(node)]
+    mesh_name = header["meshes"][nodes[node]["mesh"]].get("name", geometry_name)
     return {
-        "object": str(geometry_name if unnamed else node),
-        "group": "" if parent in (None, graph.base_frame) else str(parent),
+        "object": str(nodes[node].get("name", mesh_name)),
+        "group": str(nodes.get(parents.get(node), {}).get("name", "")),
         "material": str(material),
     }
 
@@ -180,7 +208,7 @@ class _Textures:
         """Index of the material's texture in `images`, UNTEXTURED where it has none."""
         image = material.baseColorTexture
         try:
-            rgba = None if image is None else np.array(image.convert("RGBA"))
+            rgba = None if image is None else mesh_parts.to_rgba(image)
         except Exception:  # pillow raises whatever its decoder does
             rgba = None
         if rgba is None:

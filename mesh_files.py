@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 import gltf_files
 import mesh_parts
@@ -17,11 +17,18 @@ MAX_NAMED = 3  # files in a sentence
 
 
 def read(path, root):
-    """The NamedMesh of one file; it may have no triangle left. Faces that no object line names get the file's stem.
+    """The NamedMesh of one file; it may have no triangle. Faces that no object line names get the file's stem.
 
     root: folder below which material libraries and textures must lie; others count as missing
     """
     path, root = Path(path), Path(root)
+    try:
+        return _read(path, root)
+    except obj_files.NoFaces as error:
+        return mesh_parts.empty(f"{error}; left out")
+
+
+def _read(path, root):
     if path.suffix.lower() == ".obj":
         return _read_obj(path, root)
     if path.suffix.lower() in (".glb", ".gltf"):
@@ -34,6 +41,7 @@ def read(path, root):
 def _read_obj(path, root):
     obj = obj_files.parse_obj(_read_text(path), path)
     missing, unreadable = {}, {}  # names, in order
+    faults, defined = [], set()
 
     def find(name):
         return mesh_parts.file_below(root, path.parent, name.replace("\\", "/"))
@@ -42,7 +50,8 @@ def _read_obj(path, root):
         several = [part for part in name.split() if find(part)]  # a line may name several, and a name may have blanks
         materials = {}
         for library in map(find, [name] if find(name) else several):
-            materials.update(obj_files.parse_mtl(_read_text(library), library))
+            materials.update(obj_files.parse_mtl(_read_text(library), library, faults))
+        defined.update(materials)
         if not find(name) and not several:
             missing[name] = True
         return materials
@@ -53,16 +62,22 @@ def _read_obj(path, root):
         if name not in cache:
             texture = find(name)
             try:
-                cache[name] = None if texture is None else iio.imread(texture, plugin="pillow", index=0, mode="RGBA")
-            except Exception:  # imageio raises whatever its decoder does
+                cache[name] = None if texture is None else _read_image(texture)
+            except Exception:  # pillow raises whatever its decoder does
                 cache[name] = None
             if cache[name] is None:
                 (missing if texture is None else unreadable)[name] = True
         return cache[name]
 
     colours, textures = obj_files.appearance(obj, read_mtl, read_texture)
-    faults = [f"{path}: {_listed(names)} {what}, plain colour taken"
-              for names, what in ((list(missing), f"not found below {root}"), (list(unreadable), "cannot be read")) if names]
+    is_defined = np.array([name in defined for name in obj.material_names])
+    # Without a library, materials may be there to name parts only; and one that is missing is told as it is.
+    is_told = is_defined | (not obj.libraries or any(library in missing for library in obj.libraries))
+    undefined = [obj.material_names[i] for i in np.unique(obj.material_ids) if not is_told[i] and obj.material_names[i]]
+    faults += [f"{path}: {_listed(names)} {what}, plain colour taken" for names, what in (
+        (list(missing), f"not found below {root}"), (list(unreadable), "cannot be read"),
+        (undefined, f"not defined as a material in {_listed(obj.libraries)}"),
+    ) if names]
 
     corner_ids, face_ids = obj_files.triangulate(obj)
     num_lost = len(obj.sizes) - len(np.unique(face_ids))
@@ -73,11 +88,14 @@ def _read_obj(path, root):
     texture_ids = np.array([texture_of.get(i, meshes.UNTEXTURED) for i in range(len(colours))])[material_ids]
     no_uv = (uv_ids == obj_files.NO_UV).any(axis=1)
     uv = np.nan_to_num(np.concatenate([obj.uv, [[0.0, 0.0]]]), posinf=0.0, neginf=0.0)  # NO_UV picks the last
+    triangles, colours = obj.position_ids[corner_ids], colours[material_ids]
+    vertex_colours = obj.vertex_colours[triangles].mean(axis=1)
+    has_own = np.isfinite(vertex_colours).all(axis=1) & ~is_defined[material_ids]
     mesh = meshes.Mesh(
         vertices=obj.positions,
-        triangles=obj.position_ids[corner_ids],
+        triangles=triangles,
         labels=mesh_parts.label_all(len(corner_ids)),
-        colours=colours[material_ids],
+        colours=np.where(has_own[:, None], vertex_colours, colours),
         texture_ids=np.where(no_uv, meshes.UNTEXTURED, texture_ids),
         corner_uv=uv[uv_ids],
         textures=list(textures.values()),
@@ -95,6 +113,11 @@ def _read_text(path):
         return path.read_bytes().decode("utf-8", errors="replace")
     except OSError as error:
         raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_image(path):
+    with Image.open(path) as image:
+        return mesh_parts.to_rgba(image)
 
 
 def _listed(names):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import meshes
 import obj_files
@@ -44,6 +45,20 @@ def file_below(root, folder, name):
         return path if path.is_file() and path.is_relative_to(root.resolve()) else None
     except (OSError, ValueError, RuntimeError):  # a name that no file can have; links in a circle
         return None
+
+
+def to_rgba(image):
+    """(H, W, 4) uint8 of a PIL image. PIL itself clips greys of 16 bits to white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.round(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+    return np.array(image.convert("RGBA"))
+
+
+def empty(fault):
+    """The NamedMesh of a file without a surface."""
+    nothing = Names([], np.zeros(0, dtype=int))
+    mesh = meshes.Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), label_all(0), np.zeros((0, 3)))
+    return NamedMesh(mesh, dict.fromkeys(NAME_KINDS, nothing), (fault,))
 
 
 def label_all(num_triangles):

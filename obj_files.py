@@ -7,6 +7,7 @@ Shapes: P positions, F faces, C corners of all faces one after the other, M mate
 """
 
 import re
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,19 @@ import util
 
 NAMING = ("o", "g", "usemtl")  # keywords that name the faces that follow
 NO_UV = -1  # texture coordinate index of a corner that has none
+NO_COLOUR = (float("nan"),) * 3
 UNDEFINED_COLOUR = (0.6, 0.6, 0.6)  # of faces whose material no file defines
 _NUMBER = r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s+"
 MAP_OPTIONS = re.compile(  # before the file's name in map_Kd; none of them is applied
     rf"^(?:\s*(?:-(?:s|o|t)\s+(?:{_NUMBER}){{1,3}}|-mm\s+(?:{_NUMBER}){{2}}|-(?:bm|boost|texres)\s+{_NUMBER}"
     r"|-(?:blendu|blendv|cc|clamp)\s+(?:on|off)\s+|-(?:imfchan|type)\s+\w+\s+))+"
 )
+COMMENT = re.compile(r"(\.\w+)\s+#.*$")  # after the file's name in map_Kd; "wood #2.png" is a name
+BYTES_FROM = 2.0  # colours of vertices that reach it go up to 255 instead of 1
+
+
+class NoFaces(util.InputError):
+    """A file that can be read but has no surface."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class ObjFile(Polygons):
     group_ids:      (F,) index into group_names, what `g` lines give; several groups of a face are one name with blanks
     group_names:    list of str
     libraries:      names of MTL files, as the file gives them
+    vertex_colours: (P, 3) in [0, 1], NaN where a `v` line has none
     """
 
     uv: np.ndarray
@@ -61,6 +70,7 @@ class ObjFile(Polygons):
     group_ids: np.ndarray
     group_names: list
     libraries: list
+    vertex_colours: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -70,16 +80,20 @@ class Material:
 
 
 def parse_obj(text, name):
-    """The ObjFile of a file's text; `name` is what errors call it."""
-    positions, uv, sizes, position_ids, uv_ids, libraries = [], [], [], [], [], []
+    """The ObjFile of a file's text; `name` is what errors call it. Raises NoFaces where it has none."""
+    positions, colours, uv, sizes, position_ids, uv_ids, libraries = [], [], [], [], [], [], []
+    lines, face_lines = re.sub(r"\\\r?\n", " ", text.removeprefix("\ufeff")).splitlines(), []
     names = {keyword: {"": 0} for keyword in NAMING}
     current, ids = dict.fromkeys(NAMING, 0), {keyword: [] for keyword in NAMING}
-    for number, line in enumerate(re.sub(r"\\\r?\n", " ", text).splitlines(), start=1):
+    for number, line in enumerate(lines):
         keyword, *words = line.split() or [""]
+        if "#" in line:  # a comment, but for names, which may have one
+            keyword, *words = line.partition("#")[0].split() or [""]
         try:
             if keyword == "v":
                 x, y, z = words[:3]
                 positions.append((float(x), float(y), float(z)))
+                colours.append([float(word) for word in words[3:6]] if len(words) >= 6 else NO_COLOUR)
             elif keyword == "vt":
                 u, v = words[:2] if len(words) > 1 else (words[0], "0")
                 uv.append((float(u), float(v)))
@@ -89,6 +103,7 @@ def parse_obj(text, name):
                     position_ids.append(_from_zero(position, len(positions)))
                     uv_ids.append(_from_zero(texture, len(uv)) if texture else NO_UV)
                 sizes.append(len(words))
+                face_lines.append(number)
                 for kind in NAMING:
                     ids[kind].append(current[kind])
             elif keyword in NAMING:
@@ -97,45 +112,76 @@ def parse_obj(text, name):
             elif keyword == "mtllib":
                 libraries.append(line.split(None, 1)[1].strip())
         except (ValueError, IndexError):
-            raise util.InputError(f"{name}, line {number}: {line.strip()[:60]!r} is not valid OBJ") from None
+            raise _invalid(name, number, line) from None
     if not sizes:
-        raise util.InputError(f"{name}: no faces found, expected an OBJ file with `f` lines")
+        raise NoFaces(f"{name}: no faces found, expected an OBJ file with `f` lines")
+    position_ids, uv_ids = np.array(position_ids, dtype=int), np.array(uv_ids, dtype=int)
+    beyond = (position_ids >= len(positions)) | (uv_ids >= len(uv))  # faces may come before what they refer to
+    if beyond.any():
+        number = np.repeat(face_lines, sizes)[beyond.argmax()]
+        raise _invalid(name, number, lines[number])
+    colours = np.array(colours).reshape(-1, 3)
+    colours = colours / 255 if (colours >= BYTES_FROM).any() else colours
     return ObjFile(
-        np.array(positions), np.array(sizes), np.array(position_ids, dtype=int), np.array(uv).reshape(-1, 2),
-        np.array(uv_ids, dtype=int), np.array(ids["usemtl"]), list(names["usemtl"]), np.array(ids["o"]), list(names["o"]),
-        np.array(ids["g"]), list(names["g"]), libraries,
+        np.array(positions).reshape(-1, 3), np.array(sizes), position_ids, np.array(uv).reshape(-1, 2), uv_ids,
+        np.array(ids["usemtl"]), list(names["usemtl"]), np.array(ids["o"]), list(names["o"]),
+        np.array(ids["g"]), list(names["g"]), libraries, colours.clip(0, 1),
     )
 
 
+def _invalid(name, number, line):
+    return util.InputError(f"{name}, line {number + 1}: {line.strip()[:60]!r} is not valid OBJ")
+
+
 def _from_zero(word, count):
-    """Index from zero of an OBJ reference, which counts from 1, or back from the latest if negative."""
+    """Index from zero of an OBJ reference, which counts from 1, or back from the latest of `count` if negative."""
     index = int(word)
-    index = index - 1 if index > 0 else count + index
-    if not 0 <= index < count:
+    if index == 0 or index < -count:
         raise ValueError(word)
-    return index
+    return min(index, sys.maxsize) - 1 if index > 0 else count + index
 
 
-def parse_mtl(text, name):
-    """{material name: Material} of a file's text; `name` is what errors call it. Transparency is not read."""
-    materials, current = {}, None
-    for number, line in enumerate(text.splitlines(), start=1):
-        keyword, *words = line.split() or [""]
+def parse_mtl(text, name, faults=None):
+    """{material name: Material} of a file's text. Transparency is not read.
+
+    name:   what faults call the file
+    faults: list to which a sentence is added where lines cannot be read; they leave the colour as it is
+    """
+    materials, current, unread = {}, None, []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        keyword, rest = (line.split(None, 1) + ["", ""])[:2]
+        keyword, rest = keyword.lower(), rest.strip()
         try:
             if keyword == "newmtl":
-                current = line.split(None, 1)[1].strip()
-                materials[current] = Material()
-            elif keyword == "Kd":
-                red, green, blue = (float(np.clip(float(word), 0, 1)) for word in words)
-                if not np.isfinite([red, green, blue]).all():
+                current = rest or None
+                if not rest:
                     raise ValueError(line)
-                materials[current] = Material((red, green, blue), materials[current].texture)
-            elif keyword == "map_Kd":
-                texture = MAP_OPTIONS.sub("", line.split(None, 1)[1]).strip().replace("\\", "/")
-                materials[current] = Material(materials[current].colour, texture or None)
-        except (ValueError, IndexError, KeyError):
-            raise util.InputError(f"{name}, line {number}: {line.strip()[:60]!r} is not valid MTL") from None
+                materials[current] = Material()
+            elif keyword == "kd":
+                materials[current] = Material(_colour(rest.partition("#")[0].split()), materials[current].texture)
+            elif keyword == "map_kd":
+                materials[current] = Material(materials[current].colour, _texture(rest))
+        except (ValueError, KeyError):
+            unread.append(f"line {number} ({line.strip()[:60]!r})")
+    if unread and faults is not None:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        faults.append(f"{name}: {unread[0]}{more} cannot be read, plain colour taken")
     return materials
+
+
+def _colour(words):
+    """(r, g, b) in [0, 1] of the numbers of a Kd line; a single one is a grey."""
+    colour = np.array([float(word) for word in (words * 3 if len(words) == 1 else words)[:3]])
+    if len(colour) < 3 or not np.isfinite(colour).all():
+        raise ValueError(words)
+    return tuple(colour.clip(0, 1).tolist())
+
+
+def _texture(text):
+    """Name of the file of a map_Kd line, None where it names none."""
+    text = MAP_OPTIONS.sub("", text).strip()
+    quoted = re.match(r"""(["'])(.+?)\1""", text)
+    return (quoted[2] if quoted else COMMENT.sub(r"\1", text)).replace("\\", "/") or None
 
 
 def appearance(obj, read_mtl, read_texture):

@@ -13,7 +13,7 @@ import util
 
 CORNERS = ("vertex_indices", "vertex_index")
 LABELS = ("label", "part", "part_id", "class", "class_id", "segment")  # properties of faces that name their part
-COLOURS = ("red", "green", "blue")
+COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 
 
 def read(path):
@@ -26,7 +26,7 @@ def read(path):
     vertices, faces = elements.get("vertex"), elements.get("face")
     corners = next((name for name in CORNERS if faces is not None and name in faces.dtype.names), None)
     if corners is None or not len(faces):
-        raise util.InputError(f"{path}: no faces found, expected a PLY file with an element face of vertex_indices")
+        raise obj_files.NoFaces(f"{path}: no faces found, expected a PLY file with an element face of vertex_indices")
     if vertices is None or not {"x", "y", "z"} <= set(vertices.dtype.names):
         raise util.InputError(f"{path}: no vertices found, expected an element vertex with x, y, z")
 
@@ -45,10 +45,13 @@ def read(path):
     triangles, face_ids = position_ids[corner_ids[kept]], face_ids[kept]
 
     colours = np.full((len(triangles), 3), obj_files.UNDEFINED_COLOUR)
-    if set(COLOURS) <= set(faces.dtype.names):
-        colours = _colours(faces)[face_ids]
-    elif set(COLOURS) <= set(vertices.dtype.names):
-        colours = _colours(vertices)[triangles].mean(axis=1)
+    of_faces, of_vertices = _colours(faces), _colours(vertices)
+    if of_faces is not None:
+        colours = of_faces[face_ids]
+    elif of_vertices is not None:
+        colours = of_vertices[triangles].mean(axis=1)
+    faults = [f"{path}: has a texture, which is not read from PLY files; colours of faces, vertices or a plain one taken"
+              ] if "texcoord" in faces.dtype.names else []
     objects = mesh_parts.Names([path.stem], np.zeros(len(triangles), dtype=int))
     label = next((name for name in faces.dtype.names if name.lower() in LABELS and faces.dtype[name].kind in "iu"), None)
     if label is not None:
@@ -56,12 +59,16 @@ def read(path):
         objects = mesh_parts.Names([str(value) for value in values], ids.ravel()[face_ids])
     nameless = mesh_parts.Names([""], np.zeros(len(triangles), dtype=int))
     mesh = meshes.Mesh(positions, triangles, mesh_parts.label_all(len(triangles)), colours)
-    named = mesh_parts.NamedMesh(mesh, {"object": objects, "group": nameless, "material": nameless})
+    named = mesh_parts.NamedMesh(mesh, {"object": objects, "group": nameless, "material": nameless}, tuple(faults))
     return mesh_parts.without_flat(named, path, num_lost)
 
 
 def _colours(rows):
-    """(N, 3) in [0, 1] of the properties red, green, blue, which are floats in [0, 1] or whole numbers."""
-    colours = np.stack([rows[name] for name in COLOURS], axis=-1)
-    largest = np.iinfo(colours.dtype).max if colours.dtype.kind in "iu" else 1.0
+    """(N, 3) in [0, 1] of the properties in COLOURS, floats up to 1 or whole numbers up to 255 or 65535; None without."""
+    names = next((names for names in COLOURS if set(names) <= set(rows.dtype.names)), None)
+    if names is None:
+        return None
+    colours, largest = np.stack([rows[name] for name in names], axis=-1), 1.0
+    if colours.dtype.kind in "iu":  # the type does not tell: some write 255 as an int
+        largest = 255 if colours.max(initial=0) <= 255 else 65535
     return np.nan_to_num(colours.astype(np.float64) / largest).clip(0, 1)

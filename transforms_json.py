@@ -33,7 +33,7 @@ def read(path, faults):
     """The views of a transforms.json, a list of source_views.SourceView; broken ones go to `faults`."""
     path = Path(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise util.InputError(f"{path}: cannot be read as JSON ({error})") from None
     frames = found.get("frames") if isinstance(found, dict) else None

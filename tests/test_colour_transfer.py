@@ -66,6 +66,19 @@ def ring_of_ball(z):
     return np.insert(meshes.outline(radius, radius, num_corners=24), 2, z, axis=1)
 
 
+def test_what_only_one_surface_has_does_not_pull():
+    rng = np.random.default_rng(0)
+
+    def cloud(points):
+        return meshes.Mesh(points.reshape(-1, 3), np.arange(len(points) * 3).reshape(-1, 3),
+                           np.ones(len(points), np.uint8), np.zeros((len(points), 3)))
+
+    blob = rng.random((300, 1, 3)) + 0.05 * rng.normal(size=(300, 3, 3))
+    pair = colour_transfer._Pair(cloud(blob), cloud(np.concatenate([blob, blob[:40] + [6.0, 0, 0]])))
+    _, step = pair._fit(IDENTITY)
+    assert np.abs(step.apply(blob.reshape(-1, 3)) - blob.reshape(-1, 3)).max() < 0.02
+
+
 def test_similarity_is_fitted_exactly_and_undone():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(50, 3))
@@ -131,6 +144,13 @@ def test_colours_of_surfaces_with_other_normals_are_passed_over():
     level = meshes.Mesh(coloured.vertices, coloured.triangles[:2], coloured.labels[:2], np.zeros((2, 3)))
     painted = colour_transfer.paint(level, coloured, IDENTITY, resolution=128)
     assert not (painted.colours == [0, 0, 1]).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("detour", "found"), [(0.5, 0), (1.5, 1)])
+def test_a_parallel_surface_gives_its_colour_only_where_it_is_not_far(detour, found):
+    points, normals = np.array([[0, 0, 0.1], [0, 0, -1.1]]), np.array([[1.0, 0, 0], [0, 0, 1]])
+    query = np.array([[0.0, 0, 0]]), np.array([[0, 0, 1.0]])
+    assert colour_transfer._nearest_of_same_side(points, normals, *query, detour).tolist() == [found]
 
 
 def test_holes_of_textures_have_no_colour_to_give():

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import mesh_files
+import mesh_parts
 import util
 
 trimesh = pytest.importorskip("trimesh")
@@ -128,6 +129,79 @@ def test_primitives_of_one_mesh_have_the_name_of_its_node(tmp_path):
     assert read(path).names["object"].names != ["1"]
 
 
+def test_names_that_occur_twice_and_that_of_trimeshs_root_stay_as_they_are(tmp_path):
+    path = write(scene(a=square(), b=square(), c=square(), d=square(), e=square()), tmp_path / "a.glb")
+
+    def rename(header):
+        meshes = [node["mesh"] for node in header["nodes"] if "mesh" in node]
+        header["meshes"][meshes[3]]["name"] = header["meshes"][meshes[4]]["name"] = "leg"
+        names = [{"name": "seat"}, {"name": "seat"}, {"name": "world"}, {}, {}]
+        nodes = [{**name, "mesh": i, "translation": [5 * i, 0, 0]} for name, i in zip(names, meshes)]
+        nodes[0]["children"], nodes[2]["children"] = [1], [3]
+        header.update(nodes=nodes, scenes=[{"nodes": [0, 2, 4]}])
+
+    rewrite(path, rename)
+    named = read(path)
+    left = named.mesh.corners[..., 0].min(axis=1).round()
+    objects, groups = ([named.names[kind].names[i] for i in named.names[kind].ids] for kind in ("object", "group"))
+    assert dict(zip(left, zip(objects, groups))) == {
+        0: ("seat", ""), 5: ("seat", "seat"), 10: ("world", ""), 25: ("leg", "world"), 20: ("leg", ""),
+    }
+
+
+def test_what_hangs_on_a_node_with_a_camera_is_read(tmp_path):
+    path = write(scene(a=square(), b=square()), tmp_path / "a.glb")
+    camera = {"type": "perspective", "perspective": {"aspectRatio": 1.5, "yfov": 0.6, "znear": 0.1}}
+    rewrite(path, lambda header: header.update(
+        cameras=[camera], nodes=[{"name": "eye", "mesh": 0, "camera": 0, "children": [1]}, {"name": "lamp", "mesh": 1}],
+        scenes=[{"nodes": [0]}],
+    ))
+    assert sorted(read(path).names["object"].names) == ["eye", "lamp"] and len(read(path).mesh.triangles) == 4
+
+
+@pytest.mark.parametrize(("uri", "name"), [
+    ("my%20buf.bin", "my buf.bin"), ("st%C3%BChl.bin", "stühl.bin"), ("100%.bin", "100%.bin"), ("a%20b.bin", "a%20b.bin"),
+])
+def test_names_of_files_may_be_percent_encoded(tmp_path, uri, name):
+    for part, data in scene(a=square()).export(file_type="gltf").items():
+        (tmp_path / part).write_bytes(data)
+    header = json.loads((tmp_path / "model.gltf").read_text())
+    folder = tmp_path / "chair"
+    folder.mkdir()
+    for entry in header["buffers"]:
+        (folder / (name + entry["uri"])).write_bytes((tmp_path / entry["uri"]).read_bytes())
+        entry["uri"] = uri + entry["uri"]
+    (folder / "model.gltf").write_text(json.dumps(header))
+    assert len(mesh_files.read(folder / "model.gltf", folder).mesh.triangles) == 2
+    for entry in header["buffers"]:
+        entry["uri"] = "..%2F" + entry["uri"]
+    for file in folder.glob("*.bin"):
+        file.rename(tmp_path / file.name)
+    (folder / "model.gltf").write_text(json.dumps(header))
+    with pytest.raises(util.InputError, match="not found"):
+        mesh_files.read(folder / "model.gltf", folder)
+
+
+def test_lines_are_passed_over_and_fans_refused(tmp_path):
+    for mode, num_triangles in ((1, 2), (3, 2), (5, 5), (6, None), (9, None)):
+        path = write(scene(a=square(), b=square()), tmp_path / "a.glb")
+        rewrite(path, lambda header, mode=mode: header["meshes"][1]["primitives"][0].update(mode=mode))
+        if num_triangles is None:
+            with pytest.raises(util.InputError, match=rf"a\.glb: has primitives of mode {mode}"):
+                read(path)
+        else:
+            assert len(read(path).mesh.triangles) == num_triangles
+
+
+def test_grey_textures_of_16_bits_keep_their_shades(tmp_path):
+    grey = Image.fromarray(np.array([[0, 257 * 100]], dtype=np.uint16))
+    image = tmp_path / "grey.png"
+    grey.save(image)
+    path = write(scene(a=square(pbr("wood", texture=TEXTURE))), tmp_path / "a.glb")
+    rewrite(path, lambda header: header.update(images=[{"uri": "grey.png"}]))
+    assert read(path).mesh.textures[0][0, :, 0].tolist() == [0, 100]
+
+
 def test_gltf_reads_files_below_its_root_only(tmp_path):
     folder = tmp_path / "chair"
     folder.mkdir()
@@ -189,7 +263,7 @@ def test_broken_files_are_told(tmp_path):
     path.write_bytes(whole)
     rewrite(path, lambda header: header.update(meshes=[], nodes=[{"name": "empty"}]))
     with pytest.raises(util.InputError, match=r"a\.glb: (no faces|cannot be read)"):
-        read(path)
+        mesh_parts.assemble([read(path)], path)
     mesh = square()
     mesh.faces = [[0, 1, 9]]
     with pytest.raises(util.InputError, match=r"vertices 0 to 9, it has 4"):

@@ -98,12 +98,56 @@ def test_textures_are_found_below_the_root_only(chair, tmp_path):
 
 
 def test_a_line_may_name_one_library_with_a_blank_or_several(chair):
-    for lines, files in (("mtllib my chair.mtl", ["my chair.mtl"]), ("mtllib a.mtl b.mtl", ["a.mtl", "b.mtl"])):
+    for lines, files in (("mtllib my chair.mtl", ["my chair.mtl"]), ("mtllib a.mtl b.mtl # both", ["a.mtl", "b.mtl"])):
         chair.write_text(OBJ.replace("mtllib chair.mtl", lines))
         for name, part in zip(files, [MTL] if len(files) == 1 else MTL.split("newmtl wood")):
             (chair.parent / name).write_text(part if name != "b.mtl" else "newmtl wood" + part)
         named = read(chair)
         assert not named.faults and len(named.mesh.textures) == 1 and np.allclose(named.mesh.colours[0], [0.25, 0.5, 0.75])
+
+
+def test_a_library_in_another_folder_is_found_with_backslashes_too(chair):
+    (chair.parent / "materials").mkdir()
+    (chair.parent / "chair.mtl").rename(chair.parent / "materials" / "chair.mtl")
+    chair.write_text(OBJ.replace("mtllib chair.mtl", "mtllib materials\\chair.mtl"))
+    named = read(chair)
+    assert not named.faults and np.allclose(named.mesh.colours[:2], [0.25, 0.5, 0.75])
+
+
+def test_a_broken_line_of_a_library_is_told_and_the_rest_read(chair):
+    (chair.parent / "chair.mtl").write_text(MTL.replace("Kd 0.25 0.5 0.75", "Kd 0.25 0.5"))
+    named = read(chair)
+    assert named.faults == (f"{chair.parent / 'chair.mtl'}: line 2 ('Kd 0.25 0.5') cannot be read, plain colour taken",)
+    assert np.allclose(named.mesh.colours[:2], obj_files.UNDEFINED_COLOUR) and len(named.mesh.textures) == 1
+
+
+def test_materials_that_no_library_defines_are_named(chair):
+    chair.write_text(OBJ + "usemtl brass\nf 1 2 7\nusemtl unused\nusemtl tin\nf 1 2 8\nusemtl\nf 1 2 5\n")
+    assert read(chair).faults == (f"{chair}: brass, tin not defined as a material in chair.mtl, plain colour taken",)
+
+
+def test_materials_may_name_parts_without_any_library(chair):
+    chair.write_text(OBJ.replace("mtllib chair.mtl\n", ""))
+    assert not read(chair).faults
+
+
+def test_colours_of_vertices_count_where_no_material_does(chair):
+    red_to_blue = OBJ.replace("v 0 0 0\n", "v 0 0 0 1 0 0\n").replace("v 1 0 0\n", "v 1 0 0 0.5 0 0.5\n")
+    red_to_blue = red_to_blue.replace("v 1 1 0\n", "v 1 1 0 0 0 1\n")  # the fourth corner has none
+    chair.write_text(red_to_blue)
+    assert np.allclose(read(chair).mesh.colours[:2], [0.25, 0.5, 0.75])
+    for without in ("usemtl plain\n", "mtllib chair.mtl\n"):
+        chair.write_text(red_to_blue.replace(without, ""))
+        assert np.allclose(read(chair).mesh.colours[:2], [[0.5, 0, 0.5], obj_files.UNDEFINED_COLOUR])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_textures_in_grey_of_16_bits_keep_their_shades(chair, suffix):
+    iio.imwrite(chair.parent / f"wood.{suffix}", np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16))
+    (chair.parent / "chair.mtl").write_text(MTL.replace("wood.png", f"wood.{suffix}"))
+    assert read(chair).mesh.textures[0].tolist() == [
+        [[0, 0, 0, 255], [100, 100, 100, 255]], [[200, 200, 200, 255], [255, 255, 255, 255]]
+    ]
 
 
 def test_degenerate_triangles_are_counted_and_left_out(chair):
@@ -144,9 +188,20 @@ def test_pieces_keep_their_textures_and_names_and_lose_what_repeats(chair):
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "no faces"), (b"\xff\xfe\0 binary", "no faces")])
 def test_an_obj_file_without_faces_is_refused(tmp_path, content, reason):
-    (tmp_path / "a.obj").write_bytes(content)
+    path = tmp_path / "a.obj"
+    path.write_bytes(content)
     with pytest.raises(util.InputError, match=rf"a\.obj.*{reason}"):
-        read(tmp_path / "a.obj")
+        mesh_parts.assemble([read(path)], path)
+
+
+def test_of_several_files_one_may_have_no_faces(chair):
+    other = chair.parent / "other.obj"
+    other.write_text("v 0 0 0\n")
+    for paths in ([chair, other], [other, chair]):
+        whole = mesh_parts.assemble([read(path) for path in paths], chair.parent)
+        assert whole.faults == (f"{other}: no faces found, expected an OBJ file with `f` lines; left out",)
+        assert len(whole.mesh.triangles) == 4 and whole.mesh.triangles.dtype == int
+        assert set(names(whole, "object")) == {"chair", "Seat"}
 
 
 def test_other_kinds_of_files_are_refused(tmp_path):
@@ -195,6 +250,22 @@ def test_ply_faces_have_colours_and_labels_of_their_own(tmp_path):
     assert names(named, "object") == ["12", "3", "3"]
 
 
+@pytest.mark.parametrize(("kind", "largest"), [
+    ("u1", 255), ("i2", 255), ("i4", 255), ("u2", 255), ("u2", 65535), ("i4", 65535),
+])
+def test_whole_colours_of_ply_files_go_up_to_255_or_65535(tmp_path, kind, largest):
+    values = [largest, largest // 5]
+    fields = [(name, kind, values) for name in ("diffuse_red", "diffuse_green", "diffuse_blue")]
+    named = read(write_ply(tmp_path / "a.ply", face_fields=fields, text=True))
+    assert np.allclose(named.mesh.colours[:, 0], [0.2, 1, 1])
+
+
+def test_a_texture_of_a_ply_file_is_told(tmp_path):
+    named = read(write_ply(tmp_path / "a.ply", face_fields=[("texcoord", "O", [np.zeros(8, "f4"), np.zeros(6, "f4")])]))
+    assert len(named.faults) == 1 and "a.ply: has a texture, which is not read" in named.faults[0]
+    assert len(named.mesh.triangles) == 3
+
+
 def test_degenerate_ply_faces_are_counted(tmp_path):
     named = read(write_ply(tmp_path / "a.ply", faces=[(0, 1, 2), (0, 0, 1), (0, 1), (2, 1, 0)]))
     assert "2 degenerate" in named.faults[0] and len(named.mesh.triangles) == 1
@@ -209,7 +280,7 @@ def test_broken_ply_files_are_told(tmp_path):
         read(path)
     write_ply(path, faces=[])
     with pytest.raises(util.InputError, match=r"a\.ply: no faces"):
-        read(path)
+        mesh_parts.assemble([read(path)], path)
     whole = write_ply(path).read_bytes()
     for content in (b"", b"ply\nnonsense", whole[:-5], b"\0" * 50):
         path.write_bytes(content)

@@ -124,7 +124,7 @@ def test_shapenet_models_are_found_with_and_without_synsets(tmp_path, class_list
     assert len(np.unique(loads(source).mesh.colours, axis=0)) == 3
     (twin / "models" / "model_normalized.obj").rename(twin / "model.obj")
     (twin / "models" / "model_normalized.mtl").rename(twin / "model_normalized.mtl")
-    (twin / "model_normalized.mtl").write_text("newmtl halves\nmap_Kd images/texture0.png\n")
+    (twin / "model_normalized.mtl").write_text("newmtl blue\nnewmtl halves\nmap_Kd images/texture0.png\n")
     _, (source,) = mesh_sources.partnet(folder, class_list, tmp_path / "shapenet", resolution=16)
     assert loads(source).faults == ()
 

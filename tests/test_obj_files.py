@@ -27,6 +27,41 @@ def test_a_line_that_goes_on_keeps_its_corners():
     assert obj.sizes.tolist() == [4, 3]
 
 
+def test_negative_references_count_back_from_their_line():
+    first, second = "vt 0 0\nvt 1 1\nf -4/-1 -3/-2 -2/-1\n", "vt 2 2\nf -4/-1 2/-3 -1/1\n"
+    obj = obj_files.parse_obj(SQUARE + first + SQUARE + second, "a.obj")
+    assert obj.position_ids.tolist() == [0, 1, 2, 4, 1, 7]
+    assert obj.uv_ids.tolist() == [1, 0, 1, 2, 0, 0]
+
+
+def test_faces_may_come_before_what_they_refer_to():
+    obj = obj_files.parse_obj("f 1/2 2/1 3/1\n" + SQUARE + "vt 0 0\nvt 1 1\n", "a.obj")
+    assert obj.position_ids.tolist() == [0, 1, 2] and obj.uv_ids.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("face", [
+    "1 2 5", "1/1 2/1 3/3", "1 2 99999999999999999999", "-5 1 2", "1/-3 2/1 3/1", "0 1 2", "1/0 2 3",
+])
+def test_references_to_what_is_not_there_are_told_with_their_line(face):
+    text = SQUARE + f"vt 0 0\nvt 1 1\nf 1 2 3\nf {face}\nf 1 2 4\n"
+    with pytest.raises(util.InputError, match=rf"a\.obj, line 8: 'f {face}' is not valid OBJ"):
+        obj_files.parse_obj(text, "a.obj")
+
+
+def test_comments_at_the_ends_of_lines_and_a_byte_order_mark_are_no_part_of_the_file():
+    text = "\ufeffv 0 0 0 # first\n" + SQUARE + "usemtl red #2\nvt 0 1 # and so on\nf 1 2 3# x y\n# f 1 2 3\n"
+    obj = obj_files.parse_obj(text, "a.obj")
+    assert obj.sizes.tolist() == [3] and len(obj.positions) == 5 and names(obj, "material") == ["red #2"]
+
+
+def test_colours_of_vertices_are_read_where_there_are_any():
+    obj = obj_files.parse_obj("v 0 0 0 0.25 0.5 1\nv 1 0 0\nv 1 1 0 1.01 0 0\nf 1 2 3\n", "a.obj")
+    assert np.allclose(obj.vertex_colours, [[0.25, 0.5, 1], [np.nan] * 3, [1, 0, 0]], equal_nan=True)
+    obj = obj_files.parse_obj("v 0 0 0 51 0 255\nv 1 0 0 0 1 0\nv 1 1 0 0 0 0\nf 1 2 3\n", "a.obj")
+    assert np.allclose(obj.vertex_colours[0], [0.2, 0, 1])
+    assert np.isnan(obj_files.parse_obj("v 0 0 0 1\nf 1 1 1\n", "a.obj").vertex_colours).all()  # a weight
+
+
 @pytest.mark.parametrize(("text", "line"), [("v 1 2", 1), ("v 0 0 0\nvt", 2), ("v 0 0 0\nf 1 1 2", 2), ("f 1 2 3", 1)])
 def test_lines_that_lack_something_are_told(text, line):
     with pytest.raises(util.InputError, match=rf"a\.obj, line {line}"):
@@ -40,15 +75,41 @@ def test_lines_that_lack_something_are_told(text, line):
     ("-blendu on -s 0.5 2 -o 1e-3 -clamp off tex 1.jpg", "tex 1.jpg"),
     ("-mm 0 1 -bm 2 -imfchan l ..\\images\\tex.jpg", "../images/tex.jpg"),
     ("-strange.jpg", "-strange.jpg"),
+    ('"my wood.jpg"', "my wood.jpg"),
+    ("-clamp on 'my wood.jpg' # oak", "my wood.jpg"),
+    ("wood.jpg # oak", "wood.jpg"),
+    ("wood.jpg #oak", "wood.jpg"),
+    ("wood #2.jpg", "wood #2.jpg"),
+    ("", None),
 ])
 def test_options_and_backslashes_of_a_texture_are_no_part_of_its_name(line, texture):
     assert obj_files.parse_mtl(f"newmtl a\nKd 1 0 2\nmap_Kd {line}\n", "a.mtl")["a"] == obj_files.Material((1, 0, 1), texture)
 
 
-@pytest.mark.parametrize("line", ["Kd 1 0", "Kd nan 0 0", "Kd a b c"])
-def test_broken_colours_are_told_with_their_line(line):
-    with pytest.raises(util.InputError, match=r"a\.mtl, line 2"):
-        obj_files.parse_mtl(f"newmtl a\n{line}\n", "a.mtl")
+@pytest.mark.parametrize(("line", "colour"), [
+    ("Kd 0.5", (0.5, 0.5, 0.5)), ("Kd .5 .25 1 # blue", (0.5, 0.25, 1)), ("kd 0 0.5 1", (0, 0.5, 1)),
+    ("KD 0 0.5 1 1", (0, 0.5, 1)), ("\tKd 0 0 0", (0, 0, 0)),
+])
+def test_colours_are_read_in_every_form(line, colour):
+    faults = []
+    materials = obj_files.parse_mtl(f"\ufeffNewMtl a\n{line}\nMAP_KD a.png\n", "a.mtl", faults)
+    assert materials == {"a": obj_files.Material(colour, "a.png")} and not faults
+
+
+@pytest.mark.parametrize("line", ["Kd 1 0", "Kd nan 0 0", "Kd a b c", "Kd", "newmtl"])
+def test_broken_lines_of_a_library_are_told_and_the_others_read(line):
+    faults = []
+    materials = obj_files.parse_mtl(f"newmtl a\nmap_Kd a.png\n{line}\nnewmtl b\nKd 0 0 1\n", "a.mtl", faults)
+    assert materials == {"a": obj_files.Material(texture="a.png"), "b": obj_files.Material((0, 0, 1))}
+    assert faults == [f"a.mtl: line 3 ({line!r}) cannot be read, plain colour taken"]
+
+
+def test_colours_without_a_material_are_told_once_a_file():
+    red = obj_files.Material((1, 0, 0))
+    assert obj_files.parse_mtl("newmtl a\nKd 1 0 0\nnewmtl\nKd 0 0 1\n", "a.mtl") == {"a": red}
+    faults = []
+    assert obj_files.parse_mtl("Kd 1 0 0\nmap_Kd a.png\nKd 1 1\nnewmtl a\n", "a.mtl", faults) == {"a": obj_files.Material()}
+    assert faults == ["a.mtl: line 1 ('Kd 1 0 0') and 2 more cannot be read, plain colour taken"]
 
 
 def test_a_face_repeated_in_any_order_or_with_other_vertices_counts_once():

@@ -113,13 +113,22 @@ def test_faults_of_parts_are_handed_on(tmp_path, class_list):
     assert len(loaded.mesh.triangles) == 6 and 2 not in loaded.mesh.labels
 
 
+def test_a_part_without_faces_is_left_out_and_told(tmp_path, class_list):
+    folder = write(tmp_path / "173")
+    (folder / "objs" / "original-3.obj").write_text("v 0 0 0\n")
+    loaded = partnet.load(folder, class_list())
+    assert len(loaded.faults) == 1 and "original-3.obj: no faces found" in loaded.faults[0]
+    assert len(loaded.mesh.triangles) == 6 and 3 not in loaded.mesh.labels
+    for stem in CLASSES:
+        (folder / "objs" / f"{stem}.obj").write_text("v 0 0 0\n")
+    with pytest.raises(util.InputError, match=r"173: no triangle has an area .*new-0\.obj: no faces"):
+        partnet.load(folder, class_list())
+
+
 def test_broken_annotations_are_told(tmp_path, class_list):
     folder = write(tmp_path / "173")
     (folder / "objs" / "original-3.obj").unlink()
     with pytest.raises(util.InputError, match=r"after_merging\.json: names the part original-3, but there is no .*objs"):
-        partnet.load(folder, class_list())
-    (folder / "objs" / "original-3.obj").write_text("v 0 0 0\n")
-    with pytest.raises(util.InputError, match=r"original-3\.obj: no faces"):
         partnet.load(folder, class_list())
     for text in ("{", "[" * 100_000, "\xff"):
         (folder / "result_after_merging.json").write_text(text, encoding="latin-1")

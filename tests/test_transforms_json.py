@@ -42,6 +42,12 @@ def test_an_opengl_camera_by_hand(tmp_path):
     assert (view.name, view.path) == ("a.png", tmp_path / "images" / "a.png")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+    path = write(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read(path)) == 1
+
+
 def test_intrinsics(tmp_path):
     lens = lens_of(tmp_path, fl_x=70.5, fl_y=71, cx=30.25, cy=20, w=64, h=48, k1=0.1, p2=0.2)
     assert (lens.fl_x, lens.fl_y, lens.cx, lens.cy, lens.height, lens.width) == (70.5, 71, 30.25, 20, 48, 64)
