@@ -110,13 +110,18 @@ def faded(depths):
 
 
 def upward(poses):
-    """(3,) the world's up: the axis of the world nearest to the mean of the images' upward directions, or this itself."""
+    """(3,) the world's up: the axis of the world that is nearest to what is up for the cameras, or this itself.
+
+    That is what is level in no image: cameras that are not rolled have it at right angles to their x axes, however
+    steeply they look down. Where all of these are parallel, it is the mean of the images' upward directions.
+    """
     mean = -poses[:, :3, 1].mean(axis=0)
     if np.linalg.norm(mean) < 0.2:
         return np.array([0.0, 0.0, 1.0])
-    mean /= np.linalg.norm(mean)
-    nearest = np.eye(3)[abs(mean).argmax()] * np.sign(mean[abs(mean).argmax()])
-    return nearest if nearest @ mean > np.cos(np.deg2rad(30)) else mean
+    spread, directions = np.linalg.eigh(poses[:, :3, 0].T @ poses[:, :3, 0] / len(poses))                # ascending
+    up = directions[:, 0] * np.sign(directions[:, 0] @ mean) if spread[1] > 0.03 else mean / np.linalg.norm(mean)
+    nearest = np.eye(3)[abs(up).argmax()] * np.sign(up[abs(up).argmax()])
+    return nearest if nearest @ up > np.cos(np.deg2rad(30)) else up
 
 
 def viewing_direction(from_target, up):

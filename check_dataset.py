@@ -7,12 +7,8 @@ Exit code 0 without a fault, 2 with one.
 """
 
 import argparse
-import multiprocessing
 import os
-import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +19,11 @@ import data_util
 import dataio
 import dataset_checks
 import options as common
+import processes
 import results
 import util
 
 FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
-FEW_IMAGES = 4000  # are checked sooner than further processes have started
 
 
 def build_parser():
@@ -123,32 +119,12 @@ def angles(texts):
 def check_split(root, num_classes, decode, num_workers):
     """The Split of a folder; shows its progress on stderr."""
     folders = dataset_checks.subfolders(root)
-    check = partial(dataset_checks.check_folder, num_classes=num_classes, decode=decode)
-    with tqdm(total=len(folders), unit="instance", desc=root.name) as progress:
-        reports = []
-        for report in run(check, folders, num_workers):
-            reports.append(report)
-            progress.update()
-    return Split(root, reports)
 
+    def check(i):
+        return dataset_checks.check_folder(folders[i], num_classes, decode)
 
-def run(check, folders, num_workers):
-    """Yields the reports in order."""
-    first = check(folders[0])
-    yield first
-    if num_workers <= 1 or len(folders) * first.num_images < FEW_IMAGES:
-        yield from map(check, folders[1:])
-        return
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=ignore_ctrl_c) as pool:
-        try:
-            yield from pool.map(check, folders[1:], chunksize=4)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def ignore_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the main process, which then ends the workers
+    reports = processes.ordered(check, len(folders), num_workers, chunksize=4)
+    return Split(root, list(tqdm(reports, root.name, len(folders), unit="instance")))
 
 
 def table(rows):

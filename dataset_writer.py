@@ -6,6 +6,7 @@ rendered by itself, from its own mesh and poses: neither the number of processes
 """
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -78,7 +79,7 @@ def write_class(out, obj_name, class_names, instances, style, description,
     """
     raycasting.require_embree()
     plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity,
-            "instances": [[i.split, i.name, i.cam2world.double().sum().item()] for i in instances]}
+            "instances": [[i.split, i.name, hashlib.sha256(i.cam2world.numpy().tobytes()).hexdigest()] for i in instances]}
     with atomic_folders.unfinished_folder(Path(out) / obj_name, plan, has_views, overwrite) as folder:
         outcomes = _finish(folder, obj_name, instances, style, num_workers, skip_broken)
         told = list(dict.fromkeys(f"{outcome.name}: {fault}" for outcome in outcomes for fault in outcome.faults))

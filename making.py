@@ -154,8 +154,10 @@ def write(options, class_names, instances, description=None, texts=None, identit
         with_depth=options.depth,
     )
     description = {"maker": options.maker, "seed": options.seed, **(description or {}), "cameras": options.cameras,
-                   "test_cameras": options.test_cameras, "elevation_deg": options.elevation_deg,
-                   "camera_distance": options.radius}  # fmt: skip
+                   "test_cameras": options.test_cameras}  # fmt: skip
+    if options.cameras in viewpoints.ELEVATION_DEG:  # of given ones the poses tell
+        description["elevation_deg"] = options.elevation_deg or viewpoints.ELEVATION_DEG[options.cameras]
+        description["camera_distance"] = options.radius
     outcomes = dataset_writer.write_class(
         options.out, options.obj_name, class_names, [i for i in instances if len(i.cam2world)], style, description,
         num_workers=options.num_workers, overwrite=options.overwrite, skip_broken=options.skip_broken, texts=texts,

@@ -10,6 +10,7 @@ import torch
 
 import data_util
 import geometry
+import source_views
 import util
 
 FOCAL = 1.025  # focal length per side of the image, as ShapeNet of SRN: 131.25 at 128 pixels
@@ -19,7 +20,6 @@ BAND_DEG = (-10.0, 60.0)  # what one sees of furniture in a room
 ELEVATION_DEG = {"band": BAND_DEG, "sphere": (-90.0, 90.0), "hemisphere": (0.0, 90.0), "spiral": BAND_DEG,
                  "orbit": (25.0, 25.0)}  # of each kind of views, lowest and highest  # fmt: skip
 
-RIGID = 1e-3  # of R^T R of a given pose
 FRONT_VIEW = 65  # the view of a spiral that one-shot reconstruction starts from
 FRONT_AZIMUTH_DEG, FRONT_ELEVATION_DEG = 35.0, 25.0
 SPIRAL_TURNS = 7  # of the numbers tried, the one that keeps the views furthest apart
@@ -76,9 +76,8 @@ def given(folder):
             f"{folder}: neither a kind of views ({', '.join(ELEVATION_DEG)}) nor a folder with pose files (000000.txt ...)"
         )
     poses = np.stack([data_util.load_pose(path) for path in paths])
-    for path, rotation in zip(paths, poses[:, :3, :3]):
-        if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID or np.linalg.det(rotation) < 0:
-            raise util.InputError(f"{path}: not a rigid pose; expected a rotation without scale or mirroring, and a position")
+    for path, pose in zip(paths, poses):
+        source_views.check_rigid(pose, path)
     return torch.from_numpy(poses)
 
 

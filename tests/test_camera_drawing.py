@@ -95,6 +95,11 @@ def test_up_is_where_the_tops_of_the_images_are(up):
     assert camera_drawing.upward(poses @ np.diag([1, -1, -1, 1])).tolist() == (-np.eye(3)["xyz".index(up)]).tolist()
 
 
+def test_up_is_up_for_a_few_cameras_that_look_down_from_one_side():
+    eyes = geometry.on_sphere(torch.tensor([-70.0, -40.0, -20.0]), torch.tensor([50.0, 55.0, 60.0]), 1.2)
+    assert camera_drawing.upward(geometry.look_at(eyes).numpy()).tolist() == [0, 0, 1]
+
+
 def test_axes_have_names_where_the_origin_is_and_at_the_target_where_that_is_far():
     """The drawing is of the cameras, not of the way to the origin."""
     far = ORBIT.copy()

@@ -132,9 +132,8 @@ def test_the_quick_form_decodes_nothing(ball_class, monkeypatch, capsys):
     assert "no faults among names, headers and cameras" in capsys.readouterr().out
 
 
-def test_processes_find_what_one_process_finds(ball_class, monkeypatch, capsys):
+def test_processes_find_what_one_process_finds(ball_class, capsys):
     (ball_class / "Ball.test" / "ball_y" / "pose" / "000001.txt").write_text("?")
-    monkeypatch.setattr(check_dataset, "FEW_IMAGES", 7)
     written = []
     for num_workers in (0, 2):
         with pytest.raises(SystemExit):

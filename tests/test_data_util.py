@@ -221,7 +221,7 @@ BAD_LABELS = {
     "three channels": lambda path: np.save(path, np.zeros((4, 4, 3), dtype=int)),
     "text": lambda path: path.write_text("0 1 2"),
     "empty": lambda path: path.write_bytes(b""),
-    "pickle": lambda path: np.save(path, np.array([[{}]]), allow_pickle=True),
+    "pickle": lambda path: np.save(path, np.array([[{}]])),
     "missing": lambda path: None,
     "one pixel": lambda path: np.save(path, np.zeros((1, 1), dtype=int)),
     "no pixel": lambda path: np.save(path, np.zeros((0, 0), dtype=int)),

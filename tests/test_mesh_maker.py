@@ -199,7 +199,7 @@ def test_given_cameras_that_are_no_rigid_poses_are_refused(models, refuses):
     poses.mkdir()
     np.savetxt(poses / "0.txt", 2 * np.eye(4))
     arguments = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), "--cameras", str(poses)]
-    refuses(make_dataset.main, arguments, "0.txt: not a rigid pose")
+    refuses(make_dataset.main, arguments, "0.txt: the pose is not rigid")
 
 
 def test_no_views_of_train_val_make_no_train_val(models):
