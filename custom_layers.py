@@ -3,8 +3,11 @@
 Module and attribute names are part of the checkpoint format: they give the published state-dict keys.
 """
 
+import functools
+
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import geometry
 
@@ -60,7 +63,8 @@ class RayMarcher(nn.Module):
     def __init__(self, feature_channels, hidden_channels=16, num_steps=10):
         super().__init__()
         self.num_steps = num_steps
-        self.initial_depth_std = 0.0  # SRN 2019 trained with 5e-4; see `forward`
+        self.initial_depth_std = 0.0  # SRN 2019 trained with 5e-4; see `march`
+        self.checkpoint_steps = False  # keep no activations of a step, compute them again when gradients need them
         self.lstm = nn.LSTMCell(feature_channels, hidden_channels)
         self.out_layer = nn.Linear(hidden_channels, 1)
 
@@ -81,32 +85,62 @@ class RayMarcher(nn.Module):
             self.out_layer.bias.fill_((distance - INITIAL_DEPTH) / self.num_steps)
 
     def forward(self, phi, uv, cam2world, intrinsics, initial_depth=None):
+        """March the rays through pixels, see `march`. uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3)."""
+        return self.march(phi, geometry.cast(uv, cam2world, intrinsics), initial_depth)
+
+    def march(self, phi, rays, initial_depth=None):
         """March `num_steps` steps from depth 0.05; in training, from about there where `initial_depth_std` is set.
 
         phi:    callable, (B, R, 3) world-space points -> (B, R, C) features
-        uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3)
+        rays:   geometry.Rays of B x R rays
         initial_depth: (B, R, 1), to start from depths of one's own
         returns points (B, R, 3) in world space, and the depth after each step (S, B, R, 1)
         """
-        directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
-        origin = geometry.camera_centre(cam2world)
         if initial_depth is None:
-            initial_depth = torch.full_like(depth_per_length, INITIAL_DEPTH)
-            if self.training and self.initial_depth_std:
-                initial_depth = initial_depth + self.initial_depth_std * torch.randn_like(initial_depth)
-        distance = initial_depth / depth_per_length                          # (B, R, 1) along the ray
-        state = None
+            initial_depth = self.draw_initial_depth(rays.depth_per_length)
+        distance = initial_depth / rays.depth_per_length                     # (B, R, 1) along the ray
+        hidden = cell = distance.new_zeros(distance.numel(), self.lstm.hidden_size)
+        step = self.step
+        if self.checkpoint_steps and torch.is_grad_enabled():
+            step = functools.partial(checkpoint, self.step, use_reentrant=False)
         depths = []
         for _ in range(self.num_steps):
-            features = phi(origin + distance * directions)
-            state = self.lstm(features.flatten(0, 1), state)
-            hidden = state[0]
-            if hidden.requires_grad:
-                hidden.register_hook(limit_gradient)
-            distance = distance + self.out_layer(hidden).view_as(distance)
-            depths.append(distance * depth_per_length)
-        return origin + distance * directions, torch.stack(depths)
+            distance, hidden, cell = step(phi, rays, distance, hidden, cell)
+            depths.append(distance * rays.depth_per_length)
+        return rays.at(distance), torch.stack(depths)
+
+    def draw_initial_depth(self, like):
+        """Depths, in the shape of `like`, at which rays start: 0.05 and, in training, the noise of `initial_depth_std`."""
+        depth = torch.full_like(like, INITIAL_DEPTH)
+        if self.training and self.initial_depth_std:
+            depth = depth + self.initial_depth_std * torch.randn_like(depth)
+        return depth
+
+    def step(self, phi, rays, distance, hidden, cell):
+        """One step of every ray. distance (B, R, 1), LSTM state hidden, cell (B * R, H) each -> the same after the step."""
+        features = phi(rays.at(distance))
+        with in_float32(features):  # the state adds up over the steps, and so do its rounding errors
+            hidden, cell = self.lstm(features.flatten(0, 1).to(hidden), (hidden, cell))
+            hidden = LimitGradient.apply(hidden)
+            return distance + self.out_layer(hidden).view_as(distance), hidden, cell
+
+
+class LimitGradient(torch.autograd.Function):
+    """The identity; the gradient that comes back is clamped."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return limit_gradient(gradient)
 
 
 def limit_gradient(gradient):
     return gradient.clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+
+
+def in_float32(x):
+    """A context without autocast on the device of x, for what lower precision would spoil."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 import data_util
 import geometry
@@ -242,10 +242,28 @@ class BatchOrder:
 
     A batch may reach from one epoch into the next, and a data set smaller than a batch repeats, each time with
     other rays. What step s gets depends on the seed and s alone.
+
+    num_shards: processes can share a step: the observations are dealt to so many shards, each of which gives the same
+                number of them to every batch, in epochs of its own
+    shards:     those whose part of each batch is wanted (default: all). What a shard gives does not depend on this
+    shard_of:   (num_observations,) the shard of each observation, where there are several
     """
 
-    def __init__(self, num_observations, batch_size, start_step, end_step, seed):
-        self.num_observations, self.batch_size = num_observations, batch_size
+    def __init__(self, num_observations, batch_size, start_step, end_step, seed, num_shards=1, shards=None, shard_of=None):
+        if batch_size % num_shards:
+            raise util.InputError(
+                f"--batch_size_per_img_sidelength: {batch_size} images cannot be dealt evenly to {num_shards} processes; "
+                f"choose a multiple of {num_shards}, or start another number of processes"
+            )
+        shard_of = np.zeros(num_observations, dtype=int) if shard_of is None else np.asarray(shard_of)
+        self.members = [np.flatnonzero(shard_of == shard) for shard in range(num_shards)]
+        if not all(map(len, self.members)):
+            raise util.InputError(
+                f"of {num_shards} processes, {sum(len(members) > 0 for members in self.members)} would have instances to "
+                f"train on; start as many, or use more instances"
+            )
+        self.batch_size, self.num_shards = batch_size, num_shards
+        self.shards = range(num_shards) if shards is None else shards
         self.start_step, self.end_step = start_step, end_step
         self.seed = seed
 
@@ -253,29 +271,70 @@ class BatchOrder:
         return max(0, self.end_step - self.start_step)
 
     def __iter__(self):
-        epoch, order = None, None
+        share = self.batch_size // self.num_shards
+        orders = {}  # of each shard, the epoch and its order
         for step in range(self.start_step, self.end_step):
             batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.num_observations != epoch:
-                    epoch = position // self.num_observations
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_observations)
-                batch.append(RayDraw(int(order[position % self.num_observations]), (self.seed, position)))
+            for shard in self.shards:
+                members = self.members[shard]
+                for place in range(share):
+                    epoch, position = divmod(step * share + place, len(members))
+                    if orders.get(shard, (None,))[0] != epoch:
+                        # a zero at the end changes nothing: shard 0 of 1 is shuffled as (seed, epoch) says
+                        shuffled = np.random.default_rng((self.seed, epoch, shard)).permutation(len(members))
+                        orders[shard] = epoch, members[shuffled]
+                    ray_seed = self.seed, step * self.batch_size + shard * share + place
+                    batch.append(RayDraw(int(orders[shard][1][position]), ray_seed))
             yield batch
 
 
-def training_batches(dataset, batch_size, start_step, end_step, seed=0, num_workers=0):
-    """Iterates over collated batches (dicts of tensors with a leading B) for steps start_step .. end_step - 1."""
-    order = BatchOrder(len(dataset), batch_size, start_step, end_step, seed)
-    return DataLoader(dataset, batch_sampler=order, pin_memory=torch.cuda.is_available(), **_workers(num_workers))
+def training_batches(dataset, batch_size, start_step, end_step, seed=0, num_workers=0, num_shards=1, shards=None):
+    """Iterates over collated batches (dicts of tensors with a leading B) for steps start_step .. end_step - 1.
+
+    Instance i belongs to shard i % num_shards; a process that is given its `shards` gets its part of each batch, and all
+    of them together get what one without gets. See BatchOrder and `collate`.
+    """
+    num_views = [len(instance.views) for instance in dataset.instances]
+    shard_of = np.repeat(np.arange(len(num_views)) % num_shards, num_views)
+    order = BatchOrder(len(dataset), batch_size, start_step, end_step, seed, num_shards, shards, shard_of)
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it would draw from the one that dropout draws from
+        **_workers(num_workers),
+    )
+
+
+def collate(items):
+    """Items of a data set as a batch: a dict of tensors with a leading B, sorted by instance, and two more entries.
+
+    instances    (M,) int64, the different instance_idx of the batch, ascending
+    instance_of  (B,) int64, where in `instances` each observation's is: what is made of an instance is made once
+    """
+    batch = default_collate(sorted(items, key=lambda item: item["instance_idx"]))
+    instances, instance_of = torch.unique(batch["instance_idx"], return_inverse=True)
+    return batch | {"instances": instances, "instance_of": instance_of}
+
+
+def with_rows(batch, rows):
+    """The batch with rows of a latent table as its instance_idx and `instances`, which may then repeat in any order.
+
+    rows: (N,) int64, the row of each instance of the data set
+    """
+    rows = rows.to(batch["instance_idx"].device)
+    return batch | {name: rows[batch[name]] for name in ("instance_idx", "instances")}
 
 
 def ordered_batches(dataset, batch_size, num_workers=0):
     """Iterates over all observations in order, whole images, for validation and rendering; each time anew.
 
-    The processes that read live on between two times.
+    The processes that read live on between two times. Observations are numbered by instance: `collate` keeps their order.
     """
-    return DataLoader(dataset, batch_size=batch_size, persistent_workers=num_workers > 0, **_workers(num_workers))
+    return DataLoader(
+        dataset, batch_size=batch_size, collate_fn=collate, persistent_workers=num_workers > 0, **_workers(num_workers)
+    )
 
 
 def _workers(num_workers):

@@ -10,8 +10,22 @@ Conventions, everywhere in this project:
 Shapes: B views, R rays; a leading `...` means any.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+
+
+class Rays(NamedTuple):
+    """Rays in world space, R for each of B views or instances."""
+
+    origin: torch.Tensor  # (B, R, 3), or (B, 1, 3) where they share it
+    direction: torch.Tensor  # (B, R, 3) of unit length
+    depth_per_length: torch.Tensor  # (B, R, 1) gained in the camera of each
+
+    def at(self, distance):
+        """Points (B, R, 3) at a distance (B, R, 1) from the origins."""
+        return self.origin + distance * self.direction
 
 
 def pixel_grid(height, width, pixel_center=0.0, device=None):
@@ -68,6 +82,11 @@ def rays(uv, cam2world, intrinsics):
     unit_depth = lift(uv, torch.ones_like(uv[..., :1]), intrinsics) @ cam2world[..., :3, :3].transpose(-1, -2)
     length = unit_depth.norm(dim=-1, keepdim=True)
     return unit_depth / length, 1 / length
+
+
+def cast(uv, cam2world, intrinsics):
+    """The Rays through pixels uv (..., R, 2) of cameras cam2world (..., 4, 4) with intrinsics (..., 3, 3)."""
+    return Rays(camera_centre(cam2world), *rays(uv, cam2world, intrinsics))
 
 
 def depth_of(points, cam2world):

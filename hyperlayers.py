@@ -13,21 +13,36 @@ OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 
 
 class Phi:
-    """The scene function of B instances, R^3 -> R^C: linear, layer norm without scale and shift, ReLU, repeated.
+    """The scene function of M instances, R^3 -> R^C: linear, layer norm without scale and shift, ReLU, repeated.
 
-    layers: list of (weight (B, out, in), bias (B, 1, out))
+    layers: list of (weight (M, out, in), bias (M, 1, out))
     """
 
     def __init__(self, layers):
         self.layers = layers
 
     def __call__(self, points):
-        """World-space points (B, R, 3) -> features (B, R, C)."""
-        x = points
-        for weight, bias in self.layers:
-            x = torch.baddbmm(bias, x, weight.transpose(1, 2))               # (B, R, out)
-            x = F.relu(F.layer_norm(x, x.shape[-1:]), inplace=True)
-        return x
+        """World-space points (B, R, 3) -> features (B, R, C). B is M, or anything where M is 1."""
+        x = points.flatten(0, 1)[None] if len(self) == 1 else points         # one matrix product for all views
+        with custom_layers.in_float32(points):  # points are places in space; half precision would jumble them
+            x = self.layer(x, *self.layers[0])
+        for weight, bias in self.layers[1:]:
+            x = self.layer(x, weight, bias)
+        return x.view(*points.shape[:2], -1)
+
+    @staticmethod
+    def layer(x, weight, bias):
+        x = torch.baddbmm(bias, x, weight.transpose(1, 2))                   # (M, R, out)
+        return F.relu(F.layer_norm(x, x.shape[-1:]), inplace=True)
+
+    def __len__(self):
+        return len(self.layers[0][0])
+
+    def of_views(self, instance_of):
+        """Phi for views, of which view i shows instance instance_of[i]. (B,) ascending, every instance in it."""
+        if len(self) in (1, len(instance_of)):
+            return self
+        return Phi([(weight[instance_of], bias[instance_of]) for weight, bias in self.layers])
 
 
 class HyperLinear(nn.Module):

@@ -14,11 +14,16 @@ def image_loss(rgb, target):
     return F.mse_loss(rgb, target)
 
 
-def segmentation_loss(seg_logits, seg_labels):
-    """Mean cross-entropy over labelled rays, 0 if there are none. (..., K) logits, (...) int64 labels -> ()."""
+def segmentation_loss(seg_logits, seg_labels, num_labelled=None):
+    """Mean cross-entropy over labelled rays, 0 if there are none. (..., K) logits, (...) int64 labels -> ().
+
+    num_labelled: () how many rays it is the mean of, where these are some of more (default: the labelled ones here)
+    """
     labels = seg_labels.flatten()
     total = F.cross_entropy(seg_logits.flatten(0, -2), labels, ignore_index=util.UNLABELLED, reduction="sum")
-    return total / (labels != util.UNLABELLED).sum().clamp(min=1)
+    if num_labelled is None:
+        num_labelled = (labels != util.UNLABELLED).sum()
+    return total / num_labelled.clamp(min=1)
 
 
 def depth_loss(depth):

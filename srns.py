@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import custom_layers
+import geometry
 import hyperlayers
 import unet
 import util
@@ -66,11 +67,29 @@ class SRN(nn.Module):
                 hidden_features, num_classes, num_down=CLASS_UNET_DOWN, base_channels=64, max_channels=128
             )
 
-    def surface(self, batch):
+    def scene(self, batch):
+        """What the instances of a batch are: codes z (B, D), None of a single SRN, and phi, (B, R, 3) -> (B, R, C).
+
+        batch: instance_idx (B,) int64; or instances (M,) with instance_of (B,), as dataio.collate gives them: then the
+            hypernetwork is evaluated once per instance; or z (B, D), codes of one's own in place of the table's
+        """
+        if self.phi is not None:
+            return None, self.phi
+        with custom_layers.in_float32(self.ray_marcher.out_layer.bias):
+            if "z" in batch:
+                return batch["z"], self.hyper_phi(batch["z"])
+            if "instances" not in batch:
+                z = self.latent_codes(batch["instance_idx"])
+                return z, self.hyper_phi(z)
+            codes = self.latent_codes(batch["instances"])
+            return codes[batch["instance_of"]], self.hyper_phi(codes).of_views(batch["instance_of"])
+
+    def surface(self, batch, scene=None):
         """March the rays of a batch to the surface and read phi there.
 
-        batch: instance_idx (B,) int64, uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3); with z (B, D) these
-            codes are used and not the table's
+        batch: uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3), and what `scene` needs; initial_depth (B, R, 1) to
+            start from depths of one's own; or, in place of the three, rays: geometry.Rays of B x R rays
+        scene: z and phi where they are known
         returns a dict of
             z           (B, D) latent codes; none of a single SRN
             points      (B, R, 3) surface points in world space
@@ -78,13 +97,11 @@ class SRN(nn.Module):
             depth_steps (S, B, R, 1) depth after each march step
             features    (B, R, C) phi at the surface points
         """
-        outputs = {}
-        if self.phi is not None:
-            phi = self.phi
-        else:
-            outputs["z"] = batch["z"] if "z" in batch else self.latent_codes(batch["instance_idx"])
-            phi = self.hyper_phi(outputs["z"])
-        points, depth_steps = self.ray_marcher(phi, batch["uv"], batch["cam2world"], batch["intrinsics"])
+        z, phi = scene or self.scene(batch)
+        with custom_layers.in_float32(self.ray_marcher.out_layer.bias):
+            rays = batch["rays"] if "rays" in batch else geometry.cast(batch["uv"], batch["cam2world"], batch["intrinsics"])
+        points, depth_steps = self.ray_marcher.march(phi, rays, batch.get("initial_depth"))
+        outputs = {} if z is None else {"z": z}
         return outputs | {
             "points": points,
             "depth": depth_steps[-1],
@@ -92,11 +109,11 @@ class SRN(nn.Module):
             "features": phi(points),
         }
 
-    def per_ray(self, batch):
+    def per_ray(self, batch, scene=None):
         """As `surface`, plus rgb (B, R, 3 or 4) where colours do not need whole images."""
-        outputs = self.surface(batch)
+        outputs = self.surface(batch, scene)
         if not self.sizes["use_unet_renderer"]:
-            outputs["rgb"] = self.pixel_generator(outputs["features"])
+            outputs["rgb"] = self.pixel_generator(outputs["features"]).to(outputs["depth"])
         return outputs
 
     def per_image(self, features, with_classes=True):
@@ -115,6 +132,12 @@ class SRN(nn.Module):
         """
         outputs = self.per_ray(batch)
         return outputs | self.per_image(outputs["features"], with_classes)
+
+    def compile_rays(self):
+        """Have torch.compile fuse what every ray goes through. Nothing of the results or the state dict changes."""
+        self.ray_marcher.step = torch.compile(self.ray_marcher.step)
+        if not self.sizes["use_unet_renderer"]:
+            self.pixel_generator.forward = torch.compile(self.pixel_generator.forward)
 
     def side_multiple(self, with_classes=True):
         """The number of which a whole image's side must be a multiple: 1 where every ray stands for itself."""

@@ -6,6 +6,7 @@ import checkpoints
 import data_util
 import dataio
 import dataset_checks
+import distributed
 import util
 
 
@@ -103,6 +104,17 @@ def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_of
         cache=options.cache if read_often else None,
         num_workers=options.num_workers,
     )
+
+
+def shards(options):
+    """Of how many shards a step is made, and which of them this process draws; None: all. See dataio.training_batches."""
+    num_processes = distributed.world_size()
+    num_shards = options.data_shards or num_processes
+    if num_shards % num_processes:
+        raise util.InputError(
+            f"--data_shards {num_shards}: cannot be dealt evenly to {num_processes} processes; choose a multiple of them"
+        )
+    return num_shards, range(distributed.rank(), num_shards, num_processes)
 
 
 def names_of(instances):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import checkpoints
 import dataio
+import distributed
 import options as common
 import rendering
 import stage_inputs
@@ -15,7 +16,12 @@ import validation
 
 
 def start_run(options, module, continues=None):
-    """The run's folder with params.txt, model.txt and an empty checkpoints folder. See options.start_run."""
+    """The run's folder with params.txt, model.txt and an empty checkpoints folder. See options.start_run.
+
+    Of several processes the main one makes it.
+    """
+    if not distributed.is_main():
+        return Path(options.logging_root) / options.log_dir
     folder = common.start_run(options, continues["path"] if continues else None)
     (folder / "checkpoints").mkdir(exist_ok=True)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -47,6 +53,8 @@ def watch(options, data, run, model, head=None, rows=None, with_classes=True, fi
     rows:   rows of the latent table that the training instances have (default: all, in order)
     fitted: an SRN and the rows of its table for the validation instances (default: `model` knows them by name)
     """
+    if not distributed.is_main():
+        return
     names = stage_inputs.names_of(data.train)
     rows = rows or list(range(len(names)))
     side = options.img_sidelengths[-1]

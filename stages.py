@@ -5,10 +5,13 @@ import torch
 
 import checkpoints
 import dataio
+import distributed
 import geometry
 import losses
+import objectives
 import options as common
 import rendering
+import row_adam
 import srns
 import stage_inputs
 import stage_outputs
@@ -134,8 +137,11 @@ def code_optimizer(options, model):
     """The latent table's optimizer. SRN 2019 had Adam, which moves every code in every step, seen or not."""
     if options.code_optimizer == "adam":
         model.latent_codes.sparse = False
-        return torch.optim.Adam([model.latent_codes.weight], lr=options.lr)
-    return torch.optim.SparseAdam([model.latent_codes.weight], lr=options.lr, betas=(0.5, 0.5), eps=1e-5)
+        return torch.optim.Adam([model.latent_codes.weight], lr=options.lr, fused=True)
+    largest = max(options.batch_size_per_img_sidelength) // distributed.world_size()
+    return row_adam.RowAdam(
+        [model.latent_codes.weight], lr=options.lr, betas=(0.5, 0.5), eps=1e-5, rows_per_process=largest
+    )
 
 
 def train_srn(options, device, data, model, head, optimizers, start_step, continues):
@@ -145,26 +151,26 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
     if head is not None:
         stage_inputs.expect_sides(options, head.side_multiple, "the U-Net baseline")
 
-    def outputs_of(batch):
-        outputs = model(batch, with_classes=with_classes)
-        return outputs if head is None else outputs | {"seg_logits": head(outputs[head.reads])}
-
     def batches_of_stage(sidelength, batch_size, first, end):
         dataset = stage_inputs.make_dataset(options, data, data.train, sidelength, options.rays_per_image, read_often=True)
-        return dataio.training_batches(dataset, batch_size, first, end, options.seed, options.num_workers)
+        return dataio.training_batches(
+            dataset, batch_size, first, end, options.seed, options.num_workers, *stage_inputs.shards(options)
+        )
 
     def save(step):
         stage_outputs.save_checkpoint(options, data, folder, model, model.sizes, optimizers, step)
 
+    model.ray_marcher.checkpoint_steps = options.checkpoint_marching
+    if options.compile:
+        model.compile_rays()
     num_steps = training.steps_to_go(options, start_step)
     folder = stage_outputs.start_run(options, model, continues)
-    with training.Run(folder, device, num_steps, start_step, description=folder.name) as run:
+    with training.Run(folder, device, num_steps, start_step, folder.name, options.l1_weight, model) as run:
         run.every.append((options.steps_til_ckpt, save))
         stage_outputs.watch(options, data, run, model, head, with_classes=with_classes)
         training.fit(
-            outputs_of,
+            in_processes(options, model, srn_objective(options, device, model, head, with_classes)),
             training.scheduled_batches(options, start_step, batches_of_stage),
-            lambda outputs, batch: srn_losses(options, outputs, batch),
             optimizers,
             run,
             start_step,
@@ -173,17 +179,22 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
         )
 
 
-def srn_losses(options, outputs, batch):
-    """The weighted loss terms of stages 1 and 3, each where its observation is there."""
-    terms = {"regularization": options.reg_weight * losses.depth_loss(outputs["depth"])}
-    if "rgb" in batch:
-        rgb = outputs["rgb"]
-        terms["distortion"] = options.l1_weight * losses.image_loss(rgb, batch["rgb"][..., : rgb.shape[-1]])
-    if "z" in outputs:
-        terms["latent"] = options.kl_weight * losses.latent_loss(outputs["z"])
-    if "seg_logits" in outputs:
-        terms["class"] = options.class_weight * losses.segmentation_loss(outputs["seg_logits"], batch["seg_labels"])
-    return terms
+def srn_objective(options, device, model, head=None, with_classes=False):
+    """The loss of stages 1 and 3 as the options have it."""
+    weights = objectives.Weights(options.l1_weight, options.class_weight, options.kl_weight, options.reg_weight)
+    rays_per_block = options.rays_per_block
+    if rays_per_block is None:
+        rays_per_block = objectives.RAYS_PER_BLOCK[device.type]
+    return objectives.SRNObjective(
+        model, weights, head, with_classes, rays_per_block, options.precision, distributed.world_size()
+    )
+
+
+def in_processes(options, model, objective):
+    """The objective, its gradients summed over all processes; the codes' optimizer sees to those of the codes."""
+    codes = [] if model.latent_codes is None or options.code_optimizer == "adam" else [model.latent_codes.weight]
+    unused = model.class_generator is not None and not objective.with_classes
+    return distributed.wrap(objective, codes, find_unused_parameters=unused)
 
 
 # Stage 2
@@ -233,9 +244,8 @@ def update_head(options, device):
         run.every.append((options.steps_til_ckpt, save))
         stage_outputs.watch(options, data, run, model, head, rows, fitted=fitted)
         training.fit(
-            lambda batch: {"seg_logits": head(batch["inputs"])},
+            lambda batch: head_losses(options, head, batch),
             training.scheduled_batches(options, start_step, batches_of_stage),
-            lambda outputs, batch: head_losses(options, head, outputs, batch),
             optimizers,
             run,
             start_step,
@@ -244,9 +254,10 @@ def update_head(options, device):
         )
 
 
-def head_losses(options, head, outputs, batch):
+def head_losses(options, head, batch):
     """The weighted loss terms of stage 2."""
-    terms = {"class": options.class_weight * losses.segmentation_loss(outputs["seg_logits"], batch["seg_labels"])}
+    seg_logits = head(batch["inputs"])
+    terms = {"class": options.class_weight * losses.segmentation_loss(seg_logits, batch["seg_labels"])}
     if options.head_reg_weight:
         terms["head"] = options.head_reg_weight * losses.weight_loss(head)
     return terms
@@ -263,8 +274,7 @@ def read_by_head(model, kind, dataset, rows, device):
     generator = torch.Generator().manual_seed(0)
     max_per_view = MAX_KEPT_RAYS // len(dataset)
     for batch in dataio.ordered_batches(dataset, batch_size=4):
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        batch["instance_idx"] = rows.to(device)[batch["instance_idx"]]
+        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
         chosen = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
         inputs.append(rendering.render(model, batch, with_classes=False)[kind.reads][chosen])
         seg_labels.append(batch["seg_labels"][chosen])

@@ -212,7 +212,7 @@ def main(argv=None):
 
     def render(batch):
         """The batch on the device, its instance_idx rows of the latent table, and what is rendered for it."""
-        batch = batch | {"instance_idx": rows[batch["instance_idx"]]}
+        batch = dataio.with_rows(batch, rows)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         return batch, rendering.render(model, batch, head)
 

@@ -8,6 +8,8 @@ Which stage it is follows from the options:
     stage 1  otherwise; with --checkpoint_path it goes on from there
 """
 
+import distributed
+import objectives
 import options as common
 import srns
 import stage_inputs
@@ -49,6 +51,19 @@ def build_parser():
               "the cameras' mean distance to the point they look at; 0: the published initialisation)")  # fmt: skip
     group.add("--initial_depth_std", type=common.weight, default=0.0, help="spread of the depth, about 0.05, at which rays "
               "start in training (SRN 2019: 5e-4)")  # fmt: skip
+
+    group = parser.add_argument_group("speed and memory")
+    group.add("--data_shards", type=common.positive, help="deal the instances to so many shards, each of which gives its "
+              "share of every batch (default: the number of processes). A run with as many shards sees the same data, "
+              "whether one process draws them or several")  # fmt: skip
+    group.add("--rays_per_block", type=common.at_least(0), help="rays that are computed, gradients and all, at once; 0: "
+              "all of a step, as published (default: 2048 on a CPU, 65536 on a GPU)")  # fmt: skip
+    group.add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices; "
+              "geometry, the marcher's state, the hypernetwork and the losses are float32 all the same")  # fmt: skip
+    group.add("--checkpoint_marching", action="store_true", help="keep no activations of the march, compute each step once "
+              "more for its gradient: less memory, a third more time")  # fmt: skip
+    group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile, which takes a "
+              "minute at the start and needs a C++ compiler")  # fmt: skip
 
     group = parser.add_argument_group("stages and checkpoints")
     group.add("--checkpoint_path", help="a .pth file, or a folder of which the one with the most steps is taken")
@@ -176,10 +191,11 @@ def check_labels(options):
 
 @util.command
 def main(argv=None):
-    options = read_options(argv)
-    device = util.pick_device(options.device)
-    util.seed_everything(options.seed)
-    stages.of(options)(options, device)
+    with distributed.quiet_unless_main():
+        options = read_options(argv)
+        with distributed.running(options.device) as device:
+            util.seed_everything(options.seed)
+            stages.of(options)(options, device)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 Stages differ in what they train and in their loss, so that is what they pass in.
 """
 
+import contextlib
 import math
+import queue
 import sys
+import threading
 import time
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import distributed
 import losses as loss_terms
 import summaries
 import util
@@ -19,36 +23,105 @@ import util
 SECONDS_PER_REPORT = 0.5  # how often losses are read for the progress bar and tensorboard's scalars
 
 
-def fit(model, batches, loss_fn, optimizers, run, start_step=0, learning_rate=None, seed=None):
-    """Train until `batches` ends.
+def fit(losses_of, batches, optimizers, run, start_step=0, learning_rate=None, seed=None):
+    """Train until `batches` ends. Nothing is read back from the device within a step.
 
-    model:         callable, batch -> dict of outputs
-    loss_fn:       (outputs, batch) -> dict of weighted scalar losses
+    losses_of:     callable, batch -> dict of weighted scalar losses
     learning_rate: step -> factor on every optimizer's own rate, or None
     seed:          if given, what a step draws (dropout, start depths) depends on it and the step alone, so that a
                    resumed run draws what a run-through draws
-    raises         FloatingPointError when the loss is no longer finite
+    raises         FloatingPointError when the loss is no longer finite; no weight has been moved by such a step
     """
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    for step, batch in enumerate(batches, start=start_step + 1):
+    watch = FiniteWatch()
+    for step, batch in enumerate(prefetched(batches), start=start_step + 1):
         if learning_rate is not None:
             set_learning_rates(optimizers, base_rates, learning_rate(step))
         batch = run.to_device(batch)
         if seed is not None:
-            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
-        outputs = model(batch)
-        losses = loss_fn(outputs, batch)
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) + distributed.rank())
+        losses = losses_of(batch)
         total = sum(losses.values())
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"loss is {total.item()} at step {step}: { {k: v.item() for k, v in losses.items()} }")
+        losses = everywhere(losses)
+        watch.look(step, losses)
 
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         total.backward()
         for optimizer in optimizers:
+            optimizer.found_inf = watch.not_finite  # where it is 1, an optimizer leaves everything as it is
             optimizer.step()
 
-        run.after_step(step, losses, outputs, batch)
+        run.after_step(step, losses, batch)
+    watch.check()
+
+
+def everywhere(losses):
+    """The losses (a dict of ()) summed over all processes, without their graph."""
+    values = torch.stack([loss.detach() for loss in losses.values()])
+    return dict(zip(losses, distributed.sum_over_processes(values)))
+
+
+def prefetched(batches, depth=2):
+    """The same batches, of which a thread makes the next ones while one is in use. Its errors are raised here."""
+    waiting, stopped = queue.Queue(depth), threading.Event()
+
+    def put(entry):
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return waiting.put(entry, timeout=0.1)
+
+    def work():
+        try:
+            for batch in batches:
+                put((batch, None))
+                if stopped.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            batch, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield batch
+    finally:
+        stopped.set()
+
+
+class FiniteWatch:
+    """Sees to it that the loss is finite: at once on a CPU; a GPU is asked now and then, as each question stops it.
+
+    not_finite: () float, 1 where no optimizer is to move anything; None on a CPU
+    """
+
+    STEPS_PER_CHECK = 100
+
+    def __init__(self):
+        self.not_finite, self.first = None, None
+
+    def look(self, step, losses):
+        """losses: a dict of (). raises FloatingPointError if their sum is not finite, or was not at a step before"""
+        total = sum(losses.values())
+        if total.device.type == "cpu":
+            if not torch.isfinite(total):
+                raise FloatingPointError(f"loss is {total} at step {step}: { {k: v.item() for k, v in losses.items()} }")
+            return
+        bad = ~torch.isfinite(total)
+        before = torch.zeros_like(bad, dtype=torch.long) if self.first is None else self.first
+        self.first = torch.where((before == 0) & bad, step, before)
+        self.not_finite = (self.first > 0).float()
+        if step % self.STEPS_PER_CHECK == 0:
+            self.check()
+
+    def check(self):
+        if self.first is not None and self.first.item():
+            raise FloatingPointError(f"the loss was not finite at step {self.first.item()}; nothing was trained since")
 
 
 def set_learning_rates(optimizers, base_rates, factor):
@@ -96,23 +169,32 @@ def scheduled_batches(options, start_step, batches_of_stage):
 class Run:
     """A run while it goes on: its folder, device, progress bar, tensorboard scalars, and what happens at intervals.
 
+    Of several processes the main one alone shows and does things; the others only take part in what all have to.
+
     folder:   where `events/` go
     num_steps, start_step: the last step, and the number of steps already done
+    image_weight: that of the loss term "distortion", from which PSNR is told
+    module:   what is trained; its batch norms agree with those of other processes before anything looks at them
     every:    list of (interval in steps, function of the step), to be filled; all are called at the last step too
     """
 
-    def __init__(self, folder, device, num_steps, start_step=0, description="train"):
-        self.device = device
+    def __init__(self, folder, device, num_steps, start_step=0, description="train", image_weight=0.0, module=None):
+        self.device, self.module = device, module
+        self.image_weight = image_weight
         self.num_steps = num_steps
         self.every = []
         self.shown = {}
-        self.writer = SummaryWriter(folder / "events", purge_step=start_step + 1 if start_step else None)
+        self.is_main = distributed.is_main()
+        self.writer = None
+        if self.is_main:
+            self.writer = SummaryWriter(folder / "events", purge_step=start_step + 1 if start_step else None)
         self.bar = tqdm(
             total=num_steps,
             initial=start_step,
             desc=description,
             unit="step",
             dynamic_ncols=True,
+            disable=not self.is_main,
             mininterval=SECONDS_PER_REPORT if sys.stderr.isatty() else 30,
         )
         self.reported_at, self.rays_since = time.perf_counter(), 0
@@ -122,28 +204,30 @@ class Run:
 
     def __exit__(self, *_):
         self.bar.close()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def to_device(self, batch):
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def after_step(self, step, losses, outputs, batch):
+    def after_step(self, step, losses, batch):
         """Bookkeeping of a step that is done; reads losses back from the device only now and then."""
         self.bar.update()
         self.rays_since += batch["uv"][..., 0].numel() if "uv" in batch else batch["seg_labels"].numel()
         seconds = time.perf_counter() - self.reported_at
-        if seconds > SECONDS_PER_REPORT or step == self.num_steps:
-            self.report(step, losses, outputs, batch, self.rays_since / seconds)
+        if self.is_main and (seconds > SECONDS_PER_REPORT or step == self.num_steps):
+            self.report(step, losses, self.rays_since * distributed.world_size() / seconds)
             self.reported_at, self.rays_since = time.perf_counter(), 0
-        for interval, function in self.every:
-            if step % interval == 0 or step == self.num_steps:
-                function(step)
+        due = [function for interval, function in self.every if step % interval == 0 or step == self.num_steps]
+        if due and self.module is not None:
+            distributed.average_statistics(self.module)
+        for function in due if self.is_main else ():
+            function(step)
 
-    def report(self, step, losses, outputs, batch, rays_per_second):
-        scalars = {name: loss.item() for name, loss in losses.items()}
+    def report(self, step, losses, rays_per_second):
+        scalars = dict(zip(losses, torch.stack(list(losses.values())).tolist()))  # the device is read once
         summaries.write_losses(self.writer, scalars, step)
         self.shown |= {"loss": f"{sum(scalars.values()):.3f}", "rays/s": f"{rays_per_second:,.0f}"}
-        if "rgb" in outputs and "rgb" in batch:
-            rgb = outputs["rgb"].detach()
-            self.shown["psnr"] = f"{loss_terms.psnr_of(loss_terms.image_loss(rgb, batch['rgb'][..., : rgb.shape[-1]])):.2f}"
+        if scalars.get("distortion") and self.image_weight:
+            self.shown["psnr"] = f"{loss_terms.psnr_of(scalars['distortion'] / self.image_weight):.2f}"
         self.bar.set_postfix(self.shown, refresh=False)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+import dataio
 import losses
 import metrics
 import summaries
@@ -22,7 +23,7 @@ class Preview:
         self.rows = torch.tensor(rows)
         self.num_classes = dataset.num_classes
         chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), summaries.NUM_PICTURES)).long().tolist()
-        self.batch = torch.utils.data.default_collate([dataset[i] for i in chosen])
+        self.batch = dataio.collate([dataset[i] for i in chosen])
 
     def __call__(self, step):
         batch, outputs = render_in_eval_mode(self.modules, self.render, self.batch, self.rows, self.run)
@@ -52,7 +53,7 @@ class Validation:
 
 def render_in_eval_mode(modules, render, batch, rows, run):
     """The batch on the run's device with latent-table rows as its instance_idx, and what is rendered for it."""
-    batch = run.to_device(batch | {"instance_idx": rows[batch["instance_idx"]]})
+    batch = run.to_device(dataio.with_rows(batch, rows))
     were_training = [module.training for module in modules]
     for module in modules:
         module.eval()

@@ -244,9 +244,8 @@ def srn_vanilla_random_start(on):
     """Rays that start at depths which the published program drew."""
     model, batch, published = srn(on, "srn_vanilla")
     initial_depth = on.inputs("srn_vanilla")["random_initial_depth"]
-    model.ray_marcher.forward = functools.partial(model.ray_marcher.forward, initial_depth=initial_depth)
     with torch.no_grad():
-        outputs = model(batch)
+        outputs = model(batch | {"initial_depth": initial_depth})
     found = {name: on.absolute(outputs[name], published[f"random_{name}"]) for name in ("rgb", "depth")}
     return found | loss_deviations(on, loss_terms(outputs, batch), published, "random_")
 
@@ -276,17 +275,16 @@ def srn_unet_renderer(on):
 
 def follow(model, batch, optimizers, num_steps, after_step=lambda: None):
     """Train on one batch. returns, for each step, the losses before it {name: float}, and what after_step gives."""
-    rows = []
+    before, after = [], []
 
-    def keep(step, weighted, outputs, batch):
-        rows.append(({name: term.item() for name, term in loss_terms(outputs, batch).items()}, after_step()))
+    def losses_of(batch):
+        terms = loss_terms(model(batch), batch)
+        before.append({name: term.item() for name, term in terms.items()})
+        return {"total": terms["total"]}
 
-    def total(outputs, batch):
-        return {"total": loss_terms(outputs, batch)["total"]}
-
-    run = SimpleNamespace(to_device=lambda batch: batch, after_step=keep)
-    training.fit(model, [batch] * num_steps, total, optimizers, run)
-    return zip(*rows)
+    run = SimpleNamespace(to_device=lambda batch: batch, after_step=lambda *_: after.append(after_step()))
+    training.fit(losses_of, [batch] * num_steps, optimizers, run)
+    return before, after
 
 
 def columns(rows, *names):

@@ -322,6 +322,63 @@ def test_nothing_is_left_to_do_after_the_last_step():
     assert draws(7, 3, 5, 5, seed=0) == [] and len(dataio.BatchOrder(7, 3, 8, 5, seed=0)) == 0
 
 
+def test_without_shards_the_order_is_what_it_was_before_there_were_any():
+    order = [np.random.default_rng((5, epoch)).permutation(7).tolist() for epoch in range(3)]
+    expected = [(index, (5, position)) for position, index in enumerate(sum(order, []))]
+    assert sum(draws(7, 3, 0, 7, seed=5), []) == expected
+
+
+SHARD_OF = [0, 0, 0, 1, 1, 1, 1, 0, 0, 2]  # five, four and one
+
+
+def test_each_shard_gives_the_same_number_to_every_batch_in_epochs_of_its_own():
+    batches = draws(10, 6, 0, 20, seed=1, num_shards=3, shard_of=SHARD_OF)
+    of_shards = [[], [], []]
+    for batch in batches:
+        shards = [SHARD_OF[draw.index] for draw in batch]
+        assert shards == [0, 0, 1, 1, 2, 2]
+        for shard, draw in zip(shards, batch):
+            of_shards[shard].append(draw.index)
+    for shard, indices in enumerate(of_shards):
+        members = [i for i, of in enumerate(SHARD_OF) if of == shard]
+        epochs = [indices[i : i + len(members)] for i in range(0, len(indices), len(members))]
+        assert all(sorted(epoch) == members for epoch in epochs)
+        assert len(members) == 1 or len(set(map(tuple, epochs))) > 1
+    seeds = [draw.seed for batch in batches for draw in batch]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_the_shards_of_all_processes_make_the_batches_of_one_process(first):
+    options = dict(num_shards=3, shard_of=SHARD_OF)
+    whole = draws(10, 6, 0, 12, seed=1, **options)[first:]
+    parts = [draws(10, 6, first, 12, seed=1, shards=shards, **options) for shards in ((0,), (1, 2))]
+    assert [one + other for one, other in zip(*parts, strict=True)] == whole
+
+
+def test_shards_that_cannot_share_a_batch_are_refused():
+    with pytest.raises(util.InputError, match="4 images .* 3 processes; choose a multiple of 3"):
+        dataio.BatchOrder(10, 4, 0, 1, 0, num_shards=3, shard_of=SHARD_OF)
+    with pytest.raises(util.InputError, match="of 4 processes, 3 would have instances"):
+        dataio.BatchOrder(10, 4, 0, 1, 0, num_shards=4, shard_of=SHARD_OF)
+
+
+def test_processes_divide_a_batch_by_instances_down_to_its_rays(split):
+    options = dict(batch_size=6, start_step=2, end_step=5, seed=3, num_shards=2)
+    dataset = make_dataset(split, rays_per_image=10)
+    whole, *parts = (dataio.training_batches(dataset, **options, shards=shards) for shards in (None, (0,), (1,)))
+    for batch, one, other in zip(whole, *parts, strict=True):
+        assert one["instances"].tolist() == [0] and other["instances"].tolist() == [1]
+        assert batch["instances"].tolist() == [0, 1] and batch["instance_of"].tolist() == [0] * 3 + [1] * 3
+        for name in batch.keys() - {"instances", "instance_of"}:
+            assert torch.equal(batch[name], torch.cat([one[name], other[name]])), name
+
+
+def test_more_processes_than_instances_are_refused(split):
+    with pytest.raises(util.InputError, match="of 3 processes, 2 would have instances to train on; start as many"):
+        dataio.training_batches(make_dataset(split), 6, 0, 1, num_shards=3)
+
+
 def test_a_data_set_smaller_than_a_batch_fills_it_with_other_rays(split):
     instances = dataio.index_split(split, specific_observation_idcs=[0], max_num_instances=1)
     dataset = dataio.SceneClassDataset(instances, 16, SETTINGS, rays_per_image=12)
@@ -335,11 +392,38 @@ def test_batches_are_collated_tensors(split):
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
     assert shapes == {
         "instance_idx": (3,), "observation_idx": (3,), "uv": (3, 256, 2), "cam2world": (3, 4, 4),
-        "intrinsics": (3, 3, 3), "rgb": (3, 256, 4), "seg_labels": (3, 256),
+        "intrinsics": (3, 3, 3), "rgb": (3, 256, 4), "seg_labels": (3, 256), "instances": (2,), "instance_of": (3,),
     }  # fmt: skip
     kinds = {name: tensor.dtype for name, tensor in batch.items()}
-    assert all(kinds[name] == torch.int64 for name in ("instance_idx", "observation_idx", "seg_labels"))
+    integers = ("instance_idx", "observation_idx", "seg_labels", "instances", "instance_of")
+    assert all(kinds[name] == torch.int64 for name in integers)
     assert all(kinds[name] == torch.float32 for name in ("uv", "cam2world", "intrinsics", "rgb"))
+
+
+def test_a_batch_is_sorted_by_instance_and_names_each_instance_once(split):
+    dataset = make_dataset(split)
+    batch = dataio.collate([dataset[i] for i in (7, 3, 9, 1, 7)])
+    assert batch["observation_idx"].tolist() == [3, 1, 7, 9, 7]  # within an instance, as they came
+    assert batch["instance_idx"].tolist() == [0, 0, 1, 1, 1]
+    assert batch["instances"].tolist() == [0, 1] and batch["instance_of"].tolist() == [0, 0, 1, 1, 1]
+    np.testing.assert_array_equal(batch["cam2world"][2], dataset[7]["cam2world"])
+    one = dataio.collate([dataset[8]])
+    assert one["instances"].tolist() == [1] and one["instance_of"].tolist() == [0]
+
+
+def test_codes_that_come_with_the_data_stay_with_their_observations():
+    items = [{"instance_idx": instance, "z": np.float32([instance, 0.5])} for instance in (2, 0, 2)]
+    batch = dataio.collate(items)
+    assert batch["z"].tolist() == [[0, 0.5], [2, 0.5], [2, 0.5]] and batch["instance_of"].tolist() == [0, 1, 1]
+
+
+def test_a_batch_is_given_the_rows_of_a_latent_table(split):
+    dataset = make_dataset(split)
+    batch = dataio.collate([dataset[i] for i in (1, 2, 7)])
+    placed = dataio.with_rows(batch, torch.tensor([8, 3]))
+    assert placed["instance_idx"].tolist() == [8, 8, 3] and placed["instances"].tolist() == [8, 3]
+    assert torch.equal(placed["instances"][placed["instance_of"]], placed["instance_idx"])
+    assert batch["instance_idx"].tolist() == [0, 0, 1] and placed["uv"] is batch["uv"]
 
 
 @pytest.mark.parametrize("kept", [None, *KEPT])

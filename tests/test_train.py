@@ -11,7 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data_util
+import objectives
 import rendering
+import srns
 import stages
 import train
 import training
@@ -343,7 +345,9 @@ def test_the_weights_of_the_loss_terms_are_applied():
         "rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1),
         "seg_labels": torch.zeros(1, 4).long(),
     }
-    terms = {name: term.item() for name, term in stages.srn_losses(options, outputs, batch).items()}
+    model = srns.SRN(1, latent_dim=2, hidden_features=4)
+    weights = stages.srn_objective(options, torch.device("cpu"), model).weights
+    terms = {name: term.item() for name, term in objectives.srn_terms(weights, outputs, batch).items()}
     expected = {"distortion": 2, "regularization": 3 * 100, "latent": 5 * 4, "class": 7 * np.log(2)}
     assert terms == pytest.approx(expected)
 

@@ -20,7 +20,7 @@ class PlainRun:
     def to_device(self, batch):
         return batch
 
-    def after_step(self, step, losses, outputs, batch):
+    def after_step(self, step, losses, batch):
         self.seen.append((step, sum(losses.values()).item()))
 
 
@@ -30,9 +30,8 @@ def fit_a_line(num_steps, optimizer_of=torch.optim.Adam, lr=0.05, **options):
     model, run = torch.nn.Linear(1, 1), PlainRun()
     x = torch.linspace(-1, 1, 20)[:, None]
     training.fit(
-        lambda batch: {"y": model(batch["x"])},
+        lambda batch: {"square": (model(batch["x"]) - batch["y"]).square().mean()},
         [{"x": x, "y": 2 * x + 1}] * num_steps,
-        lambda outputs, batch: {"square": (outputs["y"] - batch["y"]).square().mean()},
         [optimizer_of(model.parameters(), lr=lr)],
         run,
         **options,
@@ -54,7 +53,7 @@ def test_the_gradient_of_one_step_does_not_pile_up_onto_the_next():
     """Plain gradient descent on a constant gradient: three steps of the same length."""
     weight, run = torch.nn.Parameter(torch.zeros(1)), PlainRun()
     training.fit(
-        lambda batch: weight, [{}] * 3, lambda outputs, batch: {"linear": outputs.sum()},
+        lambda batch: {"linear": weight.sum()}, [{}] * 3,
         [torch.optim.SGD([weight], lr=0.5)], run,
     )  # fmt: skip
     assert [loss for _, loss in run.seen] == [0, -0.5, -1] and weight.item() == -1.5
@@ -65,9 +64,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(value):
     weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(FloatingPointError, match="step 3.*bad"):
         training.fit(
-            lambda batch: weight,
+            lambda batch: {"good": weight.sum(), "bad": batch["scale"] * weight.square().sum()},
             [{"scale": 1.0}, {"scale": 1.0}, {"scale": value}],
-            lambda outputs, batch: {"good": outputs.sum(), "bad": batch["scale"] * outputs.square().sum()},
             [torch.optim.SGD([weight], lr=0.01)],
             PlainRun(),
         )
@@ -79,7 +77,7 @@ def test_the_learning_rate_factor_is_of_every_optimizers_own_rate():
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizers = [torch.optim.SGD([weight], lr=lr) for weight, lr in zip(weights, (1.0, 10.0))]
     training.fit(
-        lambda batch: sum(weights), [{}] * 3, lambda outputs, batch: {"linear": outputs.sum()}, optimizers,
+        lambda batch: {"linear": sum(weights).sum()}, [{}] * 3, optimizers,
         PlainRun(),
         learning_rate=lambda step: {1: 0.5, 2: 1.0, 3: 0.0}[step],
     )  # fmt: skip
@@ -117,7 +115,7 @@ def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
             (100, lambda step: called.append(("end", step))),
         ]
         for step in range(1, 8):
-            run.after_step(step, {"x": torch.tensor(1.0)}, {}, {"seg_labels": torch.zeros(2)})
+            run.after_step(step, {"x": torch.tensor(1.0)}, {"seg_labels": torch.zeros(2)})
     assert called == [("three", 3), ("three", 6), ("three", 7), ("end", 7)]
 
 
@@ -125,7 +123,7 @@ def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
     with training.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
         for step in (1, 2):
             run.after_step(
-                step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {}, {"seg_labels": torch.zeros(2)}
+                step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {"seg_labels": torch.zeros(2)}
             )
     scalars = event_scalars(tmp_path)
     assert (scalars["scaled_a_loss"][2], scalars["scaled_b_loss"][2], scalars["total_loss"][2]) == (1.5, 2, 3.5)

@@ -1,0 +1,133 @@
+"""Rays of a batch in blocks, so that what is in flight at once stays small: in a CPU's caches, in a GPU's memory.
+
+Rays do not depend on each other, so nothing changes but the order in which numbers are added up. Both functions are
+one node of the graph: what they are given takes part in one backward pass, as if all rays had been computed at once.
+
+A scene is what all rays of a view share: a tuple of tensors, each with a leading B, the number of views, or 1.
+"""
+
+import contextlib
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def split(num_views, num_rays, rays_per_block):
+    """A list of (slice of views, slice of rays) of at most `rays_per_block` rays each; 0: all in one.
+
+    A block has some rays of one view, or all rays of some views.
+    """
+    if not rays_per_block or num_views * num_rays <= rays_per_block:
+        return [(slice(0, num_views), slice(0, num_rays))]
+    views_at_once = max(1, rays_per_block // num_rays)
+    rays_at_once = min(num_rays, rays_per_block)
+    return [
+        (slice(view, min(view + views_at_once, num_views)), slice(ray, min(ray + rays_at_once, num_rays)))
+        for view in range(0, num_views, views_at_once)
+        for ray in range(0, num_rays, rays_at_once)
+    ]
+
+
+def cut(batch, views, rays, per_ray):
+    """The part of a batch that a block sees. per_ray: names of its tensors (B, R, ...); all others are (B, ...)."""
+    return {name: x[views, rays] if name in per_ray else x[views] for name, x in batch.items()}
+
+
+def sum_over_blocks(terms_of, blocks, scene, parameters, autocast=contextlib.nullcontext):
+    """The sum of what `terms_of` gives for every block; gradients are computed on the way, so that no block is kept.
+
+    terms_of:   (views, rays, scene of these views) -> (n,) the block's share of n terms
+    blocks:     from `split`
+    parameters: what `terms_of` uses beside the scene and what needs gradients
+    autocast:   makes the context that blocks are computed in
+    returns     (n,) of which only the plain sum may be differentiated: one gradient is kept, that of the sum
+    """
+    return _Sum.apply(terms_of, blocks, autocast, len(scene), *scene, *parameters)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, terms_of, blocks, autocast, num_scene, *inputs):
+        scene, parameters = inputs[:num_scene], inputs[num_scene:]
+        gradients = Gradients(scene, parameters)
+        total = 0
+        for views, rays in blocks:
+            with torch.enable_grad(), autocast():
+                leaves = gradients.leaves(views)
+                terms = terms_of(views, rays, leaves)
+                loss = terms.sum()
+            gradients.add(loss, views, leaves)
+            total = total + terms.detach()
+        ctx.gradients = gradients.sums
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, None, None, *(None if x is None else x.mul_(gradient[0].to(x)) for x in gradients)
+
+
+def map_over_blocks(outputs_of, blocks, scene, parameters, autocast=contextlib.nullcontext):
+    """What `outputs_of` gives for all rays, a tuple of (B, R, c); a block is computed anew when gradients need it.
+
+    outputs_of: (views, rays, scene of these views) -> tuple of (b, r, c), the same every time
+    Otherwise as `sum_over_blocks`.
+    """
+    return _Map.apply(outputs_of, blocks, autocast, len(scene), *scene, *parameters)
+
+
+class _Map(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, outputs_of, blocks, autocast, num_scene, *inputs):
+        ctx.outputs_of, ctx.blocks, ctx.autocast, ctx.num_scene = outputs_of, blocks, autocast, num_scene
+        ctx.save_for_backward(*inputs)
+        scene = inputs[:num_scene]
+        num_views, num_rays = blocks[-1][0].stop, blocks[-1][1].stop
+        outputs = None
+        for views, rays in blocks:
+            with autocast():
+                found = outputs_of(views, rays, _of_views(scene, views))
+            if outputs is None:
+                outputs = tuple(x.new_empty(num_views, num_rays, x.shape[-1]) for x in found)
+            for whole, part in zip(outputs, found):
+                whole[views, rays] = part
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *upstream):
+        inputs = ctx.saved_tensors
+        gradients = Gradients(inputs[: ctx.num_scene], inputs[ctx.num_scene :])
+        for views, rays in ctx.blocks:
+            with torch.enable_grad(), ctx.autocast():
+                leaves = gradients.leaves(views)
+                outputs = ctx.outputs_of(views, rays, leaves)
+            gradients.add(outputs, views, leaves, [x[views, rays] for x in upstream])
+        return None, None, None, None, *gradients.sums
+
+
+class Gradients:
+    """Gradients with respect to a scene and parameters, added up over blocks. `sums`: None where none is needed."""
+
+    def __init__(self, scene, parameters):
+        self.scene, self.parameters = scene, parameters
+        self.sums = [torch.zeros_like(x) if x.requires_grad else None for x in (*scene, *parameters)]
+
+    def leaves(self, views):
+        """The scene of some views, cut off from how it was made."""
+        parts = _of_views(self.scene, views)
+        return tuple(part.detach().requires_grad_(x.requires_grad) for part, x in zip(parts, self.scene))
+
+    def add(self, outputs, views, leaves, upstream=None):
+        inputs = [*leaves, *self.parameters]
+        places = [*_of_views(self.sums[: len(leaves)], views), *self.sums[len(leaves) :]]
+        wanted = [(x, place) for x, place in zip(inputs, places) if place is not None]
+        found = torch.autograd.grad(outputs, [x for x, _ in wanted], upstream, allow_unused=True)
+        for (_, place), gradient in zip(wanted, found):
+            if gradient is not None:
+                place += gradient
+
+
+def _of_views(tensors, views):
+    return [x if x is None or len(x) == 1 else x[views] for x in tensors]

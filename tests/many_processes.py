@@ -1,0 +1,35 @@
+"""Runs a function of a test module in several processes that have joined on the CPU."""
+
+import os
+import socket
+
+import torch
+
+import distributed
+
+
+def run(function, folder, num_processes=2):
+    """What `function()`, found by name in its module, returns in each process, a list by rank."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    # a fork imports nothing anew, but cannot go backward where this process has threads for CUDA devices
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    arguments = function, folder, num_processes, port
+    torch.multiprocessing.start_processes(_join, arguments, nprocs=num_processes, start_method=method)
+    return [torch.load(folder / f"{rank}.pth") for rank in range(num_processes)]
+
+
+def _join(rank, function, folder, num_processes, port):
+    torch.set_num_threads(1)
+    os.environ |= environment(rank, num_processes) | {"MASTER_PORT": str(port)}
+    with distributed.running("cpu"):
+        torch.save(function(), folder / f"{rank}.pth")
+
+
+def environment(rank=0, num_processes=2):
+    """What torchrun sets, all strings."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": "0",
+    }  # fmt: skip
