@@ -38,6 +38,10 @@ class Phi:
     def __len__(self):
         return len(self.layers[0][0])
 
+    def part(self, views):
+        """Phi of a slice of the instances; all of it where they share one."""
+        return self if len(self) == 1 else Phi([(weight[views], bias[views]) for weight, bias in self.layers])
+
     def of_views(self, instance_of):
         """Phi for views, of which view i shows instance instance_of[i]. (B,) ascending, every instance in it."""
         if len(self) in (1, len(instance_of)):

@@ -133,12 +133,29 @@ class SRNObjective(nn.Module):
         """() labelled rays of the batch, over all processes; None where no labels are learnt from."""
         if "seg_labels" not in batch:
             return None
-        num_labelled = (batch["seg_labels"] != util.UNLABELLED).sum()
-        return distributed.sum_over_processes(num_labelled) if self.num_processes > 1 else num_labelled
+        return distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
 
     def autocast(self, batch):
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(batch["uv"].device.type, dtype) if dtype else contextlib.nullcontext()
+        return autocast(batch["uv"].device.type, self.precision)
+
+
+class HeadObjective(nn.Module):
+    """The loss of stage 2: batch (inputs, seg_labels) -> {"class": (), "head": ()}, weighted.
+
+    reg_weight: of the sum of squares of the head's weights; num_processes: as in SRNObjective
+    """
+
+    def __init__(self, head, class_weight, reg_weight=0.0, num_processes=1):
+        super().__init__()
+        self.head, self.class_weight, self.reg_weight, self.num_processes = head, class_weight, reg_weight, num_processes
+
+    def forward(self, batch):
+        num_labelled = distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
+        loss = losses.segmentation_loss(self.head(batch["inputs"]), batch["seg_labels"], num_labelled)
+        terms = {"class": self.class_weight * loss}
+        if self.reg_weight:
+            terms["head"] = self.reg_weight * losses.weight_loss(self.head) / self.num_processes
+        return terms
 
 
 def scene_of(phi):
@@ -149,6 +166,12 @@ def scene_of(phi):
 def phi_of(scene, phi):
     """The phi that `scene_of` took apart."""
     return hyperlayers.Phi(list(zip(scene[::2], scene[1::2]))) if scene else phi
+
+
+def autocast(device, precision):
+    """The context for a precision of PRECISIONS on a type of device, a str."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device, dtype) if dtype else contextlib.nullcontext()
 
 
 def in_float32(outputs):

@@ -2,6 +2,9 @@
 
 import torch
 
+import blocks
+import hyperlayers
+import objectives
 import util
 
 RAYS_PER_BLOCK = {"cpu": 2**13, "cuda": 2**18}
@@ -15,27 +18,38 @@ def expect_side(sidelength, model, head=None):
 
 
 @torch.no_grad()
-def render(model, batch, head=None, with_classes=True):
-    """Everything that can be seen along the rays of a batch, as srns.SRN.forward gives it.
+def render(model, batch, head=None, with_classes=True, keep_features=False, precision="float32"):
+    """Everything that can be seen along the rays of a batch, as srns.SRN.forward gives it, a block of rays at a time.
 
     batch: as the model takes it, on its device; whole images if a U-Net takes part
     head:  one of srns.HEADS; its seg_logits replace those of the model's own U-Net
     with_classes: False leaves the model's segmentation U-Net out
-    returns the outputs' dict; rgb, depth, points, features (B, R, ...), depth_steps (S, B, R, 1), and seg_logits
-    (B, R, K) where there is a head or a U-Net
+    keep_features: the features are a KiB a ray, and left out otherwise
+    precision: see objectives.PRECISIONS
+    returns the outputs' dict; rgb, depth, points (B, R, ...), depth_steps (S, B, R, 1), and seg_logits (B, R, K) where there
+    is a head or a U-Net
     """
-    batch_size, num_rays, _ = batch["uv"].shape
-    rays_per_image = max(1, RAYS_PER_BLOCK.get(batch["uv"].device.type, RAYS_PER_BLOCK["cpu"]) // batch_size)
-    blocks = []
-    for uv in batch["uv"].split(rays_per_image, dim=1):
-        block = model.per_ray(batch | {"uv": uv})
-        if head is not None and head.reads == "features":
-            block["seg_logits"] = head(block["features"])
-        blocks.append(block)
-
-    outputs = {name: torch.cat([block[name] for block in blocks], dim=-2) for name in blocks[0] if name != "z"}
-    outputs |= {name: blocks[0][name] for name in blocks[0] if name == "z"}
-    outputs |= model.per_image(outputs["features"], with_classes and head is None)
-    if head is not None and head.reads == "rgb":
-        outputs["seg_logits"] = head(outputs["rgb"])
+    num_views, num_rays, _ = batch["uv"].shape
+    device = batch["uv"].device.type
+    z, phi = model.scene(batch)
+    unets = model.sizes["use_unet_renderer"] or with_classes and head is None and model.class_generator is not None
+    outputs = {} if z is None else {"z": z}
+    with objectives.autocast(device, precision):
+        for views, rays in blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device, RAYS_PER_BLOCK["cpu"])):
+            block = blocks.cut({name: batch[name] for name in ("uv", "cam2world", "intrinsics")}, views, rays, {"uv"})
+            block = model.per_ray(block, (None, phi.part(views) if isinstance(phi, hyperlayers.Phi) else phi))
+            if head is not None and head.reads == "features":
+                block["seg_logits"] = head(block["features"])
+            if not (keep_features or unets):
+                del block["features"]
+            for name, part in objectives.in_float32(block).items():
+                if name not in outputs:
+                    outputs[name] = part.new_empty(*part.shape[:-3], num_views, num_rays, part.shape[-1])
+                outputs[name][..., views, rays, :] = part
+        if unets:
+            outputs |= objectives.in_float32(model.per_image(outputs["features"], with_classes and head is None))
+        if head is not None and head.reads == "rgb":
+            outputs["seg_logits"] = head(outputs["rgb"]).float()
+    if not keep_features:
+        outputs.pop("features", None)
     return outputs

@@ -163,3 +163,20 @@ def expect_sides(options, multiple, whose):
         raise util.InputError(f"--img_sidelengths {options.img_sidelengths}: {whose} needs multiples of {multiple}")
     if options.rays_per_image:
         raise util.InputError(f"--rays_per_image: {whose} needs whole images; set it to 0")
+
+
+def open_head(options, model, data):
+    """The head of --linear_path, which must be for the classes of the data, and its checkpoint."""
+    checkpoint = checkpoints.load(options.linear_path)
+    head = checkpoints.load_head(checkpoint, model)
+    if options.model_type and options.model_type != checkpoint["sizes"]["kind"]:
+        raise util.InputError(
+            f"{checkpoint['path']}: holds a head of kind {checkpoint['sizes']['kind']}, but --model_type is "
+            f"{options.model_type}"
+        )
+    if head.num_classes != len(data.class_names):
+        raise util.InputError(
+            f"{checkpoint['path']}: this head tells {head.num_classes} classes apart, the class list has "
+            f"{len(data.class_names)}; use the list it was trained with"
+        )
+    return head, checkpoint

@@ -40,8 +40,8 @@ def build_parser():
               "are not read (default: 200, or 0 where codes are fitted through --linear_path)")  # fmt: skip
     group.add("--kl_weight", type=common.weight, default=1.0, help="mean square of the latent codes")
     group.add("--reg_weight", type=common.weight, default=1e-3, help="depths behind the camera")
-    group.add("--head_reg_weight", type=common.weight, default=0.0, help="stage 2: sum of squares of the head's weights "
-              "(published: 0)")  # fmt: skip
+    group.add("--head_reg_weight", type=common.weight, help="stage 2: sum of squares of the head's weights (default: with "
+              "--update_solver newton, what serves held-out objects best; with adam 0, as published)")  # fmt: skip
 
     group = parser.add_argument_group("model; stages 2 and 3, and resuming, take it from the checkpoint")
     common.add_model_variants(group)
@@ -70,6 +70,8 @@ def build_parser():
     group.add("--start_step", type=common.at_least(0), help="step to count from (default: the checkpoint's)")
     group.add("--model_type", type=str.lower, choices=sorted(srns.HEADS), help="stage 2: which head to train on the "
               "features, or a U-Net on the rendered image")  # fmt: skip
+    group.add("--update_solver", choices=("newton", "adam"), help="stage 2: newton solves for the best linear head, whatever "
+              "the schedule; adam trains any head by the schedule, as published (default: newton for a linear head)")  # fmt: skip
     group.add("--linear_path", help="a head of stage 2, a .pth file or a folder. Stage 2: its training goes on; stage 3: "
               "codes are fitted to label maps through it (reverse)")  # fmt: skip
     group.add("--overwrite_embeddings", action="store_true", help="stage 3: new latent codes, and only these are fitted")
@@ -104,6 +106,8 @@ def read_options(argv):
         options.class_weight = 8.0 if options.obj_name or options.model_type or options.linear_path else 0.0
         if not options.class_weight:
             print("note: no --obj_name says which classes there are, so no labels are learnt from")
+    if options.update_solver is None and options.model_type and not stage_inputs.fits_codes(options):
+        options.update_solver = "newton" if options.model_type == "linear" else "adam"
     for check in (check_schedule, check_stage, check_variant, check_labels):
         complaint = check(options)
         if complaint:
@@ -144,6 +148,10 @@ def check_stage(options):
         )
     if options.code_init and not stage_inputs.fits_codes(options):
         return "--code_init is for new codes: give --overwrite_embeddings too"
+    if options.update_solver and (stage_inputs.fits_codes(options) or not options.model_type):
+        return "--update_solver is for stage 2: give --model_type, or leave it out"
+    if options.update_solver == "newton" and options.model_type != "linear":
+        return f"--update_solver newton solves for linear heads; --model_type {options.model_type} takes --update_solver adam"
     if options.head_reg_weight and (stage_inputs.fits_codes(options) or not options.model_type):
         return "--head_reg_weight is for stage 2: give --model_type, or leave it out"
     later_stage = stage_inputs.fits_codes(options) or options.model_type

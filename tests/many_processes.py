@@ -1,5 +1,6 @@
 """Runs a function of a test module in several processes that have joined on the CPU."""
 
+import contextlib
 import os
 import socket
 
@@ -8,22 +9,25 @@ import torch
 import distributed
 
 
-def run(function, folder, num_processes=2):
-    """What `function()`, found by name in its module, returns in each process, a list by rank."""
+def run(function, folder, num_processes=2, joins=True):
+    """What `function()`, found by name in its module, returns in each process, a list by rank.
+
+    joins: whether the processes have joined when it is called; a program's main does that itself
+    """
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     # a fork imports nothing anew, but cannot go backward where this process has threads for CUDA devices
     method = "spawn" if torch.cuda.is_available() else "fork"
-    arguments = function, folder, num_processes, port
+    arguments = function, folder, num_processes, port, joins
     torch.multiprocessing.start_processes(_join, arguments, nprocs=num_processes, start_method=method)
     return [torch.load(folder / f"{rank}.pth") for rank in range(num_processes)]
 
 
-def _join(rank, function, folder, num_processes, port):
+def _join(rank, function, folder, num_processes, port, joins):
     torch.set_num_threads(1)
     os.environ |= environment(rank, num_processes) | {"MASTER_PORT": str(port)}
-    with distributed.running("cpu"):
+    with distributed.running("cpu") if joins else contextlib.nullcontext():
         torch.save(function(), folder / f"{rank}.pth")
 
 

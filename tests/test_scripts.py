@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stage_inputs
+import head_update
 import stages
 import test
 import train
@@ -22,8 +23,8 @@ SEMANTIC = [
 CLASSES = {  # the experiments of the semantic paper, and the demos: script -> stage
     "training_scripts/vanilla_srn.sh": stages.pretrain,
     "training_scripts/semantic_srn.sh": stages.pretrain,
-    "seg_scripts/linear_update.sh": stages.update_head,
-    "seg_scripts/unet_baseline.sh": stages.update_head,
+    "seg_scripts/linear_update.sh": head_update.update_head,
+    "seg_scripts/unet_baseline.sh": head_update.update_head,
     "test_scripts/single_shot.sh": stages.fit_codes,
     "test_scripts/two_shot.sh": stages.fit_codes,
     "test_scripts/multi_shot.sh": stages.fit_codes,

@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import data_util
 import dataio
+import head_update
 import losses
 import published
 import rendering
 import srns
 import stage_inputs
-import stages
 import train
 import unet
 
@@ -266,23 +266,26 @@ def test_of_many_label_maps_a_random_share_of_each_is_kept(ball_split, vanilla_r
     instances = dataio.index_split(ball_split, with_labels=True)
     dataset = dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(ball_split), num_classes=3)
     arguments = model, srns.LinearHead, dataset, [0, 1], torch.device("cpu")
-    features, seg_labels = stages.read_by_head(*arguments)
+    features, seg_labels, shown = head_update.read_by_head(*arguments)
+    assert shown.tolist() == [0] * 4 * 256 + [1] * 4 * 256
     assert seg_labels.tolist() == [label for i in range(8) for label in dataset[i]["seg_labels"].tolist()]
     label_of = dict(zip(map(tuple, features.tolist()), seg_labels.tolist()))
-    monkeypatch.setattr(stages, "MAX_KEPT_RAYS", 8 * 50)
-    some, their_labels = stages.read_by_head(*arguments)
+    monkeypatch.setattr(head_update, "MAX_KEPT_RAYS", 8 * 50)
+    some, their_labels, _ = head_update.read_by_head(*arguments)
     assert some.shape == (400, 16) and len(their_labels.unique()) == 3
     assert [label_of[tuple(row)] for row in some.tolist()] == their_labels.tolist()
 
 
 def test_a_heads_weights_can_be_held_small(ball_split, vanilla_run, tmp_path):
     options = dict(checkpoint_path=vanilla_run, model_type="linear", max_steps_per_img_sidelength=100, lr=1e-2)
-    norms = []
-    for penalty in (0, 1):
-        train.main(scenes.train_options(ball_split, tmp_path, "head", head_reg_weight=penalty, **options))
-        norms.append(checkpoints.load(tmp_path / "head")["model"]["linear.weight"].norm())
-    assert norms[1] < norms[0] / 2
-    assert scalars(tmp_path / "head", "scaled_head_loss")[-1] > 0
+    for solver in ("adam", "newton"):
+        norms = []
+        for penalty in (0.001, 1):
+            options |= dict(head_reg_weight=penalty, update_solver=solver)
+            train.main(scenes.train_options(ball_split, tmp_path, solver, **options))
+            norms.append(checkpoints.load(tmp_path / solver)["model"]["linear.weight"].norm())
+        assert norms[1] < norms[0] / 2
+    assert scalars(tmp_path / "adam", "scaled_head_loss")[-1] > 0
 
 
 # Stage 3
@@ -348,8 +351,8 @@ def test_fitting_goes_on_where_it_stopped(vanilla_run, test_split, tmp_path, pub
 
 def test_a_reverse_fit_goes_on_without_touching_the_head(vanilla_run, linear_run, test_split, tmp_path, monkeypatch):
     """No gradient reaches it, and it would drop nothing out."""
-    heads, original = [], stages.open_head
-    monkeypatch.setattr(stages, "open_head", lambda *arguments: heads.append(original(*arguments)) or heads[-1])
+    heads, original = [], stage_inputs.open_head
+    monkeypatch.setattr(stage_inputs, "open_head", lambda *arguments: heads.append(original(*arguments)) or heads[-1])
     options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, linear_path=linear_run, model_type="linear")
     train.main(scenes.train_options(test_split, tmp_path, "run", max_steps_per_img_sidelength=2, **options))
     options |= dict(checkpoint_path=tmp_path / "run", overwrite_embeddings=None, freeze_networks=True)

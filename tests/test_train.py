@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data_util
+import head_update
 import objectives
 import rendering
 import srns
@@ -472,7 +473,7 @@ def test_a_fitted_checkpoint_cannot_be_mistaken_for_one_to_train_on(refused, bal
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_head_learns_on_a_frozen_srn(ball_split, semantic_run, tmp_path, kind):
     options = dict(checkpoint_path=semantic_run, model_type=kind, max_steps_per_img_sidelength=80, lr=1e-2)
-    options |= dict(specific_ins="ball_b", specific_observation_idcs="0,1", rays_per_image=64)
+    options |= dict(specific_ins="ball_b", specific_observation_idcs="0,1", rays_per_image=64, update_solver="adam")
     train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
     head = checkpoints.load(tmp_path / "head")
     assert head["sizes"] == {"kind": kind, "in_features": 16, "num_classes": 3} and head["step"] == 80
@@ -493,8 +494,8 @@ def test_a_head_learns_on_a_frozen_srn(ball_split, semantic_run, tmp_path, kind)
 def test_a_head_reads_the_codes_of_its_instances_by_name(ball_split, semantic_run, tmp_path, monkeypatch):
     """ball_b is row 1 of the checkpoint's table, though the only instance here."""
     rows = []
-    original = stages.read_by_head
-    monkeypatch.setattr(stages, "read_by_head", lambda m, k, d, r, dev: rows.append(r) or original(m, k, d, r, dev))
+    original = head_update.read_by_head
+    monkeypatch.setattr(head_update, "read_by_head", lambda m, k, d, r, dev: rows.append(r) or original(m, k, d, r, dev))
     options = dict(checkpoint_path=semantic_run, model_type="linear", specific_ins="ball_b", rays_per_image=8)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
     assert rows == [[1]]
