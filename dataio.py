@@ -4,8 +4,11 @@ Which folders and views are used, what one training item holds, and in which ord
 choice of random rays depend on the seed and the step alone, so that a resumed run sees what a run-through sees.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
+import queue
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -335,6 +338,38 @@ def ordered_batches(dataset, batch_size, num_workers=0):
     return DataLoader(
         dataset, batch_size=batch_size, collate_fn=collate, persistent_workers=num_workers > 0, **_workers(num_workers)
     )
+
+
+def prefetched(batches, depth=2):
+    """The same batches, of which a thread makes the next ones while one is in use. Its errors are raised here."""
+    waiting, stopped = queue.Queue(depth), threading.Event()
+
+    def put(entry):
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return waiting.put(entry, timeout=0.1)
+
+    def work():
+        try:
+            for batch in batches:
+                put((batch, None))
+                if stopped.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            batch, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield batch
+    finally:
+        stopped.set()
 
 
 def _workers(num_workers):

@@ -74,9 +74,9 @@ def write_picture(path, picture):
 
 
 class PictureWriter:
-    """Writes pictures in a few threads while the caller renders on. Use it in a `with` statement.
+    """Makes and writes pictures in a few threads while the caller renders on. Use it in a `with` statement.
 
-    Leaving the block waits for every picture. A failed one raises its error, at the latest there.
+    Leaving the block waits for all that is queued. What fails raises its error, at the latest there.
     """
 
     def __init__(self, num_threads=4, max_waiting=256):
@@ -85,8 +85,12 @@ class PictureWriter:
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads)
 
     def write(self, path, picture):
-        """Queue a picture; waits for the oldest one where `max_waiting` are queued."""
-        self._waiting.append(self._pool.submit(write_picture, path, picture.copy()))
+        """Queue a picture, see `do`."""
+        self.do(write_picture, path, picture.copy())
+
+    def do(self, function, *arguments):
+        """Queue any work; waits for the oldest of it where `max_waiting` are queued."""
+        self._waiting.append(self._pool.submit(function, *arguments))
         while len(self._waiting) > self.max_waiting or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
 

@@ -42,7 +42,7 @@ def image_scores(rgb, target):
     rendering of three counts with a constant alpha of 1. An alpha that is nearly constant tells nothing and lifts
     PSNR by up to 1.25 dB. A rendering with nan in it scores nan.
     """
-    written, truth = _as_written(rgb), _as_written(target)
+    written, truth = visual.in_8_bits(rgb), visual.in_8_bits(target)
     broken = rgb.isnan().flatten(1).any(dim=1)
     rgba = metrics.with_alpha(rgb)
     columns = (
@@ -52,12 +52,6 @@ def image_scores(rgb, target):
         metrics.ssim(rgba, target),
     )
     return [dict(zip(IMAGE_SCORES, row)) for row in zip(*(column.tolist() for column in columns))]
-
-
-def _as_written(images):
-    """(B, 3 or 4, H, W) in [-1, 1] to (B, 3, H, W) uint8, the pictures that visual.to_uint8 makes of them."""
-    pictures = np.stack([visual.to_uint8(image) for image in images.cpu()])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).to(images.device)
 
 
 class Scores:

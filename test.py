@@ -19,6 +19,7 @@ import contact_sheets
 import data_util
 import dataio
 import metrics
+import objectives
 import options as common
 import rendering
 import results
@@ -34,6 +35,8 @@ def build_parser():
     group = parser.add_argument_group("evaluation")
     group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
+    group.add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices")
+    group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile")
     group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="where classes come from: the "
               "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path")  # fmt: skip
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or a folder of some")
@@ -182,6 +185,8 @@ def main(argv=None):
     device = util.pick_device(options.device)
     checkpoint = checkpoints.load(options.checkpoint_path)
     model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()
+    if options.compile:
+        model.compile_rays()
     head_checkpoint, head = open_head(options, model)
     dataset, class_names = open_data(options, checkpoint)
     rows = torch.tensor(rows_of_table(options, model, checkpoint, dataset))
@@ -214,7 +219,7 @@ def main(argv=None):
         """The batch on the device, its instance_idx rows of the latent table, and what is rendered for it."""
         batch = dataio.with_rows(batch, rows)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        return batch, rendering.render(model, batch, head)
+        return batch, rendering.render(model, batch, head, precision=options.precision)
 
     folder = common.start_run(options)
     num_classes = num_classes or len(class_names or [])
@@ -227,6 +232,10 @@ def main(argv=None):
     sheet.write(folder / "contact_sheet.png", scores, class_names)
     print(scoring.format_summary(scores.summary()), end="")
     print(f"contact sheet: {folder / 'contact_sheet.png'}")
+
+
+def on_cpu(tensors):
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 @torch.inference_mode()
@@ -245,22 +254,28 @@ def evaluate(options, render, dataset, known, given, labelled, class_names, num_
     scores = scoring.Scores(class_names, [instance.name for instance in dataset.instances])
     with_cloud = labelled.keys() | (written if options.point_cloud else set())
     collector = clouds.Collector({x.name: x.views for x in dataset.instances if x.name in with_cloud})
-    batches = dataio.ordered_batches(dataset, options.batch_size, options.num_workers)
+    batches = dataio.prefetched(dataio.ordered_batches(dataset, options.batch_size, options.num_workers))
+
+    def show(outputs, batch, i, instance, view):
+        """Make the pictures of an observation, in a thread of the writer's, and write those that are wanted."""
+        pictures = visual.of_observation(outputs, batch, i, num_classes)
+        pictures["comparison"] = visual.strip(list(pictures.values()))
+        sheet.add(instance, view, pictures)
+        if instance in written:
+            for kind, picture in pictures.items():
+                results.write_picture(folder_of[instance] / kind / f"{view}.png", picture)
+            if (instance, view) in known:
+                results.write_picture(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
+
     with results.PictureWriter() as writer, tqdm(total=len(dataset), desc=folder.name, unit="image") as bar:
         for batch in batches:
             batch, outputs = render(batch)
             names_here = [names[i] for i in batch["observation_idx"].tolist()]
             score(scores, names_here, outputs, batch, given)
+            batch, outputs = on_cpu(batch), on_cpu(outputs)
             for i, (instance, view) in enumerate(names_here):
                 if instance in written or instance in sheet.chosen:
-                    pictures = visual.of_observation(outputs, batch, i, num_classes)
-                    pictures["comparison"] = visual.strip(list(pictures.values()))
-                    sheet.add(instance, view, pictures)
-                    if instance in written:
-                        for kind, picture in pictures.items():
-                            writer.write(folder_of[instance] / kind / f"{view}.png", picture)
-                        if (instance, view) in known:
-                            writer.write(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
+                    writer.do(show, outputs, batch, i, instance, view)
                 cloud = collector.add(instance, view, outputs, i)
                 if cloud is not None and options.point_cloud and instance in written:
                     cloud.write(folder_of[instance], num_classes)

@@ -3,11 +3,8 @@
 Stages differ in what they train and in their loss, so that is what they pass in.
 """
 
-import contextlib
 import math
-import queue
 import sys
-import threading
 import time
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import dataio
 import distributed
 import losses as loss_terms
 import summaries
@@ -34,7 +32,7 @@ def fit(losses_of, batches, optimizers, run, start_step=0, learning_rate=None, s
     """
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     watch = FiniteWatch()
-    for step, batch in enumerate(prefetched(batches), start=start_step + 1):
+    for step, batch in enumerate(dataio.prefetched(batches), start=start_step + 1):
         if learning_rate is not None:
             set_learning_rates(optimizers, base_rates, learning_rate(step))
         batch = run.to_device(batch)
@@ -60,38 +58,6 @@ def everywhere(losses):
     """The losses (a dict of ()) summed over all processes, without their graph."""
     values = torch.stack([loss.detach() for loss in losses.values()])
     return dict(zip(losses, distributed.sum_over_processes(values)))
-
-
-def prefetched(batches, depth=2):
-    """The same batches, of which a thread makes the next ones while one is in use. Its errors are raised here."""
-    waiting, stopped = queue.Queue(depth), threading.Event()
-
-    def put(entry):
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                return waiting.put(entry, timeout=0.1)
-
-    def work():
-        try:
-            for batch in batches:
-                put((batch, None))
-                if stopped.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while True:
-            batch, error = waiting.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield batch
-    finally:
-        stopped.set()
 
 
 class FiniteWatch:

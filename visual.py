@@ -31,9 +31,13 @@ def class_colors(num_classes):
 
 def to_uint8(image):
     """(3 or 4, H, W) in [-1, 1] to a picture. Values beyond are clipped, alpha is dropped, nan is black."""
-    unit_range = image[:3].detach().float().cpu() / 2 + 0.5
-    levels = (unit_range.nan_to_num(nan=0.0) * 255).round().clamp(0, 255)
-    return levels.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    return in_8_bits(image).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def in_8_bits(images):
+    """The levels of pictures: (..., 3 or 4, H, W) in [-1, 1] to (..., 3, H, W) uint8, on the device of the images."""
+    unit_range = images[..., :3, :, :].detach().float() / 2 + 0.5
+    return (unit_range.nan_to_num(nan=0.0) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def label_colors(seg_labels, num_classes):
