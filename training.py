@@ -74,7 +74,7 @@ class FiniteWatch:
     def look(self, step, losses):
         """losses: a dict of (). raises FloatingPointError if their sum is not finite, or was not at a step before"""
         total = sum(losses.values())
-        if total.device.type == "cpu":
+        if is_cheap_to_read(total):
             if not torch.isfinite(total):
                 raise FloatingPointError(f"loss is {total} at step {step}: { {k: v.item() for k, v in losses.items()} }")
             return
@@ -88,6 +88,11 @@ class FiniteWatch:
     def check(self):
         if self.first is not None and self.first.item():
             raise FloatingPointError(f"the loss was not finite at step {self.first.item()}; nothing was trained since")
+
+
+def is_cheap_to_read(tensor):
+    """Whether nothing has to be waited for to read a tensor."""
+    return tensor.device.type == "cpu"
 
 
 def set_learning_rates(optimizers, base_rates, factor):

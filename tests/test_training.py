@@ -1,4 +1,6 @@
 import math
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,12 @@ import torch
 
 import checkpoints
 import dataio
+import objectives
+import row_adam
+import srns
 import train
 import training
+import util
 
 
 class PlainRun:
@@ -70,6 +76,76 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(value):
             PlainRun(),
         )
     assert weight.isfinite().all()
+
+
+@pytest.mark.parametrize("end", [5, 250])
+def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_told(monkeypatch, end):
+    """There the loss is not read in every step; the optimizers are told on the device to leave everything as it is."""
+    monkeypatch.setattr(training, "is_cheap_to_read", lambda tensor: False)
+    weight, table = torch.nn.Parameter(torch.ones(2)), torch.nn.Embedding(3, 2, sparse=True)
+    optimizers = [torch.optim.Adam([weight], lr=0.1, fused=True), row_adam.RowAdam([table.weight], lr=0.1)]
+    seen, run = [], PlainRun()
+
+    def losses_of(batch):
+        seen.append((weight.detach().clone(), table.weight.detach().clone()))
+        return {"loss": (weight.sum() + table(torch.tensor([1])).sum()) * batch["scale"]}
+
+    scales = [1.0, 1.0, math.nan] + [1.0] * (end - 3)
+    with pytest.raises(FloatingPointError, match="not finite at step 3; nothing was trained since"):
+        training.fit(losses_of, [{"scale": scale} for scale in scales], optimizers, run)
+    assert len(run.seen) == min(end, training.FiniteWatch.STEPS_PER_CHECK - 1)
+    before, after = seen[2], (weight.detach(), table.weight.detach())
+    assert all(torch.equal(*pair) for pair in zip(before, after)) and not torch.equal(before[0], seen[0][0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_does_not_wait_for_the_gpu(ball_split):
+    model = srns.SRN(2, latent_dim=8, hidden_features=16, tracing_steps=3).cuda()
+    instances = dataio.index_split(ball_split)
+    dataset = dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(ball_split), preload=True)
+    objective = objectives.SRNObjective(model, objectives.Weights(), rays_per_block=100, precision="bfloat16")
+    optimizers = [row_adam.RowAdam([model.latent_codes.weight]), torch.optim.Adam(model.networks(), fused=True)]
+    run = PlainRun()
+    run.to_device = lambda batch: {name: tensor.cuda(non_blocking=True) for name, tensor in batch.items()}
+    run.after_step = lambda *_: torch.cuda.set_sync_debug_mode("error")  # from the second step on
+    try:
+        training.fit(objective, dataio.training_batches(dataset, 2, 0, 5), optimizers, run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# What reads ahead
+
+
+def test_batches_come_in_order_and_errors_come_through():
+    def batches():
+        yield from range(5)
+        raise util.InputError("the sixth is broken")
+
+    got = []
+    with pytest.raises(util.InputError, match="the sixth is broken"):
+        for batch in dataio.prefetched(batches()):
+            got.append(batch)
+    assert got == [0, 1, 2, 3, 4]
+    assert list(dataio.prefetched(range(20), depth=1)) == list(range(20))
+
+
+def test_who_stops_reading_ahead_leaves_no_thread_behind():
+    before, made = threading.active_count(), []
+
+    def batches():
+        for i in range(10**6):
+            made.append(i)
+            yield i
+
+    reading = dataio.prefetched(batches(), depth=2)
+    assert next(reading) == 0
+    reading.close()
+    for _ in range(50):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.05)
+    assert threading.active_count() == before and len(made) < 10
 
 
 def test_the_learning_rate_factor_is_of_every_optimizers_own_rate():
