@@ -215,3 +215,20 @@ def test_a_block_without_a_label_adds_nothing_and_the_mean_is_over_all_labels():
     parts = [losses.segmentation_loss(logits[i : i + 2], labels[i : i + 2], count) for i in (0, 2, 4)]
     assert parts[0] == 0
     torch.testing.assert_close(sum(parts), losses.segmentation_loss(logits, labels))
+
+
+def test_what_is_compiled_gives_the_same_and_is_compiled_once(monkeypatch):
+    """Traced as for the real compiler, which takes a minute; its own fusing is left out."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
+    torch.compiler.reset()
+    plain, compiled = make_model(), make_model()
+    compiled.compile_rays()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for step, instances in enumerate(((3, 1), (0, 4), (2, 3))):
+        batch = make_batch(instances)
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            terms = objectives.SRNObjective(compiled, WEIGHTS, rays_per_block=128)(batch)
+            found = gradients_of(compiled, terms)
+        assert_same(found, gradients_of(plain, reference_terms(plain, batch)), 1e-10)
+    torch.compiler.reset()
