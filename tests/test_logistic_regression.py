@@ -194,17 +194,24 @@ def instances(nuisance, num_instances=6, rays=300):
 
 def test_the_penalty_is_small_where_data_are_clean_and_larger_where_instances_differ():
     small, scores = logistic_regression.choose_penalty(*instances(nuisance=False), 2)
-    assert small <= 1e-4 and scores[small] > max(scores[1e-1], 0.8) and set(scores) == set(logistic_regression.PENALTIES)
+    assert small <= 1e-3 and scores[small] > max(scores[1e-1], 0.8) and set(scores) == set(logistic_regression.PENALTIES)
     large, scores = logistic_regression.choose_penalty(*instances(nuisance=True), 2)
-    assert large >= 10 * small and scores[large] > scores[1e-6] + 0.02
+    assert large >= 10 * small and scores[large] > scores[1e-5] + 0.02
 
 
 def test_of_equal_scores_the_largest_penalty_is_chosen():
     features, labels, instance = instances(nuisance=False)
     labels = (features[:, 0] > 0).long()
     penalty, scores = logistic_regression.choose_penalty(10 * features, labels, instance, 2, penalties=(1e-7, 1e-5, 1e-6))
-    assert max(scores.values()) - min(scores.values()) < logistic_regression.PLATEAU
+    assert max(scores.values()) - min(scores.values()) < 0.005
     assert penalty == 1e-5
+
+
+def test_a_larger_penalty_is_kept_where_the_best_one_is_better_by_luck_only():
+    best = torch.tensor([0.8, 0.7, 0.9, 0.6])
+    luck, worse = torch.tensor([0.9, 0.6, 0.8, 0.62]), best - torch.tensor([0.02, 0.03, 0.02, 0.04])
+    assert logistic_regression._is_as_good(luck, best) and logistic_regression._is_as_good(best, best)
+    assert not logistic_regression._is_as_good(worse, best)
 
 
 def test_a_choice_is_repeatable_and_survives_folds_that_lack_a_class():
