@@ -1,0 +1,162 @@
+"""Run the commands of bench/ one after the other, with their defaults, and write the tables of BENCHMARKS.md.
+
+    python bench/all.py                          # everything, on the CPU and, where there is one, on the GPU
+    python bench/all.py --only training,scale    # these again; quality, which takes hours, runs only where it is named
+    python bench/all.py --tables                 # only write the tables anew, from the JSON that is there
+
+The figures lie in logs/bench/<command>.<device>.json. What stands between the two markers in BENCHMARKS.md is replaced,
+the rest of the file stays.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import options as common  # noqa: E402
+import util  # noqa: E402
+from bench import measuring  # noqa: E402
+
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+ON_DEVICES = {  # what is measured: script and its options
+    "training": ["training", "--reference"],
+    "training_semantic": ["training", "--reference", "--semantic"],
+    "rendering": ["rendering", "--reference"],
+    "fitting": ["fitting", "--reference"],
+    "linear_update": ["linear_update", "--reference"],
+    "scale": ["scale"],
+}
+ON_CPU = {"data": ["data"], "meshes": ["meshes"], "startup": ["startup"]}
+ON_REQUEST = {"quality": ["quality"]}  # takes hours
+COMMANDS = ON_DEVICES | ON_CPU | ON_REQUEST
+DEVICES = ("cpu", "cuda")
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", type=common.comma_separated(str), default=[], metavar="NAME,...", help=f"of {', '.join(COMMANDS)}")
+    add("--devices", type=common.comma_separated(str), help="cpu, cuda or both, with commas (default: those that are there)")
+    add("--out", default="logs/bench", help="folder of the figures, from the project's root")
+    add("--file", default="BENCHMARKS.md", help="whose tables are written, likewise")
+    add("--tables", action="store_true", help="run nothing, write the tables from the figures that are there")
+    return parser
+
+
+def jobs(only, devices):
+    """[(what is measured, device)] in the order in which they run."""
+    wanted = only or [*ON_DEVICES, *ON_CPU]
+    return [(name, device) for name in COMMANDS if name in wanted for device in (devices if name in ON_DEVICES else ["cpu"])]
+
+
+def run(name, device, out):
+    """Whether a command ran to its end; what it prints is shown."""
+    place = path_of(out, name, device)
+    script, *given = COMMANDS[name]
+    command = [sys.executable, str(ROOT / "bench" / f"{script}.py"), *given, "--json", str(place)]
+    if name in ON_DEVICES:
+        command += ["--device", device]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    started = time.perf_counter()
+    failed = subprocess.run(command).returncode
+    if not failed:
+        figures = json.loads(place.read_text())
+        place.write_text(json.dumps({"machine": measuring.facts(device)} | figures, indent=2) + "\n")
+    print(f"{'failed' if failed else 'done'} after {time.perf_counter() - started:.0f} s", flush=True)
+    return not failed
+
+
+def path_of(out, name, device):
+    return out / f"{name}.{device}.json"
+
+
+# Tables
+
+
+def tables_of(name, figures):
+    """[(title, Markdown)] of a command's figures; without figures, of a row of empty cells."""
+    module = importlib.import_module(f"bench.{COMMANDS[name][0]}")
+    if name == "quality":
+        return [("Seconds of training to a validation PSNR", module.table(figures["variants"]))] if figures else []
+    if name == "data":
+        pairs = ("Reading", "reading", module.READING), ("Opening a split", "opening", module.OPENING)
+        tables = [(title, figures.get(key), columns) for title, key, columns in pairs]
+    elif name == "meshes":
+        keys = "faces", "views", "sidelength", "num_workers", "seconds", "cpu_ms_per_view", "peak_mib_per_process"
+        tables = [("Rendering a mesh", [figures], {key: (key.replace("_", " "), ",") for key in keys})]
+    else:
+        tables = module.tables(figures)
+    return [(title, measuring.table(rows or [{}], columns)) for title, rows, columns in tables]
+
+
+def section(name, device, figures):
+    """Lines of Markdown: a heading, the machine, the tables; a row of empty cells where a device has not been measured."""
+    script, *given = COMMANDS[name]
+    lines = [f"### `{' '.join([f'bench/{script}.py', *given])}`" + (f" on {device}" if name in ON_DEVICES else ""), ""]
+    lines += [about(figures["machine"]) if "machine" in figures else "" if figures else "Not measured.", ""]
+    for title, table in tables_of(name, figures):
+        lines += [f"{title}:", "", table, ""]
+    for note in figures.get("notes", ()):
+        lines += [note, ""]
+    return "\n".join(lines).replace("\n\n\n", "\n\n")
+
+
+def about(machine):
+    where = machine["processor"] if machine["device"] == "cpu" else f"{machine['device_name']}, {machine['processor']}"
+    return f"{where}, {machine['cores']} cores, {machine['threads']} threads, PyTorch {machine['torch']}, {machine['date']}."
+
+
+def sections(out):
+    """All of them, in a fixed order, from the figures that are there."""
+    found = []
+    for name, device in jobs(COMMANDS, DEVICES):
+        path = path_of(out, name, device)
+        found.append(section(name, device, json.loads(path.read_text()) if path.is_file() else {}))
+    return "\n".join(found)
+
+
+def write_tables(path, text):
+    """Replace what is between the markers; a file without them gets them at its end."""
+    whole = path.read_text() if path.is_file() else "# Benchmarks\n\nWritten by `python bench/all.py`.\n"
+    if (BEGIN in whole) != (END in whole) or whole.find(BEGIN) > whole.find(END):
+        raise util.InputError(f"{path}: expected {BEGIN} and, after it, {END}; restore them, or remove both")
+    if BEGIN not in whole:
+        whole += f"\n{BEGIN}\n{END}\n"
+    before, rest = whole.split(BEGIN, 1)
+    with util.replacing(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END, 1)[1]}")
+
+
+@util.command
+def main(argv=None):
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    unknown = sorted(set(options.only) - set(COMMANDS))
+    if unknown:
+        parser.error(f"--only {unknown[0]}: no such command; choose among {', '.join(COMMANDS)}")
+    devices = options.devices or DEVICES[: 1 + torch.cuda.is_available()]
+    if set(devices) - set(DEVICES):
+        parser.error(f"--devices {','.join(devices)}: expected cpu, cuda or both")
+    out, file = ROOT / options.out, ROOT / options.file
+    failed = []
+    if not options.tables:
+        out.mkdir(parents=True, exist_ok=True)
+        failed = [f"{name} on {device}" for name, device in jobs(options.only, devices) if not run(name, device, out)]
+    write_tables(file, sections(out))
+    print(f"\nwrote the tables of {options.file}")
+    if failed:
+        raise util.InputError(f"{', '.join(failed)}: failed, see above; the tables show earlier figures, if any")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""How long the linear update (stage 2) takes, from an opened SRN to the linear layer, and how well it then segments.
+
+    python bench/linear_update.py                              # on the demo's chairs
+    python bench/linear_update.py --reference                  # and the published way beside it
+    python bench/linear_update.py --data_root ... --checkpoint_path ... --obj_name Table --img_sidelengths 128
+
+Other options are train.py's, and --config_filepath is read as there. The published way, with the same modules: 5,000 steps
+of Adam on batches of 4 whole images, whose features are computed anew in every step. A few of these steps are measured
+and the time of all is told from them, unless --full. Its score needs all steps; they see the same batches, but of
+features that are kept, which changes no number.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import dataio  # noqa: E402
+import head_update  # noqa: E402
+import logistic_regression  # noqa: E402
+import objectives  # noqa: E402
+import options as common  # noqa: E402
+import rendering  # noqa: E402
+import srns  # noqa: E402
+import stage_inputs  # noqa: E402
+import train  # noqa: E402
+import util  # noqa: E402
+import validation  # noqa: E402
+from bench import measuring  # noqa: E402
+
+PUBLISHED_STEPS, PUBLISHED_BATCH, PUBLISHED_RATE = 5000, 4, 4e-4
+DEMO = {
+    "data_root": ROOT / "data/demo/Chair/Chair.train", "val_root": ROOT / "data/demo/Chair/Chair.train_val",
+    "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn", "obj_name": "Chair",
+    "config_filepath": ROOT / "train_configs/demo_linear_update.yml",
+}  # fmt: skip
+
+
+def build_parser():
+    parser = measuring.parser(__doc__.splitlines()[0])
+    parser.allow_abbrev = False
+    add = parser.add_argument
+    add("--data_root", help="split with label maps (default: the demo's chairs, with the options of their stage 2)")
+    add("--checkpoint_path", help="the SRN of stage 1: a .pth file, or a run's folder")
+    add("--obj_name", help="class name, as in train.py")
+    add("--val_root", help="the same instances seen from other views, to be scored; none: nothing is scored")
+    add("--config_filepath", help="of options as in train.py")
+    add("--reference_steps", type=common.positive, default=20, help=f"of the published {PUBLISHED_STEPS}, to be measured")
+    add("--adam_steps", type=common.positive, default=PUBLISHED_STEPS, help="of the published way in all")
+    add("--full", action="store_true", help="measure all of the published steps")
+    measuring.add_reference(parser, "measure the published way too")
+    return parser
+
+
+def read_options(argv):
+    """This command's options, and those of train.py."""
+    parser = build_parser()
+    options, others = parser.parse_known_args(argv)
+    if not options.data_root:
+        if options.checkpoint_path or options.obj_name or options.val_root:
+            parser.error("--checkpoint_path, --obj_name and --val_root are for a --data_root of one's own: give it too")
+        vars(options).update({name: str(path) for name, path in DEMO.items()})
+        if not Path(options.data_root).is_dir() or not Path(options.checkpoint_path).is_dir():
+            parser.error(f"{options.data_root} and {options.checkpoint_path}: not both there; make them with `make demo`, "
+                         f"or give --data_root, --checkpoint_path and --obj_name")  # fmt: skip
+    elif not options.checkpoint_path or not options.obj_name:
+        parser.error("--data_root: give --checkpoint_path and --obj_name too")
+    names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
+    given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
+    return options, train.read_options([*given, "--model_type=linear", *others])
+
+
+def solved(options, update, device):
+    """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
+    begin = time.perf_counter()
+    features, labels, instances = head_update.own_inputs(options, update, device, options.img_sidelengths[-1])
+    measuring.synchronise(device)
+    rendered = time.perf_counter()
+    num_classes = update.head.num_classes
+    penalty = options.head_reg_weight
+    if penalty is None:
+        penalty, _ = head_update.choose_penalty(features, labels, instances, num_classes)
+    else:
+        penalty /= options.class_weight
+    chosen = time.perf_counter()
+    solution = logistic_regression.fit(features, labels, num_classes, penalty)
+    head = srns.LinearHead(features.shape[1], num_classes).to(device)
+    with torch.no_grad():
+        head.linear.weight.copy_(solution.weight)
+        head.linear.bias.copy_(solution.bias)
+    measuring.synchronise(device)
+    end = time.perf_counter()
+    parts = {"s_to_render": rendered - begin, "s_to_choose": chosen - rendered, "s_to_solve": end - chosen}
+    return head, {"s": end - begin, **parts}
+
+
+def published(options, update, device, num_steps, kept=None):
+    """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
+    util.seed_everything(options.seed)
+    side = options.img_sidelengths[-1]
+    dataset = stage_inputs.make_dataset(options, update.data, update.data.train, side)
+    head = srns.LinearHead(update.sizes["in_features"], update.head.num_classes).to(device)
+    objective = objectives.HeadObjective(head, options.class_weight)
+    optimizer = torch.optim.Adam(head.parameters(), lr=PUBLISHED_RATE)
+    for batch in batches_of(dataset, num_steps, options.seed, kept):
+        if kept is None:
+            batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
+            with torch.no_grad():
+                features = update.model(batch, with_classes=False)["features"]
+        else:
+            features = torch.stack([kept[i][0] for i in batch])
+            batch = {"seg_labels": torch.stack([kept[i][1] for i in batch])}
+        optimizer.zero_grad(set_to_none=True)
+        sum(objective({"inputs": features, "seg_labels": batch["seg_labels"]}).values()).backward()
+        optimizer.step()
+    measuring.synchronise(device)
+    return head
+
+
+def batches_of(dataset, num_steps, seed, kept):
+    """Shuffled batches of 4 views: as dataio reads them or, where all is kept, lists of observations."""
+    if kept is None:
+        return dataio.training_batches(dataset, PUBLISHED_BATCH, 0, num_steps, seed)
+    order = dataio.BatchOrder(len(dataset), PUBLISHED_BATCH, 0, num_steps, seed)
+    return ([draw.index for draw in batch] for batch in order)
+
+
+def keep_all(options, update, device):
+    """[(features (R, C), seg_labels (R,))] of every observation."""
+    dataset = stage_inputs.make_dataset(options, update.data, update.data.train, options.img_sidelengths[-1])
+    needed = len(dataset) * len(dataset.uv) * update.sizes["in_features"] * 4
+    if needed > measuring.free_memory(device) // 2:
+        return None
+    kept = []
+    for batch in dataio.ordered_batches(dataset, PUBLISHED_BATCH):
+        batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
+        outputs = rendering.render(update.model, batch, with_classes=False, keep_features=True)
+        kept += zip(outputs["features"], batch["seg_labels"])
+    return kept
+
+
+def miou(options, update, head, device):
+    """Mean IoU over the images of --val_root, as train.py validates; None where there are none."""
+    if not update.data.val:
+        return None
+    row_of = dict(zip(stage_inputs.names_of(update.data.train), update.rows))
+    rows = [row_of[name] for name in stage_inputs.names_of(update.data.val)]
+    dataset = stage_inputs.make_dataset(options, update.data, update.data.val, options.img_sidelengths[-1])
+    place = SimpleNamespace(to_device=lambda batch: {name: x.to(device) for name, x in batch.items()})
+    render = lambda batch: rendering.render(update.model, batch, head)  # noqa: E731
+    batches = dataio.ordered_batches(dataset, 16)
+    return validation.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
+
+
+def measure(options, training_options, device):
+    """A dict per mode, and what the figures are of."""
+    update = head_update.open_update(training_options, device)
+    with torch.random.fork_rng(devices=[]):
+        head, seconds = solved(training_options, update, device)
+    rows = [{"mode": "fast", "how": "solved", **seconds, "steps_measured": None,
+             "miou": miou(training_options, update, head, device)}]  # fmt: skip
+    if options.reference:
+        num_steps = options.adam_steps if options.full else min(options.reference_steps, options.adam_steps)
+        published(training_options, update, device, 1)  # what is loaded late
+        begin = time.perf_counter()
+        head = published(training_options, update, device, num_steps)
+        seconds = (time.perf_counter() - begin) * options.adam_steps / num_steps
+        how = f"{options.adam_steps:,} steps" + ("" if options.full else f", from {num_steps} measured")
+        row = {"mode": "reference", "how": how, "s": seconds, "steps_measured": num_steps, "miou": None}
+        if update.data.val and num_steps < options.adam_steps:
+            kept = keep_all(training_options, update, device)
+            head = None if kept is None else published(training_options, update, device, options.adam_steps, kept)
+        if head is not None:
+            row["miou"] = miou(training_options, update, head, device)
+        rows.append(row)
+    side = training_options.img_sidelengths[-1]
+    num_maps = sum(len(instance.views) for instance in update.data.train)
+    what = {"label_maps": num_maps, "sidelength": side, "hidden_features": update.sizes["in_features"]}
+    return measuring.with_ratios(rows, "s", []), what
+
+
+COLUMNS = {"mode": ("mode", ""), "how": ("how", ""), "s": ("s", ",.2f"), "s_to_render": ("of it, features", ".2f"),
+           "s_to_choose": ("penalty", ".2f"), "s_to_solve": ("solution", ".2f"), "miou": ("mIoU", ".3f"),
+           "ratio": ("reference/fast", ",.0f")}  # fmt: skip
+
+
+def tables(figures):
+    title, what = "The linear update", figures.get("of")
+    if what:
+        side = what["sidelength"]
+        title += f": {what['label_maps']} label maps of {side} x {side}, width {what['hidden_features']}"
+    return [(title, figures.get("rows", []), COLUMNS)]
+
+
+@util.command
+def main(argv=None):
+    options, training_options = read_options(argv)
+    device = util.pick_device(options.device)
+    options.device = str(device)
+    with tempfile.TemporaryDirectory() as folder:
+        training_options.logging_root = folder
+        figures = measuring.start(options)
+        figures["rows"], figures["of"] = measure(options, training_options, device)
+    measuring.finish(options, figures, tables(figures))
+
+
+if __name__ == "__main__":
+    main()

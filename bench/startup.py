@@ -1,0 +1,110 @@
+"""How long train.py and test.py take to start: to --help, to the first step or image, and on which imports.
+
+    python bench/startup.py [--repeats 3] [--top 8] [--json FILE]
+
+The data are two balls of 16 x 16 pixels, the SRN is a tiny one, all on the CPU: what is left is the start itself.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import options as common  # noqa: E402
+import util  # noqa: E402
+from bench import data, measuring  # noqa: E402
+
+SIDE = 16
+TINY = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_steps", "3"]
+ONE_STEP = ["--img_sidelengths", str(SIDE), "--max_steps_per_img_sidelength", "1", "--batch_size_per_img_sidelength", "2"]
+# A command that ends as soon as it has done its first piece of work
+FIRST = {
+    "train.py": "import os, training, train; training.Run.after_step = lambda *_: os._exit(0); train.main()",
+    "test.py": "import os, rendering, test; render = rendering.render\n"
+               "rendering.render = lambda *a, **k: (render(*a, **k), os._exit(0)); test.main()",
+}  # fmt: skip
+WORK = {"train.py": "first step", "test.py": "first images"}
+IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|\s*(\S+)")
+
+
+def build_parser():
+    parser = measuring.parser(__doc__.splitlines()[0], device=False)
+    parser.add_argument("--repeats", type=common.positive, default=3, help="of each start; medians are told")
+    parser.add_argument("--top", type=common.positive, default=8, help="packages whose import is told")
+    return parser
+
+
+def run(arguments):
+    """What a Python command prints on stderr; an InputError where it fails."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise util.InputError(f"{' '.join(map(str, arguments))}: failed ({done.stderr.strip().splitlines()[-1:]})")
+    return done.stderr
+
+
+def commands(folder):
+    """{(program, until): arguments of Python}, data and a checkpoint made for them."""
+    split = folder / "Ball" / "Ball.train"
+    data.write_split(split, 2, 4, SIDE)
+    place = ["--data_root", split, "--logging_root", folder / "logs", "--device", "cpu"]
+    train = [*place, *ONE_STEP, *TINY, "--no_check"]
+    run(["train.py", *train, "--log_dir", "srn"])
+    asked = {
+        "train.py": [*train, "--log_dir", "again"],
+        "test.py": [*place, "--checkpoint_path", folder / "logs" / "srn", "--img_sidelength", SIDE, "--log_dir", "results"],
+    }
+    found = {}
+    for program, arguments in asked.items():
+        found[program, "--help"] = [program, "--help"]
+        found[program, WORK[program]] = ["-c", FIRST[program], *arguments]
+    return found
+
+
+def measure(options, folder):
+    """A dict per command: median seconds."""
+    asked = commands(folder)
+    seconds = lambda key: {"s": measuring.timed(lambda: run(asked[key]))}  # noqa: E731
+    found = measuring.interleaved(asked, options.repeats, seconds)
+    return [{"program": program, "until": until, **measuring.medians(rows)} for (program, until), rows in found.items()]
+
+
+def measure_imports(program, top):
+    """A dict per package: seconds its modules took to import, those of others that they import not counted."""
+    begin = time.perf_counter()
+    written = run(["-X", "importtime", "-c", f"import {program.removesuffix('.py')}"])
+    wall = time.perf_counter() - begin
+    spent = {}
+    for microseconds, _, name in IMPORT_LINE.findall(written):
+        package = name.split(".")[0]
+        spent[package] = spent.get(package, 0) + int(microseconds) / 1e6
+    largest = sorted(spent, key=spent.get, reverse=True)
+    rows = [{"program": program, "package": name, "s": spent[name]} for name in largest[:top]]
+    rest = {"program": program, "package": f"{max(0, len(largest) - top)} others", "s": sum(map(spent.get, largest[top:]))}
+    return [*rows, rest, {"program": program, "package": "all of the process", "s": wall}]
+
+
+STARTS = {"program": ("program", ""), "until": ("until", ""), "s": ("s", ".2f")}
+IMPORTS = {"program": ("program", ""), "package": ("package", ""), "s": ("s of its own", ".3f")}
+
+
+def tables(figures):
+    return [("Start-up", figures.get("starts", []), STARTS), ("Imports", figures.get("imports", []), IMPORTS)]
+
+
+@util.command
+def main(argv=None):
+    options = build_parser().parse_args(argv)
+    figures = measuring.start(options)
+    with tempfile.TemporaryDirectory(prefix="bench_startup_") as folder:
+        figures["starts"] = measure(options, Path(folder))
+    figures["imports"] = sum((measure_imports(program, options.top) for program in FIRST), [])
+    measuring.finish(options, figures, tables(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""How fast a step of training is: images/s, rays/s, peak memory, and its share of what the device can do.
+
+    python bench/training.py                                  # the SRN at 128 x 128, one image and four a step
+    python bench/training.py --semantic --reference           # with the U-Net, and the published way beside it
+    python bench/training.py --precision bfloat16 --compile   # on a GPU
+
+The published way, with the same modules: float32, all rays and their activations at once, the hypernetwork once per
+view, torch.optim.SparseAdam for the codes and torch.optim.Adam, not fused, for the rest. Each mode of each batch is
+measured in processes of its own, by turns: memory that one has had would serve the other.
+"""
+
+import functools
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+
+import objectives  # noqa: E402
+import options as common  # noqa: E402
+import row_adam  # noqa: E402
+import training  # noqa: E402
+import util  # noqa: E402
+from bench import measuring, scene  # noqa: E402
+
+NUM_CLASSES = 7
+WARM_UP_SIDE = 16  # on a CPU, where only what is loaded late has to be
+
+
+def build_parser():
+    parser = measuring.parser(__doc__.splitlines()[0])
+    add, positive = parser.add_argument, common.positive
+    add("--side", type=positive, default=128, help="of the images")
+    add("--batches", type=measuring.positives, default="1,4", help="images of a step, with commas")
+    add("--instances", type=positive, default=100, help="rows of the latent table; the views of a batch show different ones")
+    measuring.add_model(parser)
+    add("--semantic", action="store_true", help=f"with the segmentation U-Net and {NUM_CLASSES} classes")
+    add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: that of the device)")
+    add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="as in train.py")
+    add("--compile", action="store_true", help="as in train.py")
+    add("--checkpoint_marching", action="store_true", help="as in train.py")
+    add("--steps", type=positive, help="measured in each process, after the first (default: 1 on a CPU, 10 on a GPU)")
+    add("--repeats", type=positive, default=1, help="processes of each mode; medians are told")
+    measuring.add_reference(parser, "measure the published way too")
+    return parser
+
+
+class Clock:
+    """In place of training.Run: tells when the steps after the first ones began and ended."""
+
+    def __init__(self, device, num_skipped):
+        self.device, self.num_skipped = device, num_skipped
+        self.begin = time.perf_counter()
+
+    def to_device(self, batch):
+        return batch
+
+    def after_step(self, step, losses, batch):
+        if step == self.num_skipped:
+            measuring.synchronise(self.device)
+            self.begin = time.perf_counter()
+
+    def seconds(self):
+        measuring.synchronise(self.device)
+        return time.perf_counter() - self.begin
+
+
+def step_here(settings, mode, batch_size):
+    """A dict of s_per_step, mb_before and mb_peak of a mode, in this process. settings: the options, a dict."""
+    options = build_parser().parse_args([])
+    vars(options).update(settings)
+    device = util.pick_device(options.device)
+    num_classes = NUM_CLASSES if options.semantic else None
+    model = scene.make_model(scene.sizes_of(options, options.instances, num_classes), device)
+    make = functools.partial(scene.make_batch, batch_size, num_instances=options.instances, device=device)
+    batch = make(options.side, num_classes=num_classes)
+    codes = [model.latent_codes.weight]
+    if mode == "fast":
+        rays_per_block = options.rays_per_block
+        if rays_per_block is None:
+            rays_per_block = objectives.RAYS_PER_BLOCK[device.type]
+        precision = options.precision
+        model.ray_marcher.checkpoint_steps = options.checkpoint_marching
+        if options.compile:
+            model.compile_rays()
+        optimizers = [row_adam.RowAdam(codes), torch.optim.Adam(model.networks(), fused=True)]
+    else:
+        rays_per_block, precision, batch = 0, "float32", scene.per_view(batch)
+        optimizers = [torch.optim.SparseAdam(codes), torch.optim.Adam(model.networks())]
+    objective = objectives.SRNObjective(
+        model, objectives.Weights(), with_classes=options.semantic, rays_per_block=rays_per_block, precision=precision
+    )
+    whole = device.type == "cuda" or options.compile and mode == "fast"
+    first = batch if whole else make(min(WARM_UP_SIDE, options.side), num_classes=num_classes)
+    skipped = [first] * (3 if whole else 1)
+    num_steps = options.steps or (10 if device.type == "cuda" else 1)
+    before = measuring.forget_peak(device)
+    clock = Clock(device, len(skipped))
+    training.fit(objective, skipped + [batch] * num_steps, optimizers, clock)
+    seconds = clock.seconds()
+    return {"s_per_step": seconds / num_steps, "mb_before": before, "mb_peak": measuring.peak_memory(device)}
+
+
+def measure(options):
+    """A dict per batch size and mode, and the device's limit in GFLOP/s."""
+    modes = measuring.MODES if options.reference else measuring.MODES[:1]
+    limits = {precision: measuring.product_limit(options.device, precision) for precision in {options.precision, "float32"}}
+    num_classes = NUM_CLASSES if options.semantic else None
+    sizes = tuple(scene.sizes_of(options, options.instances, num_classes).items())
+    rows = []
+    for batch_size in options.batches:
+        run = functools.partial(measuring.in_own_process, step_here, vars(options))
+        found = measuring.interleaved(modes, options.repeats, lambda mode: run(mode, batch_size))
+        gflop = 3 * measuring.flops_of(batch_size, options.side**2, options.semantic, sizes) / 1e9
+        for mode in modes:
+            row = {"mode": mode, "batch": batch_size} | measuring.medians(found[mode])
+            row["images_per_s"] = batch_size / row["s_per_step"]
+            row["rays_per_s"] = row["images_per_s"] * options.side**2
+            row["gflop_per_s"] = gflop / row["s_per_step"]
+            row["share_of_limit"] = row["gflop_per_s"] / limits[options.precision if mode == "fast" else "float32"]
+            rows.append(row)
+    return measuring.with_ratios(rows, "s_per_step", ["batch"]), limits
+
+
+COLUMNS = {"mode": ("mode", ""), "batch": ("batch", ""), "s_per_step": ("s/step", ".3f"), "images_per_s": ("images/s", ".2f"),
+           "rays_per_s": ("rays/s", ",.0f"), "gflop_per_s": ("GFLOP/s", ",.0f"), "share_of_limit": ("of limit", ".0%"),
+           "mb_peak": ("peak MiB", ",.0f"), "ratio": ("reference/fast", ".2f")}  # fmt: skip
+
+
+def tables(figures):
+    title, options = "A step of training", figures.get("options")
+    if options:
+        what = "SRN and U-Net" if options["semantic"] else "SRN"
+        how = options["precision"] + (", compiled" if options["compile"] else "")
+        title += f": {what}, {options['side']} x {options['side']}, width {options['hidden_features']}, {how}"
+    return [(title, figures.get("rows", []), COLUMNS)]
+
+
+@util.command
+def main(argv=None):
+    options = build_parser().parse_args(argv)
+    options.device = str(util.pick_device(options.device))
+    figures = measuring.start(options)
+    figures["rows"], figures["limit_gflop_per_s"] = measure(options)
+    limits = ", ".join(f"{limit:,.0f} GFLOP/s in {name}" for name, limit in figures["limit_gflop_per_s"].items())
+    figures["notes"] = [f"Limit: products of matrices at {limits}. A step counts three evaluations of the model."]
+    measuring.finish(options, figures, tables(figures))
+
+
+if __name__ == "__main__":
+    main()
