@@ -21,4 +21,7 @@ NOVEL=$([ -d "$VAL" ] && echo "$VAL" || echo "$DATA/$OBJ/$OBJ.train")  # result 
 [ -d "$VAL" ] && VALIDATION=(--val_root "$VAL") || VALIDATION=(--no_validation)
 venv=$root/.venv/bin/python
 PYTHON=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}
+read -ra TRAIN <<< "${LAUNCH:-}"  # LAUNCH="torchrun --nproc_per_node=4": stages 1 to 3 in 4 processes
+[ "${TRAIN[0]:-}" != torchrun ] || TRAIN=("$PYTHON" -m torch.distributed.run "${TRAIN[@]:1}")  # that of the same PyTorch
+[ ${#TRAIN[@]} != 0 ] || TRAIN=("$PYTHON")
 cd "$root"

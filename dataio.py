@@ -168,7 +168,8 @@ class SceneClassDataset(Dataset):
     num_classes: K, if label maps are to be read (the instances must have been indexed with them)
     rays_per_image, foreground_fraction: how many rays a RayDraw gets (0 = all), and which share of them is drawn
         from the foreground; the others are drawn from the whole image
-    preload:    hold decoded images in memory
+    preload:    hold decoded images in memory; `preload_instances`: of these alone, indices into `instances`, which then are
+        the only ones to be asked for (default: all)
     cache:      a folder, to keep decoded images in files there, which are mapped into memory; see image_stores
     num_workers: processes that decode images for either
 
@@ -185,7 +186,7 @@ class SceneClassDataset(Dataset):
 
     def __init__(
         self, instances, sidelength, settings, num_classes=None, rays_per_image=0, foreground_fraction=0.0, preload=False,
-        cache=None, num_workers=0,
+        cache=None, num_workers=0, preload_instances=None,
     ):  # fmt: skip
         self.instances = instances
         self.sidelength = sidelength
@@ -197,7 +198,10 @@ class SceneClassDataset(Dataset):
         self.intrinsics = np.stack([instance.intrinsics.matrix(sidelength) for instance in instances])
         self.files = self.store = image_stores.Files(instances, sidelength, settings, num_classes)
         if preload:
-            self.store = image_stores.preload(self.files, num_workers)
+            num_views, wanted = [len(instance.views) for instance in instances], None
+            if preload_instances is not None:
+                wanted = np.repeat(np.isin(np.arange(len(instances)), preload_instances), num_views)
+            self.store = image_stores.preload(self.files, num_workers, wanted)
         elif cache:
             self.store = image_stores.open_cache(self.files, cache, num_workers)
 
@@ -291,14 +295,19 @@ class BatchOrder:
             yield batch
 
 
+def deal(num_instances, num_shards):
+    """The shard of each instance, (N,) int: they are dealt like cards."""
+    return np.arange(num_instances) % num_shards
+
+
 def training_batches(dataset, batch_size, start_step, end_step, seed=0, num_workers=0, num_shards=1, shards=None):
     """Iterates over collated batches (dicts of tensors with a leading B) for steps start_step .. end_step - 1.
 
-    Instance i belongs to shard i % num_shards; a process that is given its `shards` gets its part of each batch, and all
+    Instances are dealt as `deal` says; a process that is given its `shards` gets its part of each batch, and all
     of them together get what one without gets. See BatchOrder and `collate`.
     """
     num_views = [len(instance.views) for instance in dataset.instances]
-    shard_of = np.repeat(np.arange(len(num_views)) % num_shards, num_views)
+    shard_of = np.repeat(deal(len(num_views), num_shards), num_views)
     order = BatchOrder(len(dataset), batch_size, start_step, end_step, seed, num_shards, shards, shard_of)
     return DataLoader(
         dataset,

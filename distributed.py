@@ -7,6 +7,7 @@ others. Every function below that communicates must be called by all processes, 
 import contextlib
 import datetime
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ import util
 
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = datetime.timedelta(minutes=30)  # of processes that wait, as while the main one validates or writes pictures
+SECONDS_BEFORE_COMPLAINT = 10  # within which torchrun ends the other processes when the main one has failed
 
 
 # Starting and stopping
@@ -75,14 +77,42 @@ def launched():
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+def will_be_main():
+    """As `is_main`, known before `start`."""
+    return not launched() or os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def quiet_unless_main():
-    """What is printed in the block is seen once, whether before or after `start`; stderr stays as it is."""
-    if not launched() or os.environ.get("RANK", "0") == "0":
+    """What is printed in the block is seen once, whether before or after `start`, and so is what all processes fail at.
+
+    stderr stays as it is: what one process alone has to complain about is seen, a little later.
+    """
+    if will_be_main():
         yield
-    else:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
             yield
+        except Exception:
+            let_main_complain_first()
+            raise
+
+
+def let_main_complain_first():
+    """To be called before a complaint: if the main process has the same one, torchrun ends this process meanwhile."""
+    if not will_be_main():
+        time.sleep(SECONDS_BEFORE_COMPLAINT)
+
+
+def expect_one_process(program):
+    """An InputError where torchrun has started several processes of a program that gains nothing from them."""
+    if launched():
+        let_main_complain_first()
+        raise util.InputError(
+            f"{program} runs in one process, but the environment sets WORLD_SIZE to {os.environ['WORLD_SIZE']}; start it "
+            f"without torchrun"
+        )
 
 
 # Who and how many
@@ -138,9 +168,9 @@ def gather_rows(rows, values, limit=None):
 
 def _concatenated(tensor):
     """(L, ...) of every process -> (P * L, ...)."""
-    everyone = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
-    dist.all_gather_into_tensor(everyone, tensor.contiguous())
-    return everyone
+    everyone = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(everyone, tensor)
+    return torch.cat(everyone)
 
 
 # Modules
@@ -168,11 +198,12 @@ def wrap(module, ignored_parameters=(), **options):
             dist.broadcast(parameter.detach(), src=0)
     if not any(p.requires_grad and id(p) not in ignored for p in module.parameters()):
         return module
-    # DistributedDataParallel knows a parameter by "submodule.name", and one of the outermost module also by ".name"
     names = [name for name, parameter in module.named_parameters() if id(parameter) in ignored]
+    names += [name for name, _ in module.named_buffers()]
+    # DistributedDataParallel knows a tensor by "submodule.name", and one of the outermost module also by ".name"
     names += [f".{name}" for name in names if "." not in name]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
-    wrapped = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True, **options)
+    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
     wrapped.register_comm_hook(None, _sum_gradients)
     return wrapped
 

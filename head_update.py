@@ -23,7 +23,7 @@ import training
 import util
 
 MAX_KEPT_RAYS = 2**22  # 256 features each are 4 GiB; 30 label maps of 128 x 128 are an eighth of it
-RAYS_TO_CHOOSE_BY = 2**14  # a penalty; more would not choose better, see logistic_regression.choose_penalty
+RAYS_TO_CHOOSE_BY = 2**15  # a penalty; more would not choose better, see logistic_regression.choose_penalty
 
 
 def update_head(options, device):
@@ -141,15 +141,26 @@ def train_head(options, device, update):
     if update.head_checkpoint is not None:
         checkpoints.restore_optimizers(update.head_checkpoint, optimizers)
 
+    def num_chosen_at(sidelength, batch_size):
+        """Rays, or images, that each process draws in a step."""
+        in_all = batch_size if update.kind.reads == "rgb" else batch_size * (options.rays_per_image or sidelength**2)
+        if in_all % num_processes:
+            raise util.InputError(
+                f"--batch_size_per_img_sidelength: a step of {batch_size} images cannot be dealt evenly to {num_processes} "
+                f"processes; choose a multiple of {num_processes}, or start another number of processes"
+            )
+        return in_all // num_processes
+
     def batches_of_stage(sidelength, batch_size, first, end):
         inputs, seg_labels, _ = own_inputs(options, update, device, sidelength)
-        per_image = 1 if update.kind.reads == "rgb" else options.rays_per_image or sidelength**2
-        num_chosen = batch_size * per_image // num_processes
+        num_chosen = num_chosen_at(sidelength, batch_size)
         for step in range(first, end):
             chosen = np.random.default_rng((options.seed, step, distributed.rank())).integers(len(inputs), size=num_chosen)
             chosen = torch.from_numpy(chosen).to(device)
             yield {"inputs": inputs[chosen], "seg_labels": seg_labels[chosen]}
 
+    for sidelength, batch_size, _, _ in training.schedule(options):
+        num_chosen_at(sidelength, batch_size)  # what cannot be dealt is refused now, not when its turn comes
     num_steps = training.steps_to_go(options, update.start_step)
     objective = objectives.HeadObjective(update.head, options.class_weight, options.head_reg_weight or 0.0, num_processes)
     with start_run(options, device, update, optimizers, update.start_step, num_steps) as run:

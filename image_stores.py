@@ -114,14 +114,16 @@ class OtherSide(Exception):
 class Arrays:
     """Observations in arrays, as Files.layout has them, and `foreground`: the indices of all, one after the other."""
 
-    def __init__(self, foreground, foreground_ends, rgba=None, seg_labels=None):
+    def __init__(self, foreground, foreground_ends, rgba=None, seg_labels=None, wanted=None):
         self.foreground, self.foreground_ends = foreground, foreground_ends
-        self.rgba, self.seg_labels = rgba, seg_labels
+        self.rgba, self.seg_labels, self.wanted = rgba, seg_labels, wanted
 
     def __len__(self):
         return len(self.foreground_ends)
 
     def __getitem__(self, index):
+        if self.wanted is not None and not self.wanted[index]:
+            raise IndexError(f"observation {index} is not among those that were wanted")
         begin = self.foreground_ends[index - 1] if index else 0
         return (
             None if self.rgba is None else self.rgba[index],
@@ -130,13 +132,16 @@ class Arrays:
         )
 
 
-def decode_all(files, arrays, num_workers, description):
+def decode_all(files, arrays, num_workers, description, wanted=None):
     """Fills the arrays, which lie in shared memory, and yields the foreground of each observation, in order.
 
+    wanted: (num_observations,) bool, those to decode (default: all); where the others go stays untouched
     raises OtherSide for an image that must be averaged where rgba is uint8
     """
 
     def decode(index):
+        if wanted is not None and not wanted[index]:
+            return np.empty(0, files.foreground_dtype)
         rgba, foreground, seg_labels = files[index]
         if rgba is not None:
             held = arrays["rgba"]
@@ -161,15 +166,19 @@ def decode_all(files, arrays, num_workers, description):
 # Memory
 
 
-def preload(files, num_workers=0):
-    """All observations decoded in memory, which the processes of a data loader share, as Arrays."""
+def preload(files, num_workers=0, wanted=None):
+    """Observations decoded in memory, which the processes of a data loader share, as Arrays.
+
+    wanted: (num_observations,) bool, those that will be asked for (default: all); others take no memory
+    """
+    share = 1 if wanted is None else np.mean(wanted)
     for native in (True, False) if files.is_native() else (False,):
         layout = files.layout(native)
-        expect_memory(sum(num_bytes(*what) for what in layout.values()))
+        expect_memory(share * sum(num_bytes(*what) for what in layout.values()))
         arrays = {name: in_shared_memory(*what) for name, what in layout.items()}
         try:
-            foreground = list(decode_all(files, arrays, num_workers, "decode"))
-            return Arrays(np.concatenate(foreground), **arrays)
+            foreground = list(decode_all(files, arrays, num_workers, "decode", wanted))
+            return Arrays(np.concatenate(foreground), **arrays, wanted=wanted)
         except OtherSide:
             continue
 

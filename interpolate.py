@@ -13,6 +13,7 @@ from tqdm import tqdm
 import checkpoints
 import data_util
 import dataio
+import distributed
 import geometry
 import options as common
 import rendering
@@ -142,6 +143,7 @@ def open_model(options, device):
 
 @util.command
 def main(argv=None):
+    distributed.expect_one_process("interpolate.py")
     options = read_options(argv)
     device = util.pick_device(options.device)
     checkpoint, model, head = open_model(options, device)

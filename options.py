@@ -6,13 +6,22 @@ from pathlib import Path
 
 import configargparse
 
+import distributed
 import util
 
 PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
 
 
+class Parser(configargparse.ArgumentParser):
+    """Of several processes, which all have the same complaint, only one is to be heard."""
+
+    def error(self, message):
+        distributed.let_main_complain_first()
+        super().error(message)
+
+
 def parser(description):
-    return configargparse.ArgumentParser(
+    return Parser(
         description=description,
         config_file_parser_class=configargparse.YAMLConfigFileParser,
         allow_abbrev=False,  # a mistyped or unknown option is named, never taken for another

@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+
 import checkpoints
 import data_util
 import dataio
@@ -91,8 +93,8 @@ def names_to_validate(options, train, with_params):
     return folders if limit == dataio.ALL else folders[:limit]
 
 
-def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_often=False):
-    """`read_often`: decoded images are kept, where --preload or --cache says so."""
+def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_often=False, shards=None):
+    """`read_often`: decoded images are kept, where --preload or --cache says so. `shards`: what alone will be asked for."""
     return dataio.SceneClassDataset(
         instances,
         sidelength,
@@ -103,18 +105,25 @@ def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_of
         preload=read_often and options.preload,
         cache=options.cache if read_often else None,
         num_workers=options.num_workers,
+        preload_instances=shards and np.flatnonzero(np.isin(dataio.deal(len(instances), shards[0]), shards[1])),
     )
 
 
-def shards(options):
-    """Of how many shards a step is made, and which of them this process draws; None: all. See dataio.training_batches."""
+def shards(options, data):
+    """Of how many shards a step is made, and which of them this process draws. See dataio.training_batches.
+
+    raises util.InputError where the instances, or a batch of the schedule, cannot be dealt to so many
+    """
     num_processes = distributed.world_size()
     num_shards = options.data_shards or num_processes
     if num_shards % num_processes:
         raise util.InputError(
             f"--data_shards {num_shards}: cannot be dealt evenly to {num_processes} processes; choose a multiple of them"
         )
-    return num_shards, range(distributed.rank(), num_shards, num_processes)
+    dealt = dataio.deal(len(data.train), num_shards)
+    for batch_size in options.batch_size_per_img_sidelength:  # those whose turn comes late are refused now
+        dataio.BatchOrder(len(dealt), batch_size, 0, 0, options.seed, num_shards, shard_of=dealt)
+    return num_shards, list(range(distributed.rank(), num_shards, num_processes))
 
 
 def names_of(instances):

@@ -18,8 +18,9 @@ import validation
 def start_run(options, module, continues=None):
     """The run's folder with params.txt, model.txt and an empty checkpoints folder. See options.start_run.
 
-    Of several processes the main one makes it.
+    Of several processes the main one makes it, when all have come here: until then, others may read in an earlier one.
     """
+    distributed.barrier()
     if not distributed.is_main():
         return Path(options.logging_root) / options.log_dir
     folder = common.start_run(options, continues["path"] if continues else None)

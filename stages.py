@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import checkpoints
+import code_run
 import dataio
 import distributed
 import geometry
@@ -96,20 +97,23 @@ def fit_codes(options, device):
         stage_inputs.expect_classes_of_srn(options, model, data)
 
     start_step, continues = options.start_step or 0, None
+    trained = model.latent_codes.weight.detach().clone().to(device)
     if options.overwrite_embeddings:
-        mean = model.latent_codes.weight.detach().mean(dim=0)
-        model.new_codes(len(data.train), start=None if options.code_init == "normal" else mean)
+        model.new_codes(len(data.train), start=None if options.code_init == "normal" else trained.mean(dim=0).cpu())
     else:
         continues = stage_inputs.named(checkpoint, options)
         stage_inputs.expect_instances_of(continues, options, data)
         start_step = checkpoint["step"] if options.start_step is None else options.start_step
     model.freeze_networks()
     model.to(device)
-    optimizers = [code_optimizer(options, model)]
-    if continues is not None:
-        checkpoints.restore_optimizers(checkpoint, optimizers)
     if head is not None:
         head.to(device).eval().requires_grad_(False)
+    if code_run.is_asked_for(options, model, head):
+        return code_run.fit(options, device, data, model, head, trained, start_step, continues)
+    optimizers = [code_optimizer(options, model)]
+    if continues is not None:
+        code_run.expect_published(continues)
+        checkpoints.restore_optimizers(checkpoint, optimizers)
     train_srn(options, device, data, model, head, optimizers, start_step, continues)
 
 
@@ -134,11 +138,12 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
     if head is not None:
         stage_inputs.expect_sides(options, head.side_multiple, "the U-Net baseline")
 
+    shards = stage_inputs.shards(options, data)
+
     def batches_of_stage(sidelength, batch_size, first, end):
-        dataset = stage_inputs.make_dataset(options, data, data.train, sidelength, options.rays_per_image, read_often=True)
-        return dataio.training_batches(
-            dataset, batch_size, first, end, options.seed, options.num_workers, *stage_inputs.shards(options)
-        )
+        kept = dict(read_often=True, shards=shards)
+        dataset = stage_inputs.make_dataset(options, data, data.train, sidelength, options.rays_per_image, **kept)
+        return dataio.training_batches(dataset, batch_size, first, end, options.seed, options.num_workers, *shards)
 
     def save(step):
         stage_outputs.save_checkpoint(options, data, folder, model, model.sizes, optimizers, step)

@@ -18,6 +18,7 @@ import clouds
 import contact_sheets
 import data_util
 import dataio
+import distributed
 import metrics
 import objectives
 import options as common
@@ -181,6 +182,7 @@ def score(scores, names, outputs, batch, given):
 
 @util.command
 def main(argv=None):
+    distributed.expect_one_process("test.py")
     options = read_options(argv)
     device = util.pick_device(options.device)
     checkpoint = checkpoints.load(options.checkpoint_path)

@@ -71,7 +71,7 @@ def build_parser():
     group.add("--model_type", type=str.lower, choices=sorted(srns.HEADS), help="stage 2: which head to train on the "
               "features, or a U-Net on the rendered image")  # fmt: skip
     group.add("--update_solver", choices=("newton", "adam"), help="stage 2: newton solves for the best linear head, whatever "
-              "the schedule; adam trains any head by the schedule, as published (default: newton for a linear head)")  # fmt: skip
+              "the schedule; adam trains any head by it, as published (default: newton for a linear head)")  # fmt: skip
     group.add("--linear_path", help="a head of stage 2, a .pth file or a folder. Stage 2: its training goes on; stage 3: "
               "codes are fitted to label maps through it (reverse)")  # fmt: skip
     group.add("--overwrite_embeddings", action="store_true", help="stage 3: new latent codes, and only these are fitted")
@@ -81,6 +81,17 @@ def build_parser():
               "codes, or near 0 as published (default: mean)")  # fmt: skip
     group.add("--steps_til_ckpt", type=common.positive, default=5000, help="steps between checkpoints")
     group.add("--steps_til_val", type=common.positive, default=1000, help="steps between validations and pictures")
+
+    group = parser.add_argument_group("stage 3: how codes are fitted")
+    group.add("--code_solver", choices=("fast", "published"), default="fast", help="fast: all codes at once, each by itself "
+              "until it makes no more progress; of the schedule and the rates above it reads the number of steps, as a "
+              "limit, and --rays_per_image (0: 256), of each code and step. published: as stage 1, and wherever a U-Net "
+              "needs whole images")  # fmt: skip
+    group.add("--code_step", type=common.weight, default=0.1, help="fast: learning rate, in units of the trained codes' "
+              "spread")  # fmt: skip
+    group.add("--num_starts", type=common.positive, default=4, help="fast: --code_init, and the trained codes that "
+              "render the input best; the worse half is given up every 20 steps, and the best by the loss on the input is "
+              "kept")  # fmt: skip
 
     group = parser.add_argument_group("which data")
     group.add("--val_root", help="split of the same instances seen from other views")
@@ -152,6 +163,8 @@ def check_stage(options):
         return "--update_solver is for stage 2: give --model_type, or leave it out"
     if options.update_solver == "newton" and options.model_type != "linear":
         return f"--update_solver newton solves for linear heads; --model_type {options.model_type} takes --update_solver adam"
+    if stage_inputs.fits_codes(options) and options.code_solver == "fast" and len(options.img_sidelengths) > 1:
+        return "--img_sidelengths: codes are fitted at one side; give one, or --code_solver published"
     if options.head_reg_weight and (stage_inputs.fits_codes(options) or not options.model_type):
         return "--head_reg_weight is for stage 2: give --model_type, or leave it out"
     later_stage = stage_inputs.fits_codes(options) or options.model_type

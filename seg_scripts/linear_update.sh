@@ -2,7 +2,7 @@
 # Stage 2: a linear layer from the SRN's features to classes. Usage: [OBJ= DATA= LOGS= SRN= CONFIG= VAL=] linear_update.sh [more flags]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/${CONFIG}_linear_update.yml" \
+exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_linear_update.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/linear_update" \
     --model_type linear --checkpoint_path "$SRN" "$@"

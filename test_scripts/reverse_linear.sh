@@ -2,7 +2,7 @@
 # Stage 3, reverse: fit latent codes to the label map of view 65 alone, through the linear head. Usage: [OBJ= DATA= LOGS= SRN= HEAD= CONFIG=] reverse_linear.sh [more flags]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/${CONFIG}_codes.yml" \
+exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/reverse_linear" --class_weight 8 --linear_path "$HEAD" \
     --checkpoint_path "$SRN" "${FIT[@]}" --specific_observation_idcs 65 "$@"

@@ -2,7 +2,7 @@
 # Stage 3: fit latent codes of unseen objects to one view, number 65 each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] single_shot.sh [more flags]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/${CONFIG}_codes.yml" \
+exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/single_shot" --class_weight 0 \
     --checkpoint_path "$SRN" "${FIT[@]}" --specific_observation_idcs 65 "$@"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import stage_inputs
 import head_update
+import stage_inputs
 import stages
 import test
 import train
@@ -118,6 +118,21 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
             context.chdir(ROOT)
             options = train.read_options(arguments)
         assert not stage_inputs.reads_images(options) and stage_inputs.observed(options) == ["seg"]
+
+
+def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):
+    for script, stage, variables in EXPERIMENTS:
+        launched = called(recorder, script, tmp_path, LAUNCH="torchrun --nnodes 2 --nproc_per_node=4", **variables)
+        alone = called(recorder, script, tmp_path, **variables)
+        launcher = [] if stage is None else "-m torch.distributed.run --nnodes 2 --nproc_per_node=4".split()
+        assert launched == launcher + alone
+
+
+def test_any_launcher_will_do(recorder, tmp_path):
+    launcher = tmp_path / "launcher"
+    launcher.symlink_to(recorder)
+    arguments = called(recorder, "training_scripts/vanilla_srn.sh", tmp_path, LAUNCH=f"{launcher} --fast", PYTHON="nothing")
+    assert arguments[:2] == ["--fast", "train.py"]
 
 
 def test_the_semantic_scripts_read_the_semantic_srn_unless_told_otherwise(recorder, tmp_path):

@@ -3,5 +3,5 @@
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/$CONFIG.yml" --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" \
+exec "${TRAIN[@]}" train.py -c "train_configs/$CONFIG.yml" --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" \
     --logging_root "$LOGS" --log_dir "$OBJ/vanilla_srn" --class_weight 0 "$@"

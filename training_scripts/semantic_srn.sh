@@ -2,6 +2,6 @@
 # Stage 1 with labels: pretrain an SRN jointly with its segmentation U-Net. Usage: as vanilla_srn.sh
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/${CONFIG}_semantic.yml" \
+exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_semantic.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn" --class_weight 8 "$@"

@@ -2,6 +2,6 @@
 # Stage 1: pretrain an SRN on posed images. Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] vanilla_srn.sh [more flags]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
-exec "$PYTHON" train.py -c "train_configs/$CONFIG.yml" \
+exec "${TRAIN[@]}" train.py -c "train_configs/$CONFIG.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
     --logging_root "$LOGS" --log_dir "$OBJ/vanilla_srn" --class_weight 0 "$@"
