@@ -3,10 +3,16 @@
 Rays do not depend on each other, so nothing changes but the order in which numbers are added up. Both functions are
 one node of the graph: what they are given takes part in one backward pass, as if all rays had been computed at once.
 
+On a CPU the threads take a block each, which keeps all of them busy: shared among them, the small operations between
+products of matrices would leave most waiting.
+
 A scene is what all rays of a view share: a tuple of tensors, each with a leading B, the number of views, or 1.
 """
 
 import contextlib
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -33,6 +39,39 @@ def cut(batch, views, rays, per_ray):
     return {name: x[views, rays] if name in per_ray else x[views] for name, x in batch.items()}
 
 
+def deal(blocks, work, device):
+    """Give every thread its share of the blocks, on a CPU; on a GPU there is one. [work(share)], the share a list.
+
+    Which thread gets which block is fixed, so that the same numbers are added in the same order each time.
+    """
+    num_threads = min(torch.get_num_threads(), len(blocks)) if device.type == "cpu" else 1
+    if num_threads == 1:
+        return [work(blocks)]
+    grad = torch.is_grad_enabled()
+
+    def work_alike(share):
+        with torch.set_grad_enabled(grad):  # a thread has modes of its own
+            return work(share)
+
+    return list(_threads(num_threads).map(work_alike, [blocks[i::num_threads] for i in range(num_threads)]))
+
+
+@functools.cache
+def _threads(num_threads):
+    """So many threads, whose own operations are not shared out any further."""
+    before = torch.get_num_threads()
+    started = threading.Barrier(num_threads)
+
+    def settle(_):
+        torch.get_num_threads()  # where it is first asked, a thread takes over what was set last, wherever that was
+        started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, "blocks", torch.set_num_threads, (1,))
+    list(pool.map(settle, range(num_threads)))
+    torch.set_num_threads(before)
+    return pool
+
+
 def sum_over_blocks(terms_of, blocks, scene, parameters, autocast=contextlib.nullcontext):
     """The sum of what `terms_of` gives for every block; gradients are computed on the way, so that no block is kept.
 
@@ -48,18 +87,20 @@ def sum_over_blocks(terms_of, blocks, scene, parameters, autocast=contextlib.nul
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, terms_of, blocks, autocast, num_scene, *inputs):
-        scene, parameters = inputs[:num_scene], inputs[num_scene:]
-        gradients = Gradients(scene, parameters)
-        total = 0
-        for views, rays in blocks:
-            with torch.enable_grad(), autocast():
-                leaves = gradients.leaves(views)
-                terms = terms_of(views, rays, leaves)
-                loss = terms.sum()
-            gradients.add(loss, views, leaves)
-            total = total + terms.detach()
-        ctx.gradients = gradients.sums
-        return total
+        def add_up(share):
+            gradients, total = Gradients(inputs[:num_scene], inputs[num_scene:]), 0
+            for views, rays in share:
+                with torch.enable_grad(), autocast():
+                    leaves = gradients.leaves(views)
+                    terms = terms_of(views, rays, leaves)
+                    loss = terms.sum()
+                gradients.add(loss, views, leaves)
+                total = total + terms.detach()
+            return gradients, total
+
+        shares = deal(blocks, add_up, inputs[0].device)
+        ctx.gradients = Gradients.joined([gradients for gradients, _ in shares])
+        return sum(total for _, total in shares)
 
     @staticmethod
     @once_differentiable
@@ -82,29 +123,39 @@ class _Map(torch.autograd.Function):
     def forward(ctx, outputs_of, blocks, autocast, num_scene, *inputs):
         ctx.outputs_of, ctx.blocks, ctx.autocast, ctx.num_scene = outputs_of, blocks, autocast, num_scene
         ctx.save_for_backward(*inputs)
-        scene = inputs[:num_scene]
         num_views, num_rays = blocks[-1][0].stop, blocks[-1][1].stop
-        outputs = None
-        for views, rays in blocks:
+
+        def compute(views, rays):
             with autocast():
-                found = outputs_of(views, rays, _of_views(scene, views))
-            if outputs is None:
-                outputs = tuple(x.new_empty(num_views, num_rays, x.shape[-1]) for x in found)
-            for whole, part in zip(outputs, found):
-                whole[views, rays] = part
+                return outputs_of(views, rays, _of_views(inputs[:num_scene], views))
+
+        def fill(share):
+            for block in share:
+                for whole, part in zip(outputs, compute(*block)):
+                    whole[block] = part
+
+        first = compute(*blocks[0])
+        outputs = tuple(x.new_empty(num_views, num_rays, x.shape[-1]) for x in first)
+        for whole, part in zip(outputs, first):
+            whole[blocks[0]] = part
+        deal(blocks[1:], fill, inputs[0].device)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *upstream):
         inputs = ctx.saved_tensors
-        gradients = Gradients(inputs[: ctx.num_scene], inputs[ctx.num_scene :])
-        for views, rays in ctx.blocks:
-            with torch.enable_grad(), ctx.autocast():
-                leaves = gradients.leaves(views)
-                outputs = ctx.outputs_of(views, rays, leaves)
-            gradients.add(outputs, views, leaves, [x[views, rays] for x in upstream])
-        return None, None, None, None, *gradients.sums
+
+        def add_up(share):
+            gradients = Gradients(inputs[: ctx.num_scene], inputs[ctx.num_scene :])
+            for views, rays in share:
+                with torch.enable_grad(), ctx.autocast():
+                    leaves = gradients.leaves(views)
+                    outputs = ctx.outputs_of(views, rays, leaves)
+                gradients.add(outputs, views, leaves, [x[views, rays] for x in upstream])
+            return gradients
+
+        return None, None, None, None, *Gradients.joined(deal(ctx.blocks, add_up, inputs[0].device))
 
 
 class Gradients:
@@ -127,6 +178,12 @@ class Gradients:
         for (_, place), gradient in zip(wanted, found):
             if gradient is not None:
                 place += gradient
+
+    @staticmethod
+    def joined(several):
+        """The `sums` of several, added up."""
+        sums = zip(*(gradients.sums for gradients in several))
+        return [None if parts[0] is None else functools.reduce(torch.Tensor.add_, parts) for parts in sums]
 
 
 def _of_views(tensors, views):

@@ -15,7 +15,7 @@ import util
 
 PER_VIEW = {"cam2world", "intrinsics"}
 PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # tensors of a batch
-RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # a CPU's caches hold so many, see bench/training.py
+RAYS_PER_BLOCK = {"cpu": 2**10, "cuda": 2**16}  # a CPU's caches hold so many
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 

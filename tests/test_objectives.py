@@ -1,5 +1,7 @@
 """The fast ways of computing a loss against the plain one: same terms, same gradients, same weights after a step."""
 
+import threading
+
 import pytest
 import torch
 
@@ -232,3 +234,39 @@ def test_what_is_compiled_gives_the_same_and_is_compiled_once(monkeypatch):
             found = gradients_of(compiled, terms)
         assert_same(found, gradients_of(plain, reference_terms(plain, batch)), 1e-10)
     torch.compiler.reset()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypatch, with_classes):
+    model, batch = make_model(num_classes=3).eval(), make_batch()
+    gradients = gradients_of(model, reference_terms(model, batch, with_classes=with_classes))
+    by_whom, per_ray = set(), model.per_ray
+
+    def watched(*arguments):
+        by_whom.add((threading.current_thread().name, torch.get_num_threads()))
+        return per_ray(*arguments)
+
+    monkeypatch.setattr(model, "per_ray", watched)
+    objective = objectives.SRNObjective(model, WEIGHTS, None, with_classes, rays_per_block=50)
+    found = [gradients_of(model, objective(batch)) for _ in range(2)]
+    assert_same(found[0], gradients, 1e-10)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])  # always added in the same order
+    assert {name for name, _ in by_whom} >= {"blocks_0", "blocks_1"}
+    assert all(count == 1 for name, count in by_whom if name.startswith("blocks"))
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_thread_is_raised(two_threads):
+    def fail(share):
+        raise ValueError(f"{len(share)} blocks")
+
+    with pytest.raises(ValueError, match="2 blocks"):
+        blocks.deal([1, 2, 3, 4], fail, torch.device("cpu"))
