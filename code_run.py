@@ -19,7 +19,9 @@ def is_asked_for(options, model, head):
     reason = reason_against(options, model, head)
     if reason is not None:
         print(f"note: {reason} needs whole images, so the codes are fitted as with --code_solver published")
-    return reason is None
+        return False
+    print("note: --code_solver fast has a rate and an end for each code; the schedule is read for the most steps only")
+    return True
 
 
 def reason_against(options, model, head):
