@@ -47,10 +47,10 @@ def deal(blocks, work, device):
     num_threads = min(torch.get_num_threads(), len(blocks)) if device.type == "cpu" else 1
     if num_threads == 1:
         return [work(blocks)]
-    grad = torch.is_grad_enabled()
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def work_alike(share):
-        with torch.set_grad_enabled(grad):  # a thread has modes of its own
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # a thread has modes of its own
             return work(share)
 
     return list(_threads(num_threads).map(work_alike, [blocks[i::num_threads] for i in range(num_threads)]))

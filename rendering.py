@@ -7,7 +7,7 @@ import hyperlayers
 import objectives
 import util
 
-RAYS_PER_BLOCK = {"cpu": 2**13, "cuda": 2**18}
+RAYS_PER_BLOCK = {"cpu": 2**12, "cuda": 2**18}
 
 
 def expect_side(sidelength, model, head=None):
@@ -30,26 +30,37 @@ def render(model, batch, head=None, with_classes=True, keep_features=False, prec
     is a head or a U-Net
     """
     num_views, num_rays, _ = batch["uv"].shape
-    device = batch["uv"].device.type
+    device = batch["uv"].device
     z, phi = model.scene(batch)
     unets = model.sizes["use_unet_renderer"] or with_classes and head is None and model.class_generator is not None
-    outputs = {} if z is None else {"z": z}
-    with objectives.autocast(device, precision):
-        for views, rays in blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device, RAYS_PER_BLOCK["cpu"])):
-            block = blocks.cut({name: batch[name] for name in ("uv", "cam2world", "intrinsics")}, views, rays, {"uv"})
+    of_rays = {name: batch[name] for name in ("uv", "cam2world", "intrinsics")}
+    pieces = blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device.type, RAYS_PER_BLOCK["cpu"]))
+
+    def render_block(views, rays):
+        block = blocks.cut(of_rays, views, rays, {"uv"})
+        with objectives.autocast(device.type, precision):
             block = model.per_ray(block, (None, phi.part(views) if isinstance(phi, hyperlayers.Phi) else phi))
             if head is not None and head.reads == "features":
                 block["seg_logits"] = head(block["features"])
-            if not (keep_features or unets):
-                del block["features"]
-            for name, part in objectives.in_float32(block).items():
-                if name not in outputs:
-                    outputs[name] = part.new_empty(*part.shape[:-3], num_views, num_rays, part.shape[-1])
+        if not (keep_features or unets):
+            del block["features"]
+        return objectives.in_float32(block)
+
+    def fill(share):
+        for views, rays in share:
+            for name, part in render_block(views, rays).items():
                 outputs[name][..., views, rays, :] = part
+
+    outputs = {
+        name: part.new_empty(*part.shape[:-3], num_views, num_rays, part.shape[-1])
+        for name, part in render_block(slice(0, 1), slice(0, 1)).items()
+    }
+    blocks.deal(pieces, fill, device)
+    with objectives.autocast(device.type, precision):
         if unets:
             outputs |= objectives.in_float32(model.per_image(outputs["features"], with_classes and head is None))
         if head is not None and head.reads == "rgb":
             outputs["seg_logits"] = head(outputs["rgb"]).float()
     if not keep_features:
         outputs.pop("features", None)
-    return outputs
+    return outputs if z is None else outputs | {"z": z}
