@@ -1,4 +1,4 @@
-# make demo                   learn, segment and reconstruct procedural chairs; five to nine minutes on two CPU cores
+# make demo                   learn, segment and reconstruct procedural chairs; five to ten minutes on two CPU cores
 # make demo DATA=furniture    the same on real, openly licensed furniture
 # make test                   the tests
 # make lint                   ruff

@@ -25,7 +25,7 @@ import util  # noqa: E402
 
 PUBLISHED = dict(
     img_sidelengths=64, max_steps_per_img_sidelength=100_000, batch_size_per_img_sidelength=4, rays_per_image=0,
-    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, steps_til_val=15,
+    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, steps_til_val=5,
 )  # fmt: skip
 DEMO = dict(max_steps_per_img_sidelength=2300)  # what the schedule of train_configs/demo.yml is made for
 CHANGES = {  # each on top of those before it
@@ -33,9 +33,9 @@ CHANGES = {  # each on top of those before it
     "+ arithmetic: blocks of rays": dict(rays_per_block=None),
     "+ start: rays aimed at the object": dict(initial_distance=None),
     "+ rays: 64 random ones of 32 images": dict(
-        rays_per_image=64, batch_size_per_img_sidelength=32, foreground_fraction=0.6, steps_til_val=60
+        rays_per_image=64, batch_size_per_img_sidelength=32, foreground_fraction=0.6, steps_til_val=15
     ),
-    "+ width: 96 of 256, codes of 64": dict(hidden_features=96, embedding_size=64, steps_til_val=100),
+    "+ width: 96 of 256, codes of 64": dict(hidden_features=96, embedding_size=64, steps_til_val=20),
     "+ schedule: rate 1.5e-3, warm-up, decay": dict(lr=1.5e-3, lr_warmup_steps=100, lr_decay_fraction=0.4) | DEMO,
 }
 LEVELS = (8, 10, 12, 14, 16, 18, 20, 21, 22, 23)  # dB that the table tells the time to
@@ -116,7 +116,7 @@ def measure(options):
         with tempfile.TemporaryDirectory(prefix="bench_quality_") as logs:
             given = options_of(variant) | dict(
                 data_root=data / f"{name}.train", val_root=data / f"{name}.train_val", logging_root=logs, log_dir="run",
-                device=options.device, class_weight=0, max_num_observations_val=2, steps_til_ckpt=10**9,
+                device=options.device, class_weight=0, max_num_observations_val=1, steps_til_ckpt=10**9,
             )  # fmt: skip
             arguments = [f"--{key}={value}" for key, value in given.items()] + ["--preload", *options.options.split()]
             title = list(CHANGES)[variant]
