@@ -100,13 +100,13 @@ def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_told(monke
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_does_not_wait_for_the_gpu(ball_split):
-    model = srns.SRN(2, latent_dim=8, hidden_features=16, tracing_steps=3).cuda()
+    model = srns.SRN(2, latent_dim=8, hidden_features=16, tracing_steps=3).to("cuda")
     instances = dataio.index_split(ball_split)
     dataset = dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(ball_split), preload=True)
     objective = objectives.SRNObjective(model, objectives.Weights(), rays_per_block=100, precision="bfloat16")
     optimizers = [row_adam.RowAdam([model.latent_codes.weight]), torch.optim.Adam(model.networks(), fused=True)]
     run = PlainRun()
-    run.to_device = lambda batch: {name: tensor.cuda(non_blocking=True) for name, tensor in batch.items()}
+    run.to_device = lambda batch: {name: tensor.to("cuda", non_blocking=True) for name, tensor in batch.items()}
     run.after_step = lambda *_: torch.cuda.set_sync_debug_mode("error")  # from the second step on
     try:
         training.fit(objective, dataio.training_batches(dataset, 2, 0, 5), optimizers, run)
