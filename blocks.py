@@ -11,6 +11,7 @@ A scene is what all rays of a view share: a tuple of tensors, each with a leadin
 
 import contextlib
 import functools
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,6 +57,12 @@ def deal(blocks, work, device):
     return list(_threads(num_threads).map(work_alike, [blocks[i::num_threads] for i in range(num_threads)]))
 
 
+def map_dealt(function, pieces, device):
+    """[function(piece)] in the order of the pieces, each thread of a CPU taking its share of them."""
+    shares = deal(list(enumerate(pieces)), lambda share: [(i, function(piece)) for i, piece in share], device)
+    return [found for _, found in sorted(itertools.chain.from_iterable(shares), key=lambda numbered: numbered[0])]
+
+
 @functools.cache
 def _threads(num_threads):
     """So many threads, whose own operations are not shared out any further."""
@@ -91,7 +98,7 @@ class _Sum(torch.autograd.Function):
             gradients, total = Gradients(inputs[:num_scene], inputs[num_scene:]), 0
             for views, rays in share:
                 with torch.enable_grad(), autocast():
-                    leaves = gradients.leaves(views)
+                    leaves = _leaves(inputs[:num_scene], views)
                     terms = terms_of(views, rays, leaves)
                     loss = terms.sum()
                 gradients.add(loss, views, leaves)
@@ -109,36 +116,44 @@ class _Sum(torch.autograd.Function):
         return None, None, None, None, *(None if x is None else x.mul_(gradient[0].to(x)) for x in gradients)
 
 
-def map_over_blocks(outputs_of, blocks, scene, parameters, autocast=contextlib.nullcontext):
+def map_over_blocks(outputs_of, blocks, scene, parameters, autocast=contextlib.nullcontext, num_kept=0):
     """What `outputs_of` gives for all rays, a tuple of (B, R, c); a block is computed anew when gradients need it.
 
     outputs_of: (views, rays, scene of these views) -> tuple of (b, r, c), the same every time
+    num_kept:   of so many blocks the activations are kept, and these are computed once
     Otherwise as `sum_over_blocks`.
     """
-    return _Map.apply(outputs_of, blocks, autocast, len(scene), *scene, *parameters)
+    return _Map.apply(outputs_of, blocks, autocast, num_kept, len(scene), *scene, *parameters)
 
 
 class _Map(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, outputs_of, blocks, autocast, num_scene, *inputs):
+    def forward(ctx, outputs_of, blocks, autocast, num_kept, num_scene, *inputs):
         ctx.outputs_of, ctx.blocks, ctx.autocast, ctx.num_scene = outputs_of, blocks, autocast, num_scene
         ctx.save_for_backward(*inputs)
+        ctx.kept = {}
+        num_kept = num_kept if any(ctx.needs_input_grad) else 0
         num_views, num_rays = blocks[-1][0].stop, blocks[-1][1].stop
 
-        def compute(views, rays):
-            with autocast():
-                return outputs_of(views, rays, _of_views(inputs[:num_scene], views))
+        def compute(index):
+            views, rays = blocks[index]
+            with torch.set_grad_enabled(index < num_kept), autocast():
+                leaves = _leaves(inputs[:num_scene], views)
+                outputs = outputs_of(views, rays, leaves)
+            if index < num_kept:
+                ctx.kept[index] = leaves, outputs
+            return outputs
 
         def fill(share):
-            for block in share:
-                for whole, part in zip(outputs, compute(*block)):
-                    whole[block] = part
+            for index in share:
+                for whole, part in zip(outputs, compute(index)):
+                    whole[blocks[index]] = part.detach()
 
-        first = compute(*blocks[0])
+        first = compute(0)
         outputs = tuple(x.new_empty(num_views, num_rays, x.shape[-1]) for x in first)
         for whole, part in zip(outputs, first):
-            whole[blocks[0]] = part
-        deal(blocks[1:], fill, inputs[0].device)
+            whole[blocks[0]] = part.detach()
+        deal(range(1, len(blocks)), fill, inputs[0].device)
         return outputs
 
     @staticmethod
@@ -148,27 +163,26 @@ class _Map(torch.autograd.Function):
 
         def add_up(share):
             gradients = Gradients(inputs[: ctx.num_scene], inputs[ctx.num_scene :])
-            for views, rays in share:
-                with torch.enable_grad(), ctx.autocast():
-                    leaves = gradients.leaves(views)
-                    outputs = ctx.outputs_of(views, rays, leaves)
+            for index in share:
+                views, rays = ctx.blocks[index]
+                leaves, outputs = ctx.kept.pop(index, (None, None))
+                if outputs is None:
+                    with torch.enable_grad(), ctx.autocast():
+                        leaves = _leaves(inputs[: ctx.num_scene], views)
+                        outputs = ctx.outputs_of(views, rays, leaves)
                 gradients.add(outputs, views, leaves, [x[views, rays] for x in upstream])
             return gradients
 
-        return None, None, None, None, *Gradients.joined(deal(ctx.blocks, add_up, inputs[0].device))
+        shares = deal(range(len(ctx.blocks)), add_up, inputs[0].device)
+        return None, None, None, None, None, *Gradients.joined(shares)
 
 
 class Gradients:
     """Gradients with respect to a scene and parameters, added up over blocks. `sums`: None where none is needed."""
 
     def __init__(self, scene, parameters):
-        self.scene, self.parameters = scene, parameters
+        self.parameters = parameters
         self.sums = [torch.zeros_like(x) if x.requires_grad else None for x in (*scene, *parameters)]
-
-    def leaves(self, views):
-        """The scene of some views, cut off from how it was made."""
-        parts = _of_views(self.scene, views)
-        return tuple(part.detach().requires_grad_(x.requires_grad) for part, x in zip(parts, self.scene))
 
     def add(self, outputs, views, leaves, upstream=None):
         inputs = [*leaves, *self.parameters]
@@ -184,6 +198,12 @@ class Gradients:
         """The `sums` of several, added up."""
         sums = zip(*(gradients.sums for gradients in several))
         return [None if parts[0] is None else functools.reduce(torch.Tensor.add_, parts) for parts in sums]
+
+
+def _leaves(scene, views):
+    """The scene of some views, cut off from how it was made."""
+    parts = _of_views(scene, views)
+    return tuple(part.detach().requires_grad_(x.requires_grad) for part, x in zip(parts, scene))
 
 
 def _of_views(tensors, views):

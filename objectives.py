@@ -15,7 +15,8 @@ import util
 
 PER_VIEW = {"cam2world", "intrinsics"}
 PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # tensors of a batch
-RAYS_PER_BLOCK = {"cpu": 2**10, "cuda": 2**16}  # a CPU's caches hold so many
+RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # a CPU's caches hold so many
+KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -53,16 +54,21 @@ class SRNObjective(nn.Module):
     head:    a head of stage 2, frozen, whose classes are compared with the labels
     with_classes: whether the model's own U-Net is
     rays_per_block: how many rays are in flight at once, 0: all, with all their activations
+    kept_rays: of how many rays in blocks the activations are kept where something looks at images first, see `needs_images`
     precision: "float32", or "bfloat16" for the products of matrices; geometry, the marcher's state, what makes the weights of
         phi, and the losses are float32 all the same
     num_processes: how many share the batch. Each then has its share of the loss, and gradients are summed over them
     """
 
-    def __init__(self, model, weights, head=None, with_classes=False, rays_per_block=0, precision="float32", num_processes=1):
+    def __init__(
+        self, model, weights, head=None, with_classes=False, rays_per_block=0, precision="float32", num_processes=1,
+        kept_rays=0,
+    ):  # fmt: skip
         super().__init__()
         self.model, self.head = model, head
         self.weights, self.with_classes = weights, with_classes
-        self.rays_per_block, self.precision, self.num_processes = rays_per_block, precision, num_processes
+        self.rays_per_block, self.kept_rays = rays_per_block, kept_rays
+        self.precision, self.num_processes = precision, num_processes
 
     def forward(self, batch):
         model = self.model
@@ -110,7 +116,7 @@ class SRNObjective(nn.Module):
         return terms
 
     def per_ray_by_blocks(self, batch, z, phi, pieces):
-        """As SRN.per_ray, but for points and depth_steps; a block is computed once more when gradients need it."""
+        """As SRN.per_ray, but for points and depth_steps; what is not kept is computed once more when gradients need it."""
         names = ["features", "depth"] + ["rgb"] * (not self.model.sizes["use_unet_renderer"])
 
         def outputs_of(views, rays, scene):
@@ -120,7 +126,8 @@ class SRNObjective(nn.Module):
 
         batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         autocast = functools.partial(self.autocast, batch)
-        outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast)
+        num_kept = self.kept_rays // self.rays_per_block
+        outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast, num_kept)
         return dict(zip(names, outputs)) | ({} if z is None else {"z": z})
 
     def parameters_of_rays(self):

@@ -7,7 +7,7 @@ import hyperlayers
 import objectives
 import util
 
-RAYS_PER_BLOCK = {"cpu": 2**12, "cuda": 2**18}
+RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**18}
 
 
 def expect_side(sidelength, model, head=None):

@@ -184,6 +184,7 @@ def score(scores, names, outputs, batch, given):
 def main(argv=None):
     distributed.expect_one_process("test.py")
     options = read_options(argv)
+    util.keep_freed_memory()
     device = util.pick_device(options.device)
     checkpoint = checkpoints.load(options.checkpoint_path)
     model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()

@@ -57,7 +57,9 @@ def build_parser():
               "share of every batch (default: the number of processes). A run with as many shards sees the same data, "
               "whether one process draws them or several")  # fmt: skip
     group.add("--rays_per_block", type=common.at_least(0), help="rays that are computed, gradients and all, at once; 0: "
-              "all of a step, as published (default: 1024 on a CPU, 65536 on a GPU)")  # fmt: skip
+              "all of a step, as published (default: 2048 on a CPU, 65536 on a GPU)")  # fmt: skip
+    group.add("--kept_rays", type=common.at_least(0), help="where a U-Net sees images first: the rays whose activations wait "
+              "for it in memory; those of others are computed twice (default: 16384 on a CPU, 65536 on a GPU)")  # fmt: skip
     group.add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices; "
               "geometry, the marcher's state, the hypernetwork and the losses are float32 all the same")  # fmt: skip
     group.add("--checkpoint_marching", action="store_true", help="keep no activations of the march, compute each step once "
@@ -214,6 +216,7 @@ def check_labels(options):
 def main(argv=None):
     with distributed.quiet_unless_main():
         options = read_options(argv)
+        util.keep_freed_memory()
         with distributed.running(options.device) as device:
             util.seed_everything(options.seed)
             stages.of(options)(options, device)

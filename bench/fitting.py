@@ -65,15 +65,7 @@ def read_options(argv):
     """This command's options, and those of train.py for the fast way, as they were given."""
     parser = build_parser()
     options, others = parser.parse_known_args(argv)
-    if not options.data_root:
-        if options.checkpoint_path or options.linear_path:
-            parser.error("--checkpoint_path and --linear_path are for a --data_root of one's own: give it too")
-        vars(options).update({name: str(path) for name, path in DEMO.items() if path.is_dir()})
-        if not options.data_root or not options.checkpoint_path:
-            parser.error(f"{DEMO['data_root']} and {DEMO['checkpoint_path']}: not both there; make them with `make demo`, "
-                         f"or give --data_root and --checkpoint_path")  # fmt: skip
-    elif not options.checkpoint_path:
-        parser.error("--data_root: give --checkpoint_path too")
+    measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path"])
     return options, others
 
 
@@ -119,12 +111,15 @@ def fit_here(settings, mode, others):
             raise BudgetSpent
 
     shows, stage_outputs.watch = stage_outputs.watch, watch  # no pictures: they take time that is not the fit's
+    keeps = util.keep_freed_memory
+    if mode == "reference":
+        util.keep_freed_memory = lambda: False
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(BudgetSpent):
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 train.main.__wrapped__(arguments_of(options, mode, others, folder))
     finally:
-        stage_outputs.watch = shows
+        stage_outputs.watch, util.keep_freed_memory = shows, keeps
     mb_peak = measuring.peak_memory(device)
     if not copies or copies[-1][0] < seen["codes"][0]:
         copies.append((seen["codes"][0], seen["codes"][1].clone()))

@@ -62,15 +62,7 @@ def read_options(argv):
     """This command's options, and those of train.py."""
     parser = build_parser()
     options, others = parser.parse_known_args(argv)
-    if not options.data_root:
-        if options.checkpoint_path or options.obj_name or options.val_root:
-            parser.error("--checkpoint_path, --obj_name and --val_root are for a --data_root of one's own: give it too")
-        vars(options).update({name: str(path) for name, path in DEMO.items()})
-        if not Path(options.data_root).is_dir() or not Path(options.checkpoint_path).is_dir():
-            parser.error(f"{options.data_root} and {options.checkpoint_path}: not both there; make them with `make demo`, "
-                         f"or give --data_root, --checkpoint_path and --obj_name")  # fmt: skip
-    elif not options.checkpoint_path or not options.obj_name:
-        parser.error("--data_root: give --checkpoint_path and --obj_name too")
+    measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path", "obj_name"])
     names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
     given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
     return options, train.read_options([*given, "--model_type=linear", *others])

@@ -55,6 +55,27 @@ def positives(text):
     return values
 
 
+def use_demo(parser, options, demo, needed):
+    """Where no --data_root is given, take that of the demo and all that goes with it; else see that what is needed is given.
+
+    demo: {name of an option: a path or another value}; the folders of --data_root and of what is needed have to be there
+    """
+    flags = {name: f"--{name}" for name in demo if name != "data_root"}
+    if options.data_root:
+        missing = [flag for name, flag in flags.items() if name in needed and not getattr(options, name)]
+        if missing:
+            parser.error(f"--data_root: give {' and '.join(missing)} too")
+        return
+    if any(getattr(options, name) for name in flags):
+        parser.error(f"{', '.join(flags.values())}: are for a --data_root of one's own: give it too")
+    places = [demo[name] for name in ("data_root", *needed) if isinstance(demo[name], Path)]
+    if not all(place.is_dir() for place in places):
+        parser.error(f"{' and '.join(map(str, places))}: not both there; make them with `make demo`, or give --data_root "
+                     f"and {' and '.join(flags[name] for name in needed)}")  # fmt: skip
+    there = {name: value for name, value in demo.items() if not isinstance(value, Path) or value.exists()}
+    vars(options).update({name: str(value) for name, value in there.items()})
+
+
 # The machine
 
 
@@ -237,6 +258,11 @@ def start(options, **more):
 def finish(options, figures, tables):
     """Print the tables of the figures; write both where --json says."""
     show(figures, tables)
+    write(options, figures)
+
+
+def write(options, figures):
+    """The figures, where --json says."""
     if options.json:
         try:
             with util.replacing(options.json) as temporary:

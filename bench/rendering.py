@@ -65,6 +65,8 @@ def render_here(settings, mode, side):
     batch = scene.make_batch(num_views, side, 1, device)
     if mode == "reference":
         batch = scene.per_view(batch)
+    else:
+        util.keep_freed_memory()
     fast = functools.partial(rendering.render, model, head=head, precision=options.precision)
     render = fast if mode == "fast" else functools.partial(render_as_published, model, head)
 

@@ -26,7 +26,6 @@ import util  # noqa: E402
 from bench import measuring, scene  # noqa: E402
 
 NUM_CLASSES = 7
-WARM_UP_SIDE = 16  # on a CPU, where only what is loaded late has to be
 
 
 def build_parser():
@@ -38,10 +37,11 @@ def build_parser():
     measuring.add_model(parser)
     add("--semantic", action="store_true", help=f"with the segmentation U-Net and {NUM_CLASSES} classes")
     add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: that of the device)")
+    add("--kept_rays", type=common.at_least(0), help="as in train.py (default: that of the device)")
     add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="as in train.py")
     add("--compile", action="store_true", help="as in train.py")
     add("--checkpoint_marching", action="store_true", help="as in train.py")
-    add("--steps", type=positive, help="measured in each process, after the first (default: 1 on a CPU, 10 on a GPU)")
+    add("--steps", type=positive, help="measured in each process, after the first (default: 2 on a CPU, 10 on a GPU)")
     add("--repeats", type=positive, default=1, help="processes of each mode; medians are told")
     measuring.add_reference(parser, "measure the published way too")
     return parser
@@ -74,10 +74,12 @@ def step_here(settings, mode, batch_size):
     device = util.pick_device(options.device)
     num_classes = NUM_CLASSES if options.semantic else None
     model = scene.make_model(scene.sizes_of(options, options.instances, num_classes), device)
-    make = functools.partial(scene.make_batch, batch_size, num_instances=options.instances, device=device)
-    batch = make(options.side, num_classes=num_classes)
+    batch = scene.make_batch(batch_size, options.side, options.instances, device, num_classes)
     codes = [model.latent_codes.weight]
+    kept_rays = 0
     if mode == "fast":
+        util.keep_freed_memory()
+        kept_rays = objectives.KEPT_RAYS[device.type] if options.kept_rays is None else options.kept_rays
         rays_per_block = options.rays_per_block
         if rays_per_block is None:
             rays_per_block = objectives.RAYS_PER_BLOCK[device.type]
@@ -90,12 +92,11 @@ def step_here(settings, mode, batch_size):
         rays_per_block, precision, batch = 0, "float32", scene.per_view(batch)
         optimizers = [torch.optim.SparseAdam(codes), torch.optim.Adam(model.networks())]
     objective = objectives.SRNObjective(
-        model, objectives.Weights(), with_classes=options.semantic, rays_per_block=rays_per_block, precision=precision
-    )
-    whole = device.type == "cuda" or options.compile and mode == "fast"
-    first = batch if whole else make(min(WARM_UP_SIDE, options.side), num_classes=num_classes)
-    skipped = [first] * (3 if whole else 1)
-    num_steps = options.steps or (10 if device.type == "cuda" else 1)
+        model, objectives.Weights(), with_classes=options.semantic, rays_per_block=rays_per_block, precision=precision,
+        kept_rays=kept_rays,
+    )  # fmt: skip
+    skipped = [batch] * (3 if device.type == "cuda" or options.compile and mode == "fast" else 1)
+    num_steps = options.steps or (10 if device.type == "cuda" else 2)
     before = measuring.forget_peak(device)
     clock = Clock(device, len(skipped))
     training.fit(objective, skipped + [batch] * num_steps, optimizers, clock)

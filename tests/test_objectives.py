@@ -148,6 +148,25 @@ def test_the_march_that_keeps_no_activations_has_the_same_gradients():
     assert sum(kept) < 0.6 * sum(kept_plainly)
 
 
+@pytest.mark.parametrize("kept_rays, marches", [(0, 2 * 9), (200, 2 * 9 - 2), (299, 2 * 9 - 2), (10**6, 9)])
+def test_what_is_kept_for_a_unet_is_not_computed_again(monkeypatch, kept_rays, marches):
+    model, batch = make_model(num_classes=3).eval(), make_batch()
+    gradients = gradients_of(model, reference_terms(model, batch, with_classes=True))
+    march, marched = model.ray_marcher.march, []
+    monkeypatch.setattr(model.ray_marcher, "march", lambda *given: marched.append(1) or march(*given))
+    terms = objectives.SRNObjective(model, WEIGHTS, None, True, rays_per_block=100, kept_rays=kept_rays)(batch)
+    assert_same(gradients_of(model, terms), gradients, 1e-10)
+    assert len(marched) == marches  # 3 views of 256 rays, 3 blocks each
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for():
+    model, batch = make_model(num_classes=3).eval(), make_batch()
+    with torch.no_grad():
+        terms = objectives.SRNObjective(model, WEIGHTS, None, True, rays_per_block=100, kept_rays=10**6)(batch)
+    expected = reference_terms(model, batch, with_classes=True)
+    assert_same(terms, {name: term.detach() for name, term in expected.items()}, 1e-12)
+
+
 @pytest.mark.parametrize("with_classes", [False, True])
 def test_a_random_start_is_drawn_once_though_blocks_may_be_computed_twice(with_classes):
     model, batch = make_model(num_classes=3), make_batch()
@@ -244,8 +263,8 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("with_classes", [False, True])
-def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypatch, with_classes):
+@pytest.mark.parametrize("with_classes, kept_rays", [(False, 0), (True, 0), (True, 300)])
+def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypatch, with_classes, kept_rays):
     model, batch = make_model(num_classes=3).eval(), make_batch()
     gradients = gradients_of(model, reference_terms(model, batch, with_classes=with_classes))
     by_whom, per_ray = set(), model.per_ray
@@ -255,7 +274,7 @@ def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypa
         return per_ray(*arguments)
 
     monkeypatch.setattr(model, "per_ray", watched)
-    objective = objectives.SRNObjective(model, WEIGHTS, None, with_classes, rays_per_block=50)
+    objective = objectives.SRNObjective(model, WEIGHTS, None, with_classes, rays_per_block=50, kept_rays=kept_rays)
     found = [gradients_of(model, objective(batch)) for _ in range(2)]
     assert_same(found[0], gradients, 1e-10)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])  # always added in the same order

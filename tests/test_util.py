@@ -1,3 +1,4 @@
+import platform
 import random
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 import util
+
+keep_freed_memory = util.keep_freed_memory  # see conftest
 
 
 def test_replacing_leaves_the_new_file_and_nothing_else(tmp_path):
@@ -124,3 +127,27 @@ def test_importing_the_programs_neither_parses_nor_seeds_nor_opens_cuda():
         "assert not torch.cuda.is_initialized()",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(util.__file__).parent)
+
+
+FREED = """
+import torch, util
+assert util.keep_freed_memory()
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+x = torch.ones(2**26)
+held = resident()
+del x
+assert resident() > held - 2**26, "given back"
+before = resident()
+x = torch.ones(2**25)
+assert resident() < before + 2**20, "not taken again"
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    subprocess.run([sys.executable, "-c", FREED], cwd=Path(util.__file__).parent, check=True)
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_freed_memory() is False
