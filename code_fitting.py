@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import blocks
 import distributed
 import geometry
 import losses
@@ -19,16 +20,16 @@ import objectives
 import srns
 import util
 
-LEARNING_RATE = 0.1  # of the spread of the trained codes, per step
-RAYS_PER_STEP = 256  # of each start
-WARMUP_STEPS = 10
+LEARNING_RATE = 0.15  # of the spread of the trained codes, per step
+RAYS_PER_STEP, LEAST_RAYS = 128, 32  # of an instance, shared among its starts; of a start
+WARMUP_STEPS = 5
 BETAS, EPS = (0.9, 0.99), 1e-8
 STEPS_PER_CHECK = 10
 CHECKED_RAYS = 512  # of each instance: on them its starts are compared, and progress is told
 PROGRESS = 0.01  # the share of its loss that a start loses from one check to a later one, if it makes progress
 PATIENCE = 3  # checks without progress until the rate falls
 FALL, LAST_RATE = 0.3, 0.02  # of the rate each time; the share of the first rate below which a start is done
-STEPS_PER_HALVING = 20  # of the starts of an instance, until one is left
+STEPS_PER_HALVING = 10  # of the starts of an instance, until one is left
 RANKED_RAYS, MAX_RANKED = 64, 512  # of each instance, and trained codes: those that render the input best are starts
 
 
@@ -42,10 +43,13 @@ class RayLoss:
         self.model, self.weights, self.head = model, weights, head
         self.dtype = objectives.PRECISIONS[precision]
 
-    def terms(self, z, drawn):
-        """z (B, D) and observed_rays.Drawn of B x R pixels; or of 1 x R pixels that all codes are compared with."""
+    def terms(self, z, drawn, scene=None):
+        """z (B, D) and observed_rays.Drawn of B x R pixels; or of 1 x R pixels that all codes are compared with.
+
+        scene: of the codes, see srns.SRN.scene, where it is known
+        """
         rays = geometry.Rays(*(x.expand(len(z), -1, -1) for x in drawn.rays))
-        scene = self.model.scene({"z": z})
+        scene = scene or self.model.scene({"z": z})
         with torch.autocast(z.device.type, self.dtype) if self.dtype else contextlib.nullcontext():
             outputs = self.model.per_ray({"rays": rays}, scene)
             if self.head is not None:
@@ -62,9 +66,9 @@ class RayLoss:
             terms["class"] = weights.classes * entropy.sum(dim=1) / (labels != util.UNLABELLED).sum(dim=1).clamp(min=1)
         return terms
 
-    def total(self, z, drawn):
+    def total(self, z, drawn, scene=None):
         """(B,) what the codes cost in all."""
-        return sum(self.terms(z, drawn).values())
+        return sum(self.terms(z, drawn, scene).values())
 
 
 class CodeFits:
@@ -74,6 +78,7 @@ class CodeFits:
     starts:     (N, K, D) codes
     spread:     of the trained codes, a float
     instances:  indices of those that are fitted here (default: all)
+    num_rays:   of an instance in each step, shared among its starts
     foreground_fraction: of the rays that a code's loss is the mean over
     rays_per_block: how many rays are in flight at once
 
@@ -114,7 +119,13 @@ class CodeFits:
     def by_blocks(self, function, num_rays):
         """What the function gives for starts, (m,) of `rows` and (m,) instances at a time: a list."""
         at_once = max(1, self.rays_per_block // num_rays) if self.rays_per_block else len(self.rows)
-        return [function(*block) for block in zip(self.rows.split(at_once), self.instances.split(at_once))]
+        pieces = list(zip(self.rows.split(at_once), self.instances.split(at_once)))
+        return blocks.map_dealt(lambda piece: function(*piece), pieces, self.rows.device)
+
+    def rays_at(self, step):
+        """How many rays each start is given in a step, while others of its instance are still there."""
+        num_left = -(-self.num_starts // 2 ** ((step - 1) // STEPS_PER_HALVING))
+        return max(min(LEAST_RAYS, self.num_rays), self.num_rays // num_left)
 
     def begin(self):
         """See what the starts cost. raises FloatingPointError where that is no number"""
@@ -126,15 +137,16 @@ class CodeFits:
 
     def step(self, step):
         """Move every start that goes on. returns the mean over them of each term, a dict of ()"""
+        num_rays = self.rays_at(step)
 
         def gradient_and_terms(rows, instances):
             z = self.state["codes"][rows].requires_grad_()
-            drawn = self.observed.draw(instances, step, self.num_rays, self.foreground_fraction)
+            drawn = self.observed.draw(instances, step, num_rays, self.foreground_fraction)
             terms = self.loss.terms(z, drawn)
             gradient = torch.autograd.grad(sum(terms.values()).sum(), z)[0]
             return gradient, {name: term.detach() for name, term in terms.items()}
 
-        found = self.by_blocks(gradient_and_terms, self.num_rays)
+        found = self.by_blocks(gradient_and_terms, num_rays)
         self.move(torch.cat([gradient for gradient, _ in found]))
         terms = {name: torch.cat([terms[name] for _, terms in found]).mean() for name in found[0][1]}
         if step % STEPS_PER_CHECK == 0:
@@ -251,11 +263,14 @@ def find_starts(loss, observed, trained, first, num_starts, instances, rays_per_
     starts = first.unsqueeze(1).repeat(1, min(num_starts, len(candidates) + 1), 1)
     if starts.shape[1] == 1:
         return starts
+    pixels = [observed.draw(torch.tensor([i], device=trained.device), 0, RANKED_RAYS) for i in instances]
     at_once = max(1, 4 * rays_per_block // RANKED_RAYS) if rays_per_block else len(candidates)
-    for instance in instances:
-        drawn = observed.draw(torch.tensor([instance], device=trained.device), 0, RANKED_RAYS)
-        cost = torch.cat([loss.total(codes, drawn) for codes in candidates.split(at_once)])
-        starts[instance, 1:] = candidates[cost.argsort(stable=True)[: starts.shape[1] - 1]]
+    costs = []
+    for codes in candidates.split(at_once):
+        scene = loss.model.scene({"z": codes})  # once for all instances
+        costs.append(blocks.map_dealt(lambda drawn: loss.total(codes, drawn, scene), pixels, trained.device))
+    for instance, *cost in zip(instances, *costs):
+        starts[instance, 1:] = candidates[torch.cat(cost).argsort(stable=True)[: starts.shape[1] - 1]]
     return starts
 
 

@@ -69,7 +69,7 @@ def fit(options, device, data, model, head, trained, start_step, continues):
         step = start_step
         while step < num_steps and len(fits.rows):
             step += 1
-            batch = {"seg_labels": fits.rows[:, None].expand(-1, fits.num_rays)}  # for the run to count the rays
+            batch = {"seg_labels": fits.rows[:, None].expand(-1, fits.rays_at(step))}  # for the run to count the rays
             terms = fits.step(step)
             if step == num_steps and step % code_fitting.STEPS_PER_CHECK:
                 fits.keep_best()

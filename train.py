@@ -87,12 +87,12 @@ def build_parser():
     group = parser.add_argument_group("stage 3: how codes are fitted")
     group.add("--code_solver", choices=("fast", "published"), default="fast", help="fast: all codes at once, each by itself "
               "until it makes no more progress; of the schedule and the rates above it reads the number of steps, as a "
-              "limit, and --rays_per_image (0: 256), of each code and step. published: as stage 1, and wherever a U-Net "
+              "limit, and --rays_per_image (0: 128), of each object and step. published: as stage 1, and wherever a U-Net "
               "needs whole images")  # fmt: skip
-    group.add("--code_step", type=common.weight, default=0.1, help="fast: learning rate, in units of the trained codes' "
+    group.add("--code_step", type=common.weight, default=0.15, help="fast: learning rate, in units of the trained codes' "
               "spread")  # fmt: skip
     group.add("--num_starts", type=common.positive, default=4, help="fast: --code_init, and the trained codes that "
-              "render the input best; the worse half is given up every 20 steps, and the best by the loss on the input is "
+              "render the input best; the worse half is given up every 10 steps, and the best by the loss on the input is "
               "kept")  # fmt: skip
 
     group = parser.add_argument_group("which data")

@@ -133,14 +133,33 @@ def test_the_best_of_several_starts_is_kept(split):
     assert torch.equal(starts[:, 0], first) and torch.equal(starts[:, 1], codes)
     fits = make_fits(model, observed, starts)
     assert len(fits.rows) == 9
-    fit(fits, 20)
+    fit(fits, 10)
     assert fits.instances.tolist() == [0, 0, 1, 1, 2, 2]  # half of the starts are given up
-    found = fit(fits, 20)
+    fit(fits, 10)
     assert fits.instances.tolist() == [0, 1, 2]
+    found = fit(fits, 20)
     assert torch.allclose(found, codes, atol=1e-3)
     single = make_fits(model, observed, first.unsqueeze(1))
     fit(single, 40)
     assert (fits.state["best_loss"].view(3, 3).amin(dim=1) < single.state["best_loss"]).all()
+
+
+def test_the_starts_of_an_instance_share_its_rays(split):
+    model, codes = make_model()
+    fits = make_fits(model, make_observed(split, model, codes), codes.unsqueeze(1).repeat(1, 4, 1), num_rays=128)
+    assert [fits.rays_at(step) for step in (1, 10, 11, 20, 21, 500)] == [32, 32, 64, 64, 128, 128]
+    fits.num_rays = 8  # fewer than a start gets else
+    assert fits.rays_at(1) == 8
+
+
+def test_starts_are_ranked_alike_in_pieces_of_any_size(split):
+    model, codes = make_model()
+    observed = make_observed(split, model, codes)
+    loss, first = code_fitting.RayLoss(model, IMAGES), torch.zeros(3, 6)
+    found = [code_fitting.find_starts(loss, observed, codes, first, 3, [0, 2], rays_per_block=n) for n in (0, 16)]
+    assert torch.equal(*found)
+    assert torch.equal(found[0][0, 1], codes[0]) and torch.equal(found[0][2, 1], codes[2])
+    assert (found[0][1] == 0).all()  # not asked for
 
 
 def test_more_starts_than_trained_codes_are_as_many_as_there_are(split):

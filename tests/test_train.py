@@ -434,7 +434,7 @@ def test_new_codes_start_near_the_mean_or_near_zero(ball_split, semantic_run, tm
     checkpoints.save(tmp_path / "far.pth", checkpoint)
     options = dict(
         checkpoint_path=tmp_path / "far.pth", overwrite_embeddings=True, code_init=code_init, class_weight=0,
-        num_starts=1,
+        num_starts=1, code_step=0,
     )  # fmt: skip
     train.main(scenes.train_options(ball_split, tmp_path, "fitted", **options))
     codes = checkpoints.load(tmp_path / "fitted")["model"]["latent_codes.weight"]
