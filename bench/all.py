@@ -34,7 +34,7 @@ ON_DEVICES = {  # what is measured: script and its options
     "linear_update": ["linear_update", "--reference"],
     "scale": ["scale"],
 }
-ON_CPU = {"data": ["data"], "meshes": ["meshes"], "startup": ["startup"]}
+ON_CPU = {"data": ["data", "--reference"], "meshes": ["meshes"], "startup": ["startup"]}
 ON_REQUEST = {"quality": ["quality"]}  # takes hours
 COMMANDS = ON_DEVICES | ON_CPU | ON_REQUEST
 DEVICES = ("cpu", "cuda")
@@ -86,12 +86,7 @@ def path_of(out, name, device):
 def tables_of(name, figures):
     """[(title, Markdown)] of a command's figures; without figures, of a row of empty cells."""
     module = importlib.import_module(f"bench.{COMMANDS[name][0]}")
-    if name == "quality":
-        return [("Seconds of training to a validation PSNR", module.table(figures["variants"]))] if figures else []
-    if name == "data":
-        pairs = ("Reading", "reading", module.READING), ("Opening a split", "opening", module.OPENING)
-        tables = [(title, figures.get(key), columns) for title, key, columns in pairs]
-    elif name == "meshes":
+    if name == "meshes":
         keys = "faces", "views", "sidelength", "num_workers", "seconds", "cpu_ms_per_view", "peak_mib_per_process"
         tables = [("Rendering a mesh", [figures], {key: (key.replace("_", " "), ",") for key in keys})]
     else:

@@ -2,21 +2,21 @@
 
     python bench/data.py                                      # on a set of balls, made in a temporary folder
     python bench/data.py --data_root data/Chair/Chair.train   # on one's own
+    python bench/data.py --reference                          # and the published way beside it
     python bench/data.py --index 6000x250                     # opens a split of so many instances and views
 
 Prints Markdown tables. Batches are those of training, shuffled, with random rays; files are in the system's memory
 when they were read or written just before. A set of 6000 x 250 takes 12 GB of disk while it is measured.
+
+The published way: every access decodes the PNG and parses pose and intrinsics again, without other processes, and gives
+all rays of the image.
 """
 
 import argparse
-import json
-import multiprocessing
-import resource
 import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,6 +33,7 @@ import options as common  # noqa: E402
 import processes  # noqa: E402
 import split_index  # noqa: E402
 import util  # noqa: E402
+from bench import measuring  # noqa: E402
 
 STORES = {"PNG": {}, "RAM": {"preload": True}, "mapped cache": {"cache": True}}
 NUM_CLASSES = 3  # of the balls: background, upper and lower half
@@ -51,9 +52,7 @@ def times(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = measuring.parser(__doc__.splitlines()[0], device=False)
     add, positive = parser.add_argument, common.positive
     add("--data_root", help="a split to read (default: one is made in a temporary folder)")
     add("--instances", type=positive, default=8, help="of the set that is made; of --data_root, the first so many")
@@ -66,7 +65,7 @@ def build_parser():
     add("--seconds", type=float, default=3.0, help="how long each combination is measured")
     add("--index", type=times, metavar="NxV", help="measure only how a split of N instances and V views opens")
     add("--temporary", help="folder for what is made here, which is removed in the end (default: the system's)")
-    add("--json", help="write the figures to this file too")
+    measuring.add_reference(parser, "measure the published way too")
     return parser
 
 
@@ -133,6 +132,19 @@ def write_large_split(root, num_instances, num_views):
 # Measurements
 
 
+class PublishedDataset(dataio.SceneClassDataset):
+    """Nothing is kept but the names of files."""
+
+    def __getitem__(self, key):
+        item = super().__getitem__(key.index)                                # whole images
+        instance = self.instances[item["instance_idx"]]
+        _, view = self.files.locate(key.index)
+        intrinsics = data_util.load_intrinsics(instance.folder / "intrinsics.txt")
+        item["intrinsics"] = intrinsics.matrix(self.sidelength)
+        item["cam2world"] = data_util.load_pose(instance.path("pose", view), intrinsics.poses_are_world2cam)
+        return item
+
+
 def measure_reading(options, root, cache):
     """A dict per store and number of workers: images/s and rays/s of training batches."""
     with_labels = all((folder / "seg").is_dir() for folder in dataio.instance_folders(root, options.instances))
@@ -140,24 +152,25 @@ def measure_reading(options, root, cache):
         root, options.instances, with_labels=with_labels, max_num_observations=options.views, cached=not options.data_root
     )
     num_classes = 2**15 if with_labels and options.data_root else NUM_CLASSES if with_labels else None
+    what = instances, options.sidelength, dataio.dataset_settings(root), num_classes
+    draw = options.rays_per_image, options.foreground_fraction
     rows = []
+
+    def measure(mode, name, dataset, workers, seconds_to_fill=None):
+        for num_workers in workers:
+            images_per_s = throughput(dataset, options.batch_size, num_workers, options.seconds)
+            rays = dataset.rays_per_image or options.sidelength**2
+            rows.append({"mode": mode, "from": name, "workers": num_workers, "images_per_s": images_per_s,
+                         "rays_per_s": images_per_s * rays, "seconds_to_fill": seconds_to_fill})  # fmt: skip
+
     for name, kept in STORES.items():
         start = time.perf_counter()
-        dataset = dataio.SceneClassDataset(
-            instances,
-            options.sidelength,
-            dataio.dataset_settings(root),
-            num_classes,
-            options.rays_per_image,
-            options.foreground_fraction,
-            **kept | ({"cache": cache} if "cache" in kept else {}),
-        )
-        seconds_to_fill = time.perf_counter() - start
-        for num_workers in options.workers:
-            images_per_s = throughput(dataset, options.batch_size, num_workers, options.seconds)
-            rays = options.rays_per_image or options.sidelength**2
-            rows.append({"from": name, "workers": num_workers, "images_per_s": images_per_s,
-                         "rays_per_s": images_per_s * rays, "seconds_to_fill": seconds_to_fill})  # fmt: skip
+        dataset = dataio.SceneClassDataset(*what, *draw, **kept | ({"cache": cache} if "cache" in kept else {}))
+        measure("fast", name, dataset, options.workers, time.perf_counter() - start)
+    if options.reference:
+        measure("reference", "PNG", PublishedDataset(*what), [0])
+        for row in rows[:-1]:
+            row["ratio"] = row["images_per_s"] / rows[-1]["images_per_s"]
     return rows
 
 
@@ -185,42 +198,37 @@ def measure_opening(root, with_labels, repeats=3):
 
 def opened(root, with_labels, cached=True):
     """What opening takes in a process of its own, whose peak memory is not that of something else."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(open_here, str(root), with_labels, cached).result()
+    return measuring.in_own_process(open_here, str(root), with_labels, cached)
 
 
 def open_here(root, with_labels, cached):
-    before, start = peak_memory(), time.perf_counter()
+    before, start = measuring.forget_peak(), time.perf_counter()
     instances = dataio.index_split(root, with_labels=with_labels, cached=cached)
     dataset = dataio.SceneClassDataset(instances, 128, data_util.DatasetSettings(), NUM_CLASSES if with_labels else None)
     seconds = time.perf_counter() - start
-    return {"observations": len(dataset), "seconds": seconds, "mb_before": before, "mb_peak": peak_memory()}
-
-
-def peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"observations": len(dataset), "seconds": seconds, "mb_before": before, "mb_peak": measuring.peak_memory()}
 
 
 # Tables
 
 
-def table(rows, columns):
-    """Markdown of dicts; columns: {key: (title, format)}."""
-    lines = [[title for title, _ in columns.values()], ["---"] * len(columns)]
-    lines += [[format(row[key], spec) for key, (_, spec) in columns.items()] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-READING = {"from": ("images from", ""), "workers": ("workers", ""), "images_per_s": ("images/s", ",.0f"),
-           "rays_per_s": ("rays/s", ",.0f"), "seconds_to_fill": ("seconds to fill", ".1f")}  # fmt: skip
+READING = {"mode": ("mode", ""), "from": ("images from", ""), "workers": ("workers", ""),
+           "images_per_s": ("images/s", ",.0f"), "rays_per_s": ("rays/s", ",.0f"),
+           "seconds_to_fill": ("seconds to fill", ".1f"), "ratio": ("images/s, fast/reference", ".2f")}  # fmt: skip
 OPENING = {"index": ("index", ""), "observations": ("observations", ","), "seconds": ("seconds to open", ".2f"),
-           "mb_before": ("MB before", ",.0f"), "mb_peak": ("MB at most", ",.0f")}  # fmt: skip
+           "mb_before": ("MiB before", ",.0f"), "mb_peak": ("MiB at most", ",.0f")}  # fmt: skip
+
+
+def tables(figures):
+    """[(title, rows, columns)]; how images are read is not measured with --index."""
+    reading = [("Reading images", figures.get("reading", []), READING)] if "reading" in figures or not figures else []
+    return [*reading, ("Opening a split", figures.get("opening", []), OPENING)]
 
 
 @util.command
 def main(argv=None):
     options = build_parser().parse_args(argv)
-    figures = {"options": vars(options), "cores": processes.available()}
+    figures = measuring.start(options)
     try:
         temporary = tempfile.TemporaryDirectory(dir=options.temporary, prefix="bench_data_")
     except OSError as error:
@@ -236,14 +244,10 @@ def main(argv=None):
             write_split(root, options.instances, options.views, options.sidelength)
         if not options.index:
             figures["reading"] = measure_reading(options, root, Path(folder) / "cache")
-            print(table(figures["reading"], READING), "\n")
         if not options.data_root:
             split_index.path_of(root).unlink(missing_ok=True)
         figures["opening"] = measure_opening(root, with_labels=False)
-        print(table(figures["opening"], OPENING))
-    if options.json:
-        with util.replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n")
+    measuring.finish(options, figures, tables(figures))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """How soon stage 1 gets to a validation PSNR: the published way, and what each change to it brings.
 
-    python bench/quality.py [--budget 1200] [--json FILE] [--picture curve.png]     # on the data of `make demo`
+    python bench/quality.py --json FILE --picture curve.png                 # on the data of `make demo`, two hours
+    python bench/quality.py --json FILE --variants 4,5 --budget 300         # two of them again; the others' curves stay
 
-Every variant trains in a process of its own until it has the best PSNR of the first one, the reference, or until its time is
-up; the last one goes on to the end of its schedule. Seconds are those of training: validation does not count. The picture
-needs matplotlib, which is in requirements-dev.txt.
+Every variant trains in a process of its own until its time is up or its schedule ends. Seconds are those of training:
+validation does not count. The picture needs matplotlib, which is in requirements-dev.txt.
 """
 
 import argparse
@@ -22,10 +22,11 @@ import torch  # noqa: E402
 
 import options as common  # noqa: E402
 import util  # noqa: E402
+from bench import measuring  # noqa: E402
 
 PUBLISHED = dict(
     img_sidelengths=64, max_steps_per_img_sidelength=100_000, batch_size_per_img_sidelength=4, rays_per_image=0,
-    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, steps_til_val=5,
+    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, steps_til_val=10,
 )  # fmt: skip
 DEMO = dict(max_steps_per_img_sidelength=2300)  # what the schedule of train_configs/demo.yml is made for
 CHANGES = {  # each on top of those before it
@@ -38,7 +39,7 @@ CHANGES = {  # each on top of those before it
     "+ width: 96 of 256, codes of 64": dict(hidden_features=96, embedding_size=64, steps_til_val=20),
     "+ schedule: rate 1.5e-3, warm-up, decay": dict(lr=1.5e-3, lr_warmup_steps=100, lr_decay_fraction=0.4) | DEMO,
 }
-LEVELS = (8, 10, 12, 14, 16, 18, 20, 21, 22, 23)  # dB that the table tells the time to
+LEVELS = (10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)  # dB that the table tells the time to
 
 
 def build_parser():
@@ -46,13 +47,14 @@ def build_parser():
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", default=str(ROOT / "data" / "demo" / "Chair"), help="class folder: with .train, .train_val")
-    parser.add_argument("--budget", type=float, default=1200.0, help="seconds of training for each variant")
+    parser.add_argument("--budget", type=common.comma_separated(float), default="1200",
+                        help="seconds of training for each variant, or as many numbers as variants")  # fmt: skip
     parser.add_argument("--variants", type=common.comma_separated(int), default=",".join(map(str, range(len(CHANGES)))),
                         help="which, counted from 0, the reference")  # fmt: skip
     parser.add_argument("--threads", type=common.positive, help="of the processor (default: PyTorch's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--options", default="", help="more options for train.py of every variant, as on its command line")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", metavar="FILE", help="keep the curves there; those of other variants in it are told too")
     parser.add_argument("--picture", metavar="PNG", help="draw the curves")
     return parser
 
@@ -69,14 +71,16 @@ class Enough(Exception):
     """Training has gone on for as long as it should."""
 
 
-def train_variant(arguments, threads, budget, target):
-    """Trains, and returns [(seconds of training, step, validation PSNR)]; ends at the target (dB) or the budget (s)."""
+def train_variant(arguments, threads, budget, keeps_memory=True):
+    """Trains, and returns [(seconds of training, step, validation PSNR)]; ends when the budget (s) is spent."""
     import train
     import training
     import validation
 
     if threads:
         torch.set_num_threads(threads)
+    if not keeps_memory:
+        util.keep_freed_memory = lambda: False
     curve, looking_s, started = [], 0.0, None
     first_fit, after_step = training.fit, training.Run.after_step
 
@@ -91,7 +95,7 @@ def train_variant(arguments, threads, budget, target):
         run.seconds = step_ended - started - looking_s
         after_step(run, step, losses, batch)
         looking_s += time.perf_counter() - step_ended
-        if run.seconds > budget or target is not None and curve and curve[-1][2] >= target:
+        if run.seconds > budget:
             raise Enough
 
     def look(looker, step):
@@ -108,26 +112,20 @@ def train_variant(arguments, threads, budget, target):
 
 
 def measure(options):
-    """A dict per variant: name, curve, steps."""
-    data, found, target = Path(options.data), [], None
-    name = data.name
-    for variant in options.variants:
-        is_last = variant == options.variants[-1] and len(options.variants) > 1
+    """The curves of the variants that are asked for: {name: [(seconds, step, PSNR)]}, one after the other."""
+    data = Path(options.data)
+    budgets = options.budget * (len(options.variants) if len(options.budget) == 1 else 1)
+    for variant, budget in zip(options.variants, budgets):
         with tempfile.TemporaryDirectory(prefix="bench_quality_") as logs:
             given = options_of(variant) | dict(
-                data_root=data / f"{name}.train", val_root=data / f"{name}.train_val", logging_root=logs, log_dir="run",
-                device=options.device, class_weight=0, max_num_observations_val=1, steps_til_ckpt=10**9,
+                data_root=data / f"{data.name}.train", val_root=data / f"{data.name}.train_val", logging_root=logs,
+                log_dir="run", device=options.device, class_weight=0, max_num_observations_val=1, steps_til_ckpt=10**9,
             )  # fmt: skip
             arguments = [f"--{key}={value}" for key, value in given.items()] + ["--preload", *options.options.split()]
             title = list(CHANGES)[variant]
             print(f"\n{title}", flush=True)
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                job = arguments, options.threads, options.budget, None if is_last else target
-                curve = pool.apply(train_variant, job)
-        found.append({"variant": title, "curve": curve})
-        if target is None:
-            target = max(psnr for _, _, psnr in curve)
-    return found
+                yield title, pool.apply(train_variant, (arguments, options.threads, budget, variant > 0))
 
 
 def seconds_to(curve, psnr):
@@ -135,24 +133,41 @@ def seconds_to(curve, psnr):
     return next((seconds for seconds, _, found in curve if found >= psnr), None)
 
 
-def table(found):
-    """Markdown: the seconds of every variant to each PSNR that some variant has, and to the best of the first."""
-    target = max(psnr for _, _, psnr in found[0]["curve"])
-    levels = [level for level in LEVELS if any(seconds_to(row["curve"], level) is not None for row in found)]
-    levels = sorted({round(target, 2), *levels})
-    reference = seconds_to(found[0]["curve"], target)
-    lines = [["variant", *(f"s to {level:g} dB" for level in levels), "best dB", f"times as fast to {target:.2f} dB"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in found:
-        times = [seconds_to(row["curve"], target if level == round(target, 2) else level) for level in levels]
-        own = seconds_to(row["curve"], target)
-        cells = ["" if seconds is None else f"{seconds:.0f}" for seconds in times]
-        best = max(psnr for _, _, psnr in row["curve"])
-        lines.append([row["variant"], *cells, f"{best:.2f}", f"{reference / own:.1f}" if own else ""])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def tables(figures):
+    """[(title, rows, columns)]: when each variant has each PSNR, and how many times as fast as the reference that is.
+
+    `> 1200`: not within 1200 seconds; `> 60`: the reference was 60 times as long at it and still had not come to it.
+    """
+    curves = {name: figures["curves"][name] for name in CHANGES if name in figures.get("curves", ())}
+    found = {
+        name: {level: seconds_to(curve, level) for level in LEVELS} | {"end": curve[-1][0], "best": max(p for *_, p in curve)}
+        for name, curve in curves.items()
+    }
+    levels = [level for level in LEVELS if any(row[level] is not None for row in found.values())]
+    reference = found.get("reference")
+
+    def seconds(row, level):
+        return f"> {row['end']:.0f}" if row[level] is None else f"{row[level]:.0f}"
+
+    def times(row, level):
+        if row[level] is None or reference is None:
+            return None
+        reached = reference[level]
+        return f"> {reference['end'] / row[level]:.1f}" if reached is None else f"{reached / row[level]:.1f}"
+
+    columns = {"variant": ("variant", "")} | {level: (f"{level} dB", "") for level in levels}
+
+    def rows(cell):
+        return [{"variant": name, "best": row["best"]} | {level: cell(row, level) for level in levels}
+                for name, row in found.items()]  # fmt: skip
+
+    return [
+        ("Seconds of training to a PSNR of views not trained on", rows(seconds), columns | {"best": ("best dB", ".2f")}),
+        ("Times as fast as the reference", rows(times), columns),
+    ]
 
 
-def draw(found, path):
+def draw(curves, path):
     try:
         import matplotlib
     except ImportError:
@@ -161,9 +176,9 @@ def draw(found, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    for row in found:
-        seconds, _, psnr = zip(*row["curve"])
-        axes.plot(seconds, psnr, marker=".", label=row["variant"])
+    for name, curve in curves.items():
+        seconds, _, psnr = zip(*curve)
+        axes.plot(seconds, psnr, marker=".", label=name)
     axes.set(xscale="log", xlabel="seconds of training", ylabel="PSNR of views not trained on (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
@@ -180,13 +195,19 @@ def main(argv=None):
     wrong = [variant for variant in options.variants if not 0 <= variant < len(CHANGES)]
     if wrong or not options.variants:
         raise util.InputError(f"--variants: expected numbers from 0 to {len(CHANGES) - 1}, found {wrong or 'none'}")
-    found = measure(options)
-    print("\n" + table(found))
+    if len(options.budget) not in (1, len(options.variants)):
+        raise util.InputError(f"--budget: expected 1 number or {len(options.variants)}, found {len(options.budget)}")
+    figures = {"curves": {}}
+    if options.json and Path(options.json).is_file():
+        figures = json.loads(Path(options.json).read_text())
+    options.device = str(util.pick_device(options.device))
+    figures |= measuring.start(options)
+    for name, curve in measure(options):
+        figures["curves"][name] = curve
+        measuring.write(options, figures)
+    measuring.show(figures, tables(figures))
     if options.picture:
-        draw(found, options.picture)
-    if options.json:
-        with util.replacing(options.json) as temporary:
-            temporary.write_text(json.dumps({"options": vars(options), "variants": found}, indent=2) + "\n")
+        draw(figures["curves"], options.picture)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from benches import stay_in_process, tables_in
 
 PATH = Path(__file__).parent.parent / "bench" / "data.py"
 
@@ -21,45 +23,41 @@ def bench():
 
 @pytest.fixture
 def quick(bench, monkeypatch):
-    """Opens a split in this process: a new one takes seconds to start."""
-    monkeypatch.setattr(bench, "opened", lambda root, with_labels, cached=True: bench.open_here(root, with_labels, cached))
+    stay_in_process(monkeypatch)
     return bench
-
-
-def columns(table):
-    """The cells of a Markdown table, column by column."""
-    rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in table.strip().splitlines()]
-    assert rows[1] == ["---"] * len(rows[0])
-    return {title: [row[i] for row in rows[2:]] for i, title in enumerate(rows[0])}
 
 
 def test_it_prints_both_tables_and_writes_the_same_as_json(quick, tmp_path, capsys):
     arguments = ["--instances", "2", "--views", "3", "--sidelength", "16", "--seconds", "0.01", "--rays_per_image", "8",
                  "--workers", "0,1", "--batch_size", "2", "--temporary", str(tmp_path)]  # fmt: skip
-    quick.main([*arguments, "--json", str(tmp_path / "figures.json")])
-    reading, opening = map(columns, capsys.readouterr().out.split("\n\n"))
-    assert reading["images from"] == ["PNG", "PNG", "RAM", "RAM", "mapped cache", "mapped cache"]
-    assert reading["workers"] == ["0", "1"] * 3
+    quick.main([*arguments, "--reference", "--json", str(tmp_path / "figures.json")])
+    reading, opening = tables_in(capsys.readouterr().out)
+    assert reading["images from"] == ["PNG", "PNG", "RAM", "RAM", "mapped cache", "mapped cache", "PNG"]
+    assert reading["workers"] == [*["0", "1"] * 3, "0"] and reading["mode"] == [*["fast"] * 6, "reference"]
     assert opening["index"] == ["none, nothing kept", "none, written", "read"] and set(opening["observations"]) == {"6"}
     figures = json.loads((tmp_path / "figures.json").read_text())
     for row, images_per_s in zip(figures["reading"], reading["images/s"], strict=True):
-        assert row["rays_per_s"] == pytest.approx(8 * row["images_per_s"]) and row["images_per_s"] > 0
+        rays = 8 if row["mode"] == "fast" else 256
+        assert row["rays_per_s"] == pytest.approx(rays * row["images_per_s"]) and row["images_per_s"] > 0
         assert f"{row['images_per_s']:,.0f}" == images_per_s
+    *fast, reference = figures["reading"]
+    assert all(row["ratio"] == pytest.approx(row["images_per_s"] / reference["images_per_s"]) for row in fast)
     assert [f"{row['seconds']:.2f}" for row in figures["opening"]] == opening["seconds to open"]
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # what was made is gone
 
 
 def test_a_split_of_many_small_files_is_made_and_opened(quick, tmp_path, capsys):
     quick.main(["--index", "3x5", "--temporary", str(tmp_path)])
-    wrote, opening = capsys.readouterr().out.split("\n\n")
-    assert wrote.startswith("wrote 3 x 5 views")
-    assert columns(opening)["observations"] == ["15"] * 3
+    out = capsys.readouterr().out
+    (opening,) = tables_in(out)
+    assert out.startswith("wrote 3 x 5 views")
+    assert opening["observations"] == ["15"] * 3
     assert not list(tmp_path.iterdir())
 
 
 def test_a_split_of_one_s_own_is_read(quick, ball_split, capsys):
     quick.main(["--data_root", str(ball_split), "--seconds", "0.01", "--workers", "0", "--sidelength", "16"])
-    reading, opening = map(columns, capsys.readouterr().out.split("\n\n"))
+    reading, opening = tables_in(capsys.readouterr().out)
     assert len(reading["images/s"]) == 3 and set(opening["observations"]) == {"8"}
     assert (ball_split / "ball_a" / "rgb" / "000000.png").is_file()
 
@@ -72,6 +70,15 @@ def test_the_balls_are_sound_observations(bench, tmp_path):
     )  # fmt: skip
     assert set(dataset[0]["seg_labels"].tolist()) == {0, 1, 2}
     assert (dataset[0]["rgb"][dataset[0]["seg_labels"] == 0] == 1).all()
+
+
+def test_the_published_way_reads_the_same_images_whole(bench, ball_split):
+    instances = bench.dataio.index_split(ball_split, with_labels=True)
+    what = instances, 16, bench.dataio.dataset_settings(ball_split), 3
+    ours, published = bench.dataio.SceneClassDataset(*what), bench.PublishedDataset(*what)
+    for index in range(len(ours)):
+        for name, expected in ours[index].items():
+            assert np.array_equal(published[bench.dataio.RayDraw(index, 0)][name], expected), name
 
 
 def test_it_finds_the_project_from_anywhere(tmp_path):

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -45,25 +46,45 @@ def test_it_trains_measures_and_draws(bench, ball_split, tmp_path, capsys, monke
         class_weight=0, device="cpu",
     )  # fmt: skip
     given = [f"--{key}={value}" for key, value in given.items()] + TINY.split()
-    curve = bench.train_variant([*given, "--max_steps_per_img_sidelength=6"], None, 100.0, None)
+    curve = bench.train_variant([*given, "--max_steps_per_img_sidelength=6"], None, 100.0)
     assert [step for _, step, _ in curve] == [2, 4, 6]
     assert all(later[0] > earlier[0] > 0 for earlier, later in zip(curve, curve[1:]))
-    stopped = bench.train_variant([*given, "--max_steps_per_img_sidelength=1000"], None, 100.0, curve[0][2] - 20)
-    assert len(stopped) == 1  # the first look was good enough
     assert torch.tensor([psnr for _, _, psnr in curve]).isfinite().all() and arguments.threads is None
-
-    found = [{"variant": "slow", "curve": [(10.0, 1, 5.0), (20.0, 2, 12.5)]},
-             {"variant": "quick", "curve": [(1.0, 1, 9.0), (4.0, 2, 13.0), (9.0, 3, 16.2)]}]  # fmt: skip
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in bench.table(found).splitlines()]
-    assert rows[0] == ["variant", "s to 8 dB", "s to 10 dB", "s to 12 dB", "s to 12.5 dB", "s to 14 dB", "s to 16 dB",
-                       "best dB", "times as fast to 12.50 dB"]  # fmt: skip
-    assert rows[2] == ["slow", "20", "20", "20", "20", "", "", "12.50", "1.0"]
-    assert rows[3] == ["quick", "1", "4", "4", "4", "9", "9", "16.20", "5.0"]
-    pytest.importorskip("matplotlib")
-    bench.draw(found, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    stopped = bench.train_variant([*given, "--max_steps_per_img_sidelength=1000"], None, 0.0)
+    assert stopped == []  # the time was up before the first look
 
 
-def test_data_that_are_not_there_and_variants_that_there_are_not_are_told(bench, refuses, tmp_path):
+def test_tables_tell_when_each_level_was_reached_and_bounds_where_it_was_not(bench):
+    names = list(bench.CHANGES)
+    curves = {names[0]: [(10.0, 1, 5.0), (120.0, 2, 12.5)], names[4]: [(1.0, 1, 11.0), (4.0, 2, 13.0), (9.0, 3, 16.2)]}
+    seconds, times = (bench.measuring.table(rows, columns) for _, rows, columns in bench.tables({"curves": curves}))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in seconds.splitlines()]
+    assert cells[0] == ["variant", "10 dB", "12 dB", "13 dB", "14 dB", "15 dB", "16 dB", "best dB"]
+    assert cells[2] == [names[0], "120", "120", "> 120", "> 120", "> 120", "> 120", "12.50"]
+    assert cells[3] == [names[4], "1", "4", "4", "9", "9", "9", "16.20"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in times.splitlines()]
+    assert cells[2] == [names[0], "1.0", "1.0", "", "", "", ""]
+    assert cells[3] == [names[4], "120.0", "30.0", "> 30.0", "> 13.3", "> 13.3", "> 13.3"]
+
+
+def test_curves_of_other_variants_stay_in_the_file(bench, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measured(options):
+        asked.append(options.budget)
+        for variant in options.variants:
+            yield list(bench.CHANGES)[variant], [(1.0, 1, 10.0 + variant)]
+
+    monkeypatch.setattr(bench, "measure", measured)
+    given = ["--data", str(tmp_path), "--json", str(tmp_path / "curves.json")]
+    bench.main([*given, "--variants", "0,2", "--budget", "5,7"])
+    bench.main([*given, "--variants", "2,5"])
+    curves = json.loads((tmp_path / "curves.json").read_text())["curves"]
+    assert [curve[0][2] for curve in curves.values()] == [10, 12, 15] and asked == [[5, 7], [1200]]
+
+
+def test_what_cannot_work_is_refused(bench, tmp_path, refuses):
+    given = ["--data", str(tmp_path)]
     refuses(bench.main, ["--data", str(tmp_path / "none")], "no such folder")
-    refuses(bench.main, ["--data", str(tmp_path), "--variants", "0,9"], "from 0 to 5, found [9]")
+    refuses(bench.main, [*given, "--variants", "9"], "expected numbers from 0 to 5")
+    refuses(bench.main, [*given, "--variants", "0,1", "--budget", "1,2,3"], "expected 1 number or 2, found 3")
