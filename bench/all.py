@@ -30,7 +30,8 @@ ON_DEVICES = {  # what is measured: script and its options
     "training": ["training", "--reference"],
     "training_semantic": ["training", "--reference", "--semantic"],
     "rendering": ["rendering", "--reference"],
-    "fitting": ["fitting", "--reference"],
+    "fitting": ["fitting", "--reference", "--budget", "300"],
+    "fitting_128": ["fitting", "--reference", "--budget", "200", "--img_sidelength", "128"],
     "linear_update": ["linear_update", "--reference"],
     "scale": ["scale"],
 }

@@ -9,7 +9,6 @@ validation does not count. The picture needs matplotlib, which is in requirement
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -124,8 +123,7 @@ def measure(options):
             arguments = [f"--{key}={value}" for key, value in given.items()] + ["--preload", *options.options.split()]
             title = list(CHANGES)[variant]
             print(f"\n{title}", flush=True)
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                yield title, pool.apply(train_variant, (arguments, options.threads, budget, variant > 0))
+            yield title, measuring.in_own_process(train_variant, arguments, options.threads, budget, variant > 0)
 
 
 def seconds_to(curve, psnr):

@@ -210,6 +210,18 @@ def test_codes_are_fitted_in_two_processes_as_in_one(semantic_run, tmp_path, opt
     assert all(torch.equal(before[name], after[name]) for name in before if name != "latent_codes.weight")
 
 
+def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path):
+    split = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x", "ball_y", "ball_z"))
+    options = dict(class_weight=0, max_steps_per_img_sidelength=25, steps_til_ckpt=10, specific_observation_idcs="1")
+    options |= dict(checkpoint_path=semantic_run, overwrite_embeddings=True, num_starts=3)
+    one = in_one(split, tmp_path, "one", **options, data_shards=1)
+    two = in_two(split, tmp_path, "two", **options)
+    codes, expected = (checkpoints.load(folder)["model"]["latent_codes.weight"] for folder in (two, one))
+    assert torch.allclose(codes, expected, atol=1e-3) and not torch.allclose(codes[0], codes[1], atol=1e-2)
+    fits, expected = (checkpoints.load(folder)["optimizer_0"]["state"][0] for folder in (two, one))
+    assert fits.keys() == expected.keys() and torch.equal(fits["is_active"], expected["is_active"])
+
+
 # What cannot work
 
 
