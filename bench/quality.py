@@ -174,7 +174,7 @@ def draw(curves, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    for name, curve in curves.items():
+    for name, curve in ((name, curves[name]) for name in CHANGES if name in curves):
         seconds, _, psnr = zip(*curve)
         axes.plot(seconds, psnr, marker=".", label=name)
     axes.set(xscale="log", xlabel="seconds of training", ylabel="PSNR of views not trained on (dB)")

@@ -96,6 +96,15 @@ def test_neither_the_start_nor_the_order_of_the_rays_matters():
     assert again.num_iterations == 0
 
 
+def test_a_start_that_is_worse_than_zero_is_not_used():
+    features, labels = problem()
+    far = 1e3 * torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(4)
+    found, expected = (
+        logistic_regression.fit(features, labels, 4, 1e-3, start=start) for start in (far, (torch.zeros(4, 8), torch.zeros(4)))
+    )
+    assert torch.equal(found.weight, expected.weight) and found.num_iterations == expected.num_iterations > 1
+
+
 class Processes:
     """Runs a function in one thread per share; `reduce` sums over the threads."""
 
