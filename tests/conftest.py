@@ -17,10 +17,12 @@ PARITY = Path(__file__).parent / "data" / "parity"
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where other programs run
 
 
-@pytest.fixture(autouse=True)
-def memory_as_it_is(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def memory_as_it_is():
     """It would be kept for the whole process, where tests look at how much a step takes."""
-    monkeypatch.setattr(util, "keep_freed_memory", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(util, "keep_freed_memory", lambda: False)
+        yield
 
 
 class Parity:

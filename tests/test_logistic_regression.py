@@ -99,9 +99,8 @@ def test_neither_the_start_nor_the_order_of_the_rays_matters():
 def test_a_start_that_is_worse_than_zero_is_not_used():
     features, labels = problem()
     far = 1e3 * torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(4)
-    found, expected = (
-        logistic_regression.fit(features, labels, 4, 1e-3, start=start) for start in (far, (torch.zeros(4, 8), torch.zeros(4)))
-    )
+    zero = torch.zeros(4, 8), torch.zeros(4)
+    found, expected = (logistic_regression.fit(features, labels, 4, 1e-3, start=start) for start in (far, zero))
     assert torch.equal(found.weight, expected.weight) and found.num_iterations == expected.num_iterations > 1
 
 
