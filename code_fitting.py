@@ -6,8 +6,6 @@ ends the fit of that start. Nothing that an instance does depends on which other
 several processes share the instances out and need not communicate.
 """
 
-import contextlib
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -41,7 +39,7 @@ class RayLoss:
 
     def __init__(self, model, weights, head=None, precision="float32"):
         self.model, self.weights, self.head = model, weights, head
-        self.dtype = objectives.PRECISIONS[precision]
+        self.precision = precision
 
     def terms(self, z, drawn, scene=None):
         """z (B, D) and observed_rays.Drawn of B x R pixels; or of 1 x R pixels that all codes are compared with.
@@ -50,7 +48,7 @@ class RayLoss:
         """
         rays = geometry.Rays(*(x.expand(len(z), -1, -1) for x in drawn.rays))
         scene = scene or self.model.scene({"z": z})
-        with torch.autocast(z.device.type, self.dtype) if self.dtype else contextlib.nullcontext():
+        with objectives.autocast(z.device.type, self.precision):
             outputs = self.model.per_ray({"rays": rays}, scene)
             if self.head is not None:
                 outputs["seg_logits"] = self.head(outputs["features"])

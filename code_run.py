@@ -96,7 +96,7 @@ def begin_fits(options, device, data, model, head, trained, continues):
     observed = observed_rays.ObservedRays(dataset, device, model.sizes["rgb_channels"], options.seed, own)
     weights = objectives.Weights(options.l1_weight, options.class_weight, options.kl_weight, options.reg_weight)
     loss = code_fitting.RayLoss(model, weights, head, options.precision)
-    rays_per_block = objectives.RAYS_PER_BLOCK[device.type] if options.rays_per_block is None else options.rays_per_block
+    rays_per_block, _ = objectives.rays_at_once(options, device)
     if continues is not None:
         starts = trained.unsqueeze(1)
     else:

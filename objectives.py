@@ -20,6 +20,12 @@ KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
+def rays_at_once(options, device):
+    """--rays_per_block and --kept_rays, or what suits the device where they are None."""
+    given = (options.rays_per_block, RAYS_PER_BLOCK), (options.kept_rays, KEPT_RAYS)
+    return [suited[device.type] if rays is None else rays for rays, suited in given]
+
+
 class Weights(NamedTuple):
     """Of the loss terms of stages 1 and 3."""
 

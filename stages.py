@@ -170,11 +170,7 @@ def train_srn(options, device, data, model, head, optimizers, start_step, contin
 def srn_objective(options, device, model, head=None, with_classes=False):
     """The loss of stages 1 and 3 as the options have it."""
     weights = objectives.Weights(options.l1_weight, options.class_weight, options.kl_weight, options.reg_weight)
-    rays_per_block, kept_rays = options.rays_per_block, options.kept_rays
-    if rays_per_block is None:
-        rays_per_block = objectives.RAYS_PER_BLOCK[device.type]
-    if kept_rays is None:
-        kept_rays = objectives.KEPT_RAYS[device.type]
+    rays_per_block, kept_rays = objectives.rays_at_once(options, device)
     return objectives.SRNObjective(
         model, weights, head, with_classes, rays_per_block, options.precision, distributed.world_size(), kept_rays
     )

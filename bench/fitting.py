@@ -46,10 +46,8 @@ class BudgetSpent(Exception):
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
-    parser.allow_abbrev = False
+    measuring.add_trained(parser, "split of unseen objects (default: the demo's chairs)")
     add = parser.add_argument
-    add("--data_root", help="split of unseen objects (default: the demo's chairs)")
-    add("--checkpoint_path", help="the SRN of stage 1: a .pth file, or a run's folder")
     add("--linear_path", help="a head of stage 2, by which the novel views are segmented")
     add("--img_sidelength", type=common.positive, default=64, help="of the images")
     add("--specific_observation_idcs", default="65", help="views that codes are fitted to, with commas")
@@ -225,7 +223,6 @@ def tables(figures):
 @util.command
 def main(argv=None):
     options, others = read_options(argv)
-    options.device = str(util.pick_device(options.device))
     figures = measuring.start(options)
     modes = measuring.MODES if options.reference else measuring.MODES[:1]
     ways = {mode: measuring.in_own_process(fit_here, vars(options), mode, others) for mode in modes}

@@ -44,10 +44,8 @@ DEMO = {
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
-    parser.allow_abbrev = False
+    measuring.add_trained(parser, "split with label maps (default: the demo's chairs, with the options of their stage 2)")
     add = parser.add_argument
-    add("--data_root", help="split with label maps (default: the demo's chairs, with the options of their stage 2)")
-    add("--checkpoint_path", help="the SRN of stage 1: a .pth file, or a run's folder")
     add("--obj_name", help="class name, as in train.py")
     add("--val_root", help="the same instances seen from other views, to be scored; none: nothing is scored")
     add("--config_filepath", help="of options as in train.py")
@@ -194,7 +192,6 @@ def tables(figures):
 def main(argv=None):
     options, training_options = read_options(argv)
     device = util.pick_device(options.device)
-    options.device = str(device)
     with tempfile.TemporaryDirectory() as folder:
         training_options.logging_root = folder
         figures = measuring.start(options)

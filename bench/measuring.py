@@ -43,6 +43,13 @@ def add_model(group):
     group.add_argument("--tracing_steps", type=common.positive, default=10, help="steps of the ray marcher")
 
 
+def add_trained(parser, what):
+    """A split and an SRN, beside which other options are train.py's. what: the split is of"""
+    parser.allow_abbrev = False
+    parser.add_argument("--data_root", help=what)
+    parser.add_argument("--checkpoint_path", help="the SRN of stage 1: a .pth file, or a run's folder")
+
+
 def add_reference(group, help):
     group.add_argument("--reference", action="store_true", help=help)
 
@@ -250,9 +257,11 @@ def show(figures, tables):
     print("\n\n".join([*shown, *figures.get("notes", ())]))
 
 
-def start(options, **more):
-    """The dict of figures that a command begins with."""
-    return {"machine": facts(getattr(options, "device", "cpu")), "options": vars(options), **more}
+def start(options):
+    """The dict of figures that a command begins with; --device is told by its name from then on."""
+    if hasattr(options, "device"):
+        options.device = str(util.pick_device(options.device))
+    return {"machine": facts(getattr(options, "device", "cpu")), "options": vars(options)}
 
 
 def finish(options, figures, tables):

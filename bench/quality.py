@@ -198,7 +198,6 @@ def main(argv=None):
     figures = {"curves": {}}
     if options.json and Path(options.json).is_file():
         figures = json.loads(Path(options.json).read_text())
-    options.device = str(util.pick_device(options.device))
     figures |= measuring.start(options)
     for name, curve in measure(options):
         figures["curves"][name] = curve

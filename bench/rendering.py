@@ -121,7 +121,6 @@ def tables(figures):
 @util.command
 def main(argv=None):
     options = build_parser().parse_args(argv)
-    options.device = str(util.pick_device(options.device))
     figures = measuring.start(options)
     figures["rows"] = measure(options)
     smaller = [str(row["side"]) for row in figures["rows"] if row["mode"] == "reference" and row["at_once"] < row["views"]]

@@ -193,7 +193,6 @@ def main(argv=None):
     unknown = sorted(set(options.optimizers) - set(OPTIMIZERS))
     if unknown:
         parser.error(f"--optimizers {unknown[0]}: choose among {', '.join(OPTIMIZERS)}")
-    options.device = str(util.pick_device(options.device))
     figures = measuring.start(options)
     figures["instances"] = measure_instances(options)
     figures["rays"] = measure_rays(options)

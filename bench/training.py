@@ -76,20 +76,16 @@ def step_here(settings, mode, batch_size):
     model = scene.make_model(scene.sizes_of(options, options.instances, num_classes), device)
     batch = scene.make_batch(batch_size, options.side, options.instances, device, num_classes)
     codes = [model.latent_codes.weight]
-    kept_rays = 0
     if mode == "fast":
         util.keep_freed_memory()
-        kept_rays = objectives.KEPT_RAYS[device.type] if options.kept_rays is None else options.kept_rays
-        rays_per_block = options.rays_per_block
-        if rays_per_block is None:
-            rays_per_block = objectives.RAYS_PER_BLOCK[device.type]
+        rays_per_block, kept_rays = objectives.rays_at_once(options, device)
         precision = options.precision
         model.ray_marcher.checkpoint_steps = options.checkpoint_marching
         if options.compile:
             model.compile_rays()
         optimizers = [row_adam.RowAdam(codes), torch.optim.Adam(model.networks(), fused=True)]
     else:
-        rays_per_block, precision, batch = 0, "float32", scene.per_view(batch)
+        rays_per_block, kept_rays, precision, batch = 0, 0, "float32", scene.per_view(batch)
         optimizers = [torch.optim.SparseAdam(codes), torch.optim.Adam(model.networks())]
     objective = objectives.SRNObjective(
         model, objectives.Weights(), with_classes=options.semantic, rays_per_block=rays_per_block, precision=precision,
@@ -142,7 +138,6 @@ def tables(figures):
 @util.command
 def main(argv=None):
     options = build_parser().parse_args(argv)
-    options.device = str(util.pick_device(options.device))
     figures = measuring.start(options)
     figures["rows"], figures["limit_gflop_per_s"] = measure(options)
     limits = ", ".join(f"{limit:,.0f} GFLOP/s in {name}" for name, limit in figures["limit_gflop_per_s"].items())
