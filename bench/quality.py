@@ -8,11 +8,13 @@ validation does not count. The picture needs matplotlib, which is in requirement
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -78,8 +80,6 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
 
     if threads:
         torch.set_num_threads(threads)
-    if not keeps_memory:
-        util.keep_freed_memory = lambda: False
     curve, looking_s, started = [], 0.0, None
     first_fit, after_step = training.fit, training.Run.after_step
 
@@ -101,12 +101,15 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
         curve.append((looker.run.seconds, step, looker.scores()["psnr"]))
         print(f"{curve[-1][0]:8.1f} s, step {step:6d}: {curve[-1][2]:.2f} dB", flush=True)
 
-    training.fit, training.Run.after_step = fit, timed
-    validation.Validation.__call__, validation.Preview.__call__ = look, lambda preview, step: None
-    try:
+    replaced = [(training, "fit", fit), (training.Run, "after_step", timed), (validation.Validation, "__call__", look),
+                (validation.Preview, "__call__", lambda preview, step: None)]  # fmt: skip
+    if not keeps_memory:
+        replaced.append((util, "keep_freed_memory", lambda: False))
+    with contextlib.ExitStack() as stack:
+        for owner, name, function in replaced:
+            stack.enter_context(mock.patch.object(owner, name, function))
+        stack.enter_context(contextlib.suppress(Enough))
         train.main(arguments)
-    except Enough:
-        pass
     return curve
 
 

@@ -3,9 +3,13 @@ import json
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import scenes
 import torch
+
+import training
 
 PATH = Path(__file__).parent.parent / "bench" / "quality.py"
 TINY = "--img_sidelengths=16 --hidden_features=16 --embedding_size=8 --tracing_steps=2 --steps_til_val=2"
@@ -29,17 +33,11 @@ def test_each_variant_keeps_the_changes_before_it(bench):
     assert changes[-1]["max_steps_per_img_sidelength"] == 2300 and "initial_distance" not in changes[-1]
 
 
-def test_it_trains_measures_and_draws(bench, ball_split, tmp_path, capsys, monkeypatch):
+def test_it_trains_and_measures(bench, ball_split, tmp_path):
     """In this process: a new one takes seconds to start."""
-    import training
-    import validation
-
-    for owner, name in ((training, "fit"), (training.Run, "after_step"), (validation.Validation, "__call__"),
-                        (validation.Preview, "__call__")):  # fmt: skip
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+    fit, after_step = training.fit, training.Run.after_step
     scenes.write_split(tmp_path / "Ball" / "Ball.train_val", first_view=50)
     (tmp_path / "Ball" / "Ball.train").symlink_to(ball_split)
-    arguments = bench.build_parser().parse_args(["--data", str(tmp_path / "Ball"), "--device", "cpu"])
     data = tmp_path / "Ball"
     given = bench.options_of(5) | dict(
         data_root=data / "Ball.train", val_root=data / "Ball.train_val", logging_root=tmp_path, log_dir="run",
@@ -49,9 +47,17 @@ def test_it_trains_measures_and_draws(bench, ball_split, tmp_path, capsys, monke
     curve = bench.train_variant([*given, "--max_steps_per_img_sidelength=6"], None, 100.0)
     assert [step for _, step, _ in curve] == [2, 4, 6]
     assert all(later[0] > earlier[0] > 0 for earlier, later in zip(curve, curve[1:]))
-    assert torch.tensor([psnr for _, _, psnr in curve]).isfinite().all() and arguments.threads is None
+    assert torch.tensor([psnr for _, _, psnr in curve]).isfinite().all()
     stopped = bench.train_variant([*given, "--max_steps_per_img_sidelength=1000"], None, 0.0)
     assert stopped == []  # the time was up before the first look
+    assert training.fit is fit and training.Run.after_step is after_step
+
+
+def test_curves_are_drawn(bench, tmp_path):
+    curves = {name: [(1.0, 1, 10.0 + i), (9.0, 2, 15.0 + i)] for i, name in enumerate(bench.CHANGES)}
+    bench.draw(curves, tmp_path / "curves.png")
+    image = iio.imread(tmp_path / "curves.png")
+    assert image.shape[:2] == (600, 1080) and len(np.unique(image[..., :3].reshape(-1, 3), axis=0)) > 50
 
 
 def test_tables_tell_when_each_level_was_reached_and_bounds_where_it_was_not(bench):
