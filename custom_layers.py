@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import fused
 import geometry
 
 INITIAL_DEPTH = 0.05  # of every ray, in world units
@@ -48,10 +49,19 @@ class FCBlock(nn.Module):
         if out_features is not None:
             layers.append(nn.Linear(hidden_features, out_features))
         self.net = nn.Sequential(*layers)
+        self.num_hidden_layers, self.width = num_hidden_layers, hidden_features
         self.apply(init_linear)
 
+    def stack(self):
+        """The hidden layers, for `fused`."""
+        hidden = [layer.net for layer in self.net[: self.num_hidden_layers]]
+        return [(linear.weight, linear.bias, norm.weight, norm.bias) for linear, norm, _ in hidden]
+
     def forward(self, x):
-        return self.net(x)
+        if not fused.suits(x, self.width):
+            return self.net(x)
+        hidden = fused.layers(x.reshape(1, -1, x.shape[-1]), self.stack()).view(*x.shape[:-1], self.width)
+        return self.net[self.num_hidden_layers :](hidden)
 
 
 class RayMarcher(nn.Module):
@@ -99,6 +109,11 @@ class RayMarcher(nn.Module):
         if initial_depth is None:
             initial_depth = self.draw_initial_depth(rays.depth_per_length)
         distance = initial_depth / rays.depth_per_length                     # (B, R, 1) along the ray
+        if self.is_fused(phi, rays, distance):
+            distances = fused.march(
+                rays, distance, phi.stack(), self.lstm, self.out_layer, self.num_steps, GRADIENT_LIMIT
+            )
+            return rays.at(distances[-1]), distances * rays.depth_per_length
         hidden = cell = distance.new_zeros(distance.numel(), self.lstm.hidden_size)
         step = self.step
         if self.checkpoint_steps and torch.is_grad_enabled():
@@ -108,6 +123,15 @@ class RayMarcher(nn.Module):
             distance, hidden, cell = step(phi, rays, distance, hidden, cell)
             depths.append(distance * rays.depth_per_length)
         return rays.at(distance), torch.stack(depths)
+
+    def is_fused(self, phi, rays, distance):
+        """Whether `fused` is to march: it has to know phi from the inside, and it keeps all activations."""
+        needs_gradient = any(x.requires_grad for x in (*rays, distance))
+        keeps_too_much = self.checkpoint_steps and torch.is_grad_enabled()
+        return (
+            hasattr(phi, "stack") and not needs_gradient and not keeps_too_much
+            and fused.suits(distance, phi.width, self.lstm.hidden_size)
+        )  # fmt: skip
 
     def draw_initial_depth(self, like):
         """Depths, in the shape of `like`, at which rays start: 0.05 and, in training, the noise of `initial_depth_std`."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import custom_layers
+import fused
 
 OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 
@@ -23,6 +24,8 @@ class Phi:
 
     def __call__(self, points):
         """World-space points (B, R, 3) -> features (B, R, C). B is M, or anything where M is 1."""
+        if fused.suits(points, self.width):
+            return fused.layers(points, self.stack())
         x = points.flatten(0, 1)[None] if len(self) == 1 else points         # one matrix product for all views
         with custom_layers.in_float32(points):  # points are places in space; half precision would jumble them
             x = self.layer(x, *self.layers[0])
@@ -37,6 +40,14 @@ class Phi:
 
     def __len__(self):
         return len(self.layers[0][0])
+
+    @property
+    def width(self):
+        return self.layers[0][0].shape[1]
+
+    def stack(self):
+        """For `fused`."""
+        return [(weight, bias, None, None) for weight, bias in self.layers]
 
     def part(self, views):
         """Phi of a slice of the instances; all of it where they share one."""

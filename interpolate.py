@@ -66,6 +66,7 @@ def build_parser():
     group.add("--logging_root", default="./logs", help="all runs are below this folder")
     group.add("--log_dir", required=True, help="folder of this run below --logging_root")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    common.add_fused(group)
     return parser
 
 
@@ -146,6 +147,7 @@ def main(argv=None):
     distributed.expect_one_process("interpolate.py")
     options = read_options(argv)
     device = util.pick_device(options.device)
+    common.use_fused(options, device)
     checkpoint, model, head = open_model(options, device)
     options.specific_ins = options.specific_ins or checkpoint["instances"][:2]
     if len(options.specific_ins) < 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 import configargparse
 
 import distributed
+import fused
 import util
 
 PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
@@ -118,6 +119,19 @@ def add_model_variants(group):
     )
     group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on the image of features; sides are "
               "multiples of 128")  # fmt: skip
+
+
+def add_fused(group):
+    group.add("--fused", choices=("auto", "on", "off"), default="auto", help="on a CPU, compute what every ray goes through "
+              "in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is none")  # fmt: skip
+
+
+def use_fused(options, device):
+    """Have `fused` compute, or not, as --fused says. With --compile, torch.compile does that work."""
+    is_compiled = getattr(options, "compile", False)
+    if is_compiled and options.fused == "on":
+        raise util.InputError("--fused on and --compile are two ways to the same end: give one of them")
+    fused.use("off" if is_compiled else options.fused, device)
 
 
 def wanted_sizes(options):

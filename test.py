@@ -37,6 +37,7 @@ def build_parser():
     group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
     group.add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices")
+    common.add_fused(group)
     group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile")
     group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="where classes come from: the "
               "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path")  # fmt: skip
@@ -186,6 +187,7 @@ def main(argv=None):
     options = read_options(argv)
     util.keep_freed_memory()
     device = util.pick_device(options.device)
+    common.use_fused(options, device)
     checkpoint = checkpoints.load(options.checkpoint_path)
     model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()
     if options.compile:

@@ -64,6 +64,7 @@ def build_parser():
               "geometry, the marcher's state, the hypernetwork and the losses are float32 all the same")  # fmt: skip
     group.add("--checkpoint_marching", action="store_true", help="keep no activations of the march, compute each step once "
               "more for its gradient: less memory, a third more time")  # fmt: skip
+    common.add_fused(group)
     group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile, which takes a "
               "minute at the start and needs a C++ compiler")  # fmt: skip
 
@@ -218,6 +219,7 @@ def main(argv=None):
         options = read_options(argv)
         util.keep_freed_memory()
         with distributed.running(options.device) as device:
+            common.use_fused(options, device)
             util.seed_everything(options.seed)
             stages.of(options)(options, device)
 

@@ -37,7 +37,8 @@ DEMO = {
 SECONDS_BETWEEN = 1.15  # two copies of the codes: each so many times as late as the one before, from FIRST_COPY_S on
 FIRST_COPY_S = 0.5
 PUBLISHED = ["--code_solver", "published", "--code_init", "normal", "--batch_size_per_img_sidelength", "4", "--lr", "4e-4",
-             "--rays_per_image", "0", "--rays_per_block", "0", "--max_steps_per_img_sidelength", "1000000"]  # fmt: skip
+             "--rays_per_image", "0", "--rays_per_block", "0", "--fused", "off",
+             "--max_steps_per_img_sidelength", "1000000"]  # fmt: skip
 
 
 class BudgetSpent(Exception):

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import dataio  # noqa: E402
+import fused  # noqa: E402
 import head_update  # noqa: E402
 import logistic_regression  # noqa: E402
 import objectives  # noqa: E402
@@ -68,6 +69,7 @@ def read_options(argv):
 
 def solved(options, update, device):
     """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
+    fused.use("auto", device)
     begin = time.perf_counter()
     features, labels, instances = head_update.own_inputs(options, update, device, options.img_sidelengths[-1])
     measuring.synchronise(device)
@@ -92,6 +94,7 @@ def solved(options, update, device):
 
 def published(options, update, device, num_steps, kept=None):
     """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
+    fused.use("off")
     util.seed_everything(options.seed)
     side = options.img_sidelengths[-1]
     dataset = stage_inputs.make_dataset(options, update.data, update.data.train, side)

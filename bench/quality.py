@@ -27,7 +27,8 @@ from bench import measuring  # noqa: E402
 
 PUBLISHED = dict(
     img_sidelengths=64, max_steps_per_img_sidelength=100_000, batch_size_per_img_sidelength=4, rays_per_image=0,
-    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, steps_til_val=10,
+    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, fused="off",
+    steps_til_val=10,
 )  # fmt: skip
 DEMO = dict(max_steps_per_img_sidelength=2300)  # what the schedule of train_configs/demo.yml is made for
 CHANGES = {  # each on top of those before it
@@ -39,6 +40,7 @@ CHANGES = {  # each on top of those before it
     ),
     "+ width: 96 of 256, codes of 64": dict(hidden_features=96, embedding_size=64, steps_til_val=20),
     "+ schedule: rate 1.5e-3, warm-up, decay": dict(lr=1.5e-3, lr_warmup_steps=100, lr_decay_fraction=0.4) | DEMO,
+    "+ fused: layers and march in C": dict(fused="auto"),
 }
 LEVELS = (10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)  # dB that the table tells the time to
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
+import fused  # noqa: E402
 import objectives  # noqa: E402
 import options as common  # noqa: E402
 import rendering  # noqa: E402
@@ -67,6 +68,7 @@ def render_here(settings, mode, side):
         batch = scene.per_view(batch)
     else:
         util.keep_freed_memory()
+        fused.use("auto", device)
     fast = functools.partial(rendering.render, model, head=head, precision=options.precision)
     render = fast if mode == "fast" else functools.partial(render_as_published, model, head)
 

@@ -20,6 +20,7 @@ from torch import nn  # noqa: E402
 
 import data_util  # noqa: E402
 import dataio  # noqa: E402
+import fused  # noqa: E402
 import objectives  # noqa: E402
 import options as common  # noqa: E402
 import row_adam  # noqa: E402
@@ -104,6 +105,7 @@ def step_of_rays(settings, way, num_rays):
     options = build_parser().parse_args([])
     vars(options).update(settings)
     device = util.pick_device(options.device)
+    fused.use("auto" if WAYS[way] is None else "off", device)
     sizes = {"num_instances": 4, "latent_dim": 16, "hidden_features": options.hidden_features}
     model = scene.make_model(sizes, device)
     rays_per_block = objectives.RAYS_PER_BLOCK[device.type] if WAYS[way] is None else WAYS[way]

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
+import fused  # noqa: E402
 import objectives  # noqa: E402
 import options as common  # noqa: E402
 import row_adam  # noqa: E402
@@ -78,6 +79,7 @@ def step_here(settings, mode, batch_size):
     codes = [model.latent_codes.weight]
     if mode == "fast":
         util.keep_freed_memory()
+        fused.use("off" if options.compile else "auto", device)
         rays_per_block, kept_rays = objectives.rays_at_once(options, device)
         precision = options.precision
         model.ray_marcher.checkpoint_steps = options.checkpoint_marching

@@ -9,6 +9,7 @@ import pytest
 import scenes
 import torch
 
+import fused
 import train
 import util
 
@@ -23,6 +24,12 @@ def memory_as_it_is():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(util, "keep_freed_memory", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def pytorch_alone():
+    """A test begins with what PyTorch computes, whatever a program that another one called has switched on."""
+    fused.use("off")
 
 
 class Parity:
