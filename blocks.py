@@ -12,19 +12,33 @@ A scene is what all rays of a view share: a tuple of tensors, each with a leadin
 import contextlib
 import functools
 import itertools
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.autograd.function import once_differentiable
 
+LEAST_RAYS = 2**8  # of a block: fewer are not worth a thread
 
-def split(num_views, num_rays, rays_per_block):
+
+def num_threads(device):
+    """How many threads compute blocks there."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def size(num_rays, most, device):
+    """Of blocks of these rays: `most`, or fewer where a thread would be left without a block; 0: all in one."""
+    return min(most, max(LEAST_RAYS, math.ceil(num_rays / num_threads(device)))) if most else num_rays
+
+
+def split(num_views, num_rays, rays_per_block, device):
     """A list of (slice of views, slice of rays) of at most `rays_per_block` rays each; 0: all in one.
 
     A block has some rays of one view, or all rays of some views.
     """
-    if not rays_per_block or num_views * num_rays <= rays_per_block:
+    rays_per_block = size(num_views * num_rays, rays_per_block, device)
+    if num_views * num_rays <= rays_per_block:
         return [(slice(0, num_views), slice(0, num_rays))]
     views_at_once = max(1, rays_per_block // num_rays)
     rays_at_once = min(num_rays, rays_per_block)
@@ -45,16 +59,16 @@ def deal(blocks, work, device):
 
     Which thread gets which block is fixed, so that the same numbers are added in the same order each time.
     """
-    num_threads = min(torch.get_num_threads(), len(blocks)) if device.type == "cpu" else 1
-    if num_threads == 1:
+    if num_threads(device) == 1:
         return [work(blocks)]
+    num_shares = min(num_threads(device), len(blocks))
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def work_alike(share):
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # a thread has modes of its own
             return work(share)
 
-    return list(_threads(num_threads).map(work_alike, [blocks[i::num_threads] for i in range(num_threads)]))
+    return list(_threads(num_shares).map(work_alike, [blocks[i::num_shares] for i in range(num_shares)]))
 
 
 def map_dealt(function, pieces, device):
@@ -63,18 +77,23 @@ def map_dealt(function, pieces, device):
     return [found for _, found in sorted(itertools.chain.from_iterable(shares), key=lambda numbered: numbered[0])]
 
 
+def num_rays_of(block):
+    views, rays = block
+    return (views.stop - views.start) * (rays.stop - rays.start)
+
+
 @functools.cache
-def _threads(num_threads):
+def _threads(count):
     """So many threads, whose own operations are not shared out any further."""
     before = torch.get_num_threads()
-    started = threading.Barrier(num_threads)
+    started = threading.Barrier(count)
 
     def settle(_):
         torch.get_num_threads()  # where it is first asked, a thread takes over what was set last, wherever that was
         started.wait()
 
-    pool = ThreadPoolExecutor(num_threads, "blocks", torch.set_num_threads, (1,))
-    list(pool.map(settle, range(num_threads)))
+    pool = ThreadPoolExecutor(count, "blocks", torch.set_num_threads, (1,))
+    list(pool.map(settle, range(count)))
     torch.set_num_threads(before)
     return pool
 
@@ -144,17 +163,19 @@ class _Map(torch.autograd.Function):
                 ctx.kept[index] = leaves, outputs
             return outputs
 
+        outputs, is_made = [], threading.Lock()
+
         def fill(share):
             for index in share:
-                for whole, part in zip(outputs, compute(index)):
+                parts = compute(index)
+                with is_made:
+                    if not outputs:
+                        outputs.extend(x.new_empty(num_views, num_rays, x.shape[-1]) for x in parts)
+                for whole, part in zip(outputs, parts):
                     whole[blocks[index]] = part.detach()
 
-        first = compute(0)
-        outputs = tuple(x.new_empty(num_views, num_rays, x.shape[-1]) for x in first)
-        for whole, part in zip(outputs, first):
-            whole[blocks[0]] = part.detach()
-        deal(range(1, len(blocks)), fill, inputs[0].device)
-        return outputs
+        deal(range(len(blocks)), fill, inputs[0].device)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable

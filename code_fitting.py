@@ -116,7 +116,7 @@ class CodeFits:
 
     def by_blocks(self, function, num_rays):
         """What the function gives for starts, (m,) of `rows` and (m,) instances at a time: a list."""
-        at_once = max(1, self.rays_per_block // num_rays) if self.rays_per_block else len(self.rows)
+        at_once = max(1, blocks.size(len(self.rows) * num_rays, self.rays_per_block, self.rows.device) // num_rays)
         pieces = list(zip(self.rows.split(at_once), self.instances.split(at_once)))
         return blocks.map_dealt(lambda piece: function(*piece), pieces, self.rows.device)
 

@@ -66,10 +66,11 @@ def suits(x, *widths):
     """Whether the C code is to compute with the tensor x and layers of these widths.
 
     It does so on a CPU, in float32, in a thread of its own: where PyTorch has several threads for one operation, it makes
-    better use of them.
+    better use of them. It has to find numbers, so stand-ins for tensors are not for it.
     """
     return (
         _library is not None
+        and type(x) in (torch.Tensor, torch.nn.Parameter)
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")

@@ -81,7 +81,7 @@ class SRNObjective(nn.Module):
         if model.training and model.ray_marcher.initial_depth_std:  # drawn once, though a block may be computed twice
             batch = batch | {"initial_depth": model.ray_marcher.draw_initial_depth(batch["uv"][..., :1])}
         z, phi = model.scene(batch)
-        pieces = blocks.split(*batch["uv"].shape[:2], self.rays_per_block)
+        pieces = blocks.split(*batch["uv"].shape[:2], self.rays_per_block, batch["uv"].device)
         share = 1 / self.num_processes
         num_labelled = self.num_labelled(batch)
         if len(pieces) > 1 and not self.needs_images():
@@ -132,7 +132,7 @@ class SRNObjective(nn.Module):
 
         batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         autocast = functools.partial(self.autocast, batch)
-        num_kept = self.kept_rays // self.rays_per_block
+        num_kept = self.kept_rays // blocks.num_rays_of(pieces[0])
         outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast, num_kept)
         return dict(zip(names, outputs)) | ({} if z is None else {"z": z})
 

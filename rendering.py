@@ -34,7 +34,7 @@ def render(model, batch, head=None, with_classes=True, keep_features=False, prec
     z, phi = model.scene(batch)
     unets = model.sizes["use_unet_renderer"] or with_classes and head is None and model.class_generator is not None
     of_rays = {name: batch[name] for name in ("uv", "cam2world", "intrinsics")}
-    pieces = blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device.type, RAYS_PER_BLOCK["cpu"]))
+    pieces = blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device.type, RAYS_PER_BLOCK["cpu"]), device)
 
     def render_block(views, rays):
         block = blocks.cut(of_rays, views, rays, {"uv"})

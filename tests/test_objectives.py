@@ -224,7 +224,7 @@ def test_bfloat16_is_near_float32_and_keeps_geometry_and_losses_in_it():
 @pytest.mark.parametrize("views, rays, most", [(3, 10, 4), (3, 10, 25), (5, 2, 4), (1, 7, 7), (2, 3, 0)])
 def test_blocks_cover_every_ray_once(views, rays, most):
     seen = torch.zeros(views, rays)
-    for block in blocks.split(views, rays, most):
+    for block in blocks.split(views, rays, most, torch.device("cpu")):
         seen[block] += 1
         assert not most or seen[block].numel() <= most
     assert (seen == 1).all()
@@ -281,6 +281,16 @@ def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypa
     assert {name for name, _ in by_whom} >= {"blocks_0", "blocks_1"}
     assert all(count == 1 for name, count in by_whom if name.startswith("blocks"))
     assert torch.get_num_threads() == 2
+
+
+def test_no_thread_is_left_without_a_block(two_threads):
+    cpu, whole = torch.device("cpu"), [(slice(0, 4), slice(0, 300))]
+    assert [blocks.num_rays_of(block) for block in blocks.split(4, 300, 2048, cpu)] == [600, 600]
+    assert [blocks.num_rays_of(block) for block in blocks.split(1, 300, 2048, cpu)] == [256, 44]
+    assert blocks.split(4, 300, 0, cpu) == blocks.split(4, 300, 2048, torch.device("cuda")) == whole
+    used = []
+    blocks.deal([1], lambda share: used.append(torch.get_num_threads()), cpu)
+    assert used == [1]  # a block alone is computed as among others
 
 
 def test_an_error_in_a_thread_is_raised(two_threads):
