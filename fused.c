@@ -90,8 +90,8 @@ INLINE vector clamped(vector v, float low, float high) {
     return v;
 }
 
-/* e^x = 2^k e^r with |r| <= log(2) / 2, of which the Taylor series has an error below 1e-8 */
-INLINE vector exponential(vector x) {
+/* e^x - 1 = 2^k (e^r - 1) + 2^k - 1 with |r| <= log(2) / 2, where the Taylor series of e^r - 1 has an error below 1e-8 */
+INLINE vector exponential_less_one(vector x) {
     x = clamped(x, -87, 88);
     vector shifted = x * 1.44269504f + 12582912.0f, k = shifted - 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
     vector r = x - k * 0.693359375f + k * 2.12194440e-4f;
@@ -100,13 +100,18 @@ INLINE vector exponential(vector x) {
     series = series * r + 1 / 24.0f;
     series = series * r + 1 / 6.0f;
     series = series * r + 0.5f;
-    series = series * r + 1;
-    series = series * r + 1;
-    return series * (vector)((mask)(k + 12583039.0f) << 23); /* 127 + k, moved to the exponent's place */
+    series = series * r * r + r;
+    vector power = (vector)((mask)(k + 12583039.0f) << 23); /* 127 + k, moved to the exponent's place: 2^k */
+    return power * series + (power - 1);
 }
 
-INLINE vector sigmoid(vector x) { return 1 / (1 + exponential(-x)); }
-INLINE vector hyperbolic_tangent(vector x) { return 2 * sigmoid(2 * x) - 1; }
+INLINE vector sigmoid(vector x) { return 1 / (2 + exponential_less_one(-x)); }
+
+/* Its relative error stays small where x is, and so is that of the state of an LSTM that has just begun */
+INLINE vector hyperbolic_tangent(vector x) {
+    vector t = exponential_less_one(2 * x);
+    return t / (t + 2);
+}
 
 /* ------------------------------------------------------------------------------------- products of matrices */
 
@@ -182,11 +187,14 @@ INLINE void add_rows(const float *matrix, long rows, long columns, long row, flo
 
 /* ----------------------------------------------------------------------------------------------- the layers */
 
-/* What a stack is computed with: the weights of one instance, packed, and the rows on their way. */
+/* What a stack is computed with: the weights of one instance, packed into panels, and a block of rows on its way. */
 typedef struct {
-    long line, panel_size, packed, row_panel, sums; /* sizes of a row, a panel of weights, all of them, a panel of rows, ... */
-    float *panels, *biases, *z, *h, *forgotten;      /* forward */
-    float *all_sums, *g, *next, *x_panels, *zeros;   /* backward: weight and bias gradients of an instance; rows' gradients */
+    long line;                  /* floats from one row to the next: not a power of two, of which caches hold few */
+    long panel_size, row_panel; /* floats of a panel of weights, and of a panel of rows */
+    long packed, sums;          /* floats of a layer's weights, and of the gradients of these and, after them, of biases */
+    float *panels;              /* weights; transposed for the forward pass */
+    float *biases, *z, *h, *forgotten;             /* forward: rows of z and y; n of a row, where nobody keeps it */
+    float *all_sums, *g, *next, *x_panels, *zeros; /* backward: gradients of weights and biases; rows of dL/dy and of dL/dx */
 } Work;
 
 static Work make_work(const Stack *stack, int is_backward, Memory *memory) {
@@ -250,6 +258,7 @@ INLINE void denormalise(const Layer *layer, long width, const float *normalised,
         AT(gradient + j) = (READ(gradient + j) - mean - READ(normalised + j) * slope) * inverse;
 }
 
+/* From here on the rows are those of this instance */
 static void forward_with(const Stack *stack, Work *work, long instance) {
     for (long l = 0; l < stack->num_layers; l++) {
         const Layer *layer = stack->layers + l;
@@ -279,6 +288,7 @@ static void forward_rows(const Stack *stack, Work *work, long count, long place,
     }
 }
 
+/* The same, and no gradients have been summed up yet */
 static void backward_with(const Stack *stack, Work *work, long instance, int wants_x) {
     memset(work->all_sums, 0, stack->num_layers * work->sums * sizeof(float));
     for (long l = !wants_x; l < stack->num_layers; l++) {
@@ -323,6 +333,7 @@ static void backward_rows(const Stack *stack, Work *work, long count, long place
     }
 }
 
+/* Hand the gradients of this instance to the caller */
 static void write_gradients(const Stack *stack, const Work *work, long instance) {
     for (long l = 0; l < stack->num_layers; l++) {
         const Layer *layer = stack->layers + l;
@@ -337,7 +348,7 @@ static void write_gradients(const Stack *stack, const Work *work, long instance)
 
 /* Rows that go through everything together, so that all blocks are about equal */
 static long block_of(long rows) {
-    long blocks = (rows + BLOCK - 1) / BLOCK;
+    long blocks = rows ? (rows + BLOCK - 1) / BLOCK : 1;
     return up_to((rows + blocks - 1) / blocks, ROWS);
 }
 

@@ -10,6 +10,7 @@ A stack is a list of layers of one width, each a tuple (weight, bias, scale, shi
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,7 +52,7 @@ def _load():
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang", "cc")), None)
     if compiler is None:
         raise FileNotFoundError("no gcc, clang or cc was found")
-    command = [compiler, *FLAGS, *FLAGS_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), [])]
+    command = [*shlex.split(compiler), *FLAGS, *FLAGS_OF_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), [])]
     made_of = repr(command).encode() + SOURCE.read_bytes()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semantic_srn"
     path = folder / f"fused-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
@@ -82,7 +83,8 @@ def suits(x, *widths):
 def layers(x, stack):
     """x (B, R, I) -> (B, R, C). B is the number of instances, or anything where there is only one."""
     rows, tensors = _by_instance(x, stack).contiguous(), _tensors(stack)
-    return _Layers.apply(rows, _needs_gradient(rows, *tensors), len(stack), *tensors).view(*x.shape[:2], -1)
+    y = _Layers.apply(rows, _needs_gradient(rows, *tensors), len(stack), *tensors)
+    return y.view(*x.shape[:2], y.shape[-1])
 
 
 def march(rays, start, stack, lstm, out_layer, num_steps, limit):

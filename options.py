@@ -122,8 +122,9 @@ def add_model_variants(group):
 
 
 def add_fused(group):
-    group.add("--fused", choices=("auto", "on", "off"), default="auto", help="on a CPU, compute what every ray goes through "
-              "in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is none")  # fmt: skip
+    group.add_argument("--fused", choices=("auto", "on", "off"), default="auto", help="on a CPU, compute what every ray goes "
+                       "through in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is "
+                       "none")  # fmt: skip
 
 
 def use_fused(options, device):

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
-import fused  # noqa: E402
 import objectives  # noqa: E402
 import options as common  # noqa: E402
 import row_adam  # noqa: E402
@@ -40,6 +39,7 @@ def build_parser():
     add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: that of the device)")
     add("--kept_rays", type=common.at_least(0), help="as in train.py (default: that of the device)")
     add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="as in train.py")
+    common.add_fused(parser)
     add("--compile", action="store_true", help="as in train.py")
     add("--checkpoint_marching", action="store_true", help="as in train.py")
     add("--steps", type=positive, help="measured in each process, after the first (default: 2 on a CPU, 10 on a GPU)")
@@ -79,7 +79,7 @@ def step_here(settings, mode, batch_size):
     codes = [model.latent_codes.weight]
     if mode == "fast":
         util.keep_freed_memory()
-        fused.use("off" if options.compile else "auto", device)
+        common.use_fused(options, device)
         rays_per_block, kept_rays = objectives.rays_at_once(options, device)
         precision = options.precision
         model.ray_marcher.checkpoint_steps = options.checkpoint_marching
@@ -133,6 +133,7 @@ def tables(figures):
     if options:
         what = "SRN and U-Net" if options["semantic"] else "SRN"
         how = options["precision"] + (", compiled" if options["compile"] else "")
+        how += ", PyTorch alone" if options.get("fused") == "off" else ""
         title += f": {what}, {options['side']} x {options['side']}, width {options['hidden_features']}, {how}"
     return [(title, figures.get("rows", []), COLUMNS)]
 

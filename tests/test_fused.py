@@ -106,6 +106,13 @@ def test_c_agrees_with_pytorch(name, library, calls):
     assert_same({name: x.double() for name, x in found.items()}, expected, TOLERANCE)
 
 
+def test_no_rays_at_all():
+    model, batch = make_model(torch.float32), in_float32(batch_of(2, 0))
+    fused.use("on")
+    outputs = model.per_ray(batch)
+    assert outputs["features"].shape == (2, 0, 16) and outputs["depth_steps"].shape == (3, 2, 0, 1)
+
+
 def test_frozen_networks_get_no_gradient_but_pass_it_on(calls):
     model, batch = make_model(), batch_of(3, 50)
     model.freeze_networks()
@@ -210,6 +217,8 @@ def test_it_is_compiled_once_for_a_source_and_flags(own_cache, monkeypatch):
     assert len(first) == 1
     monkeypatch.setattr(fused, "FLAGS", [*fused.FLAGS, "-DLANES=16"])
     assert fused.use("on") and len(list(own_cache.iterdir())) == 2
+    monkeypatch.setenv("CC", "env gcc" if shutil.which("gcc") else "env clang")  # a command with an argument, as for ccache
+    assert fused.use("on") and len(list(own_cache.iterdir())) == 3
     monkeypatch.setenv("CC", "no-such-compiler")
     assert not fused.use("auto")
     monkeypatch.delenv("CC")
