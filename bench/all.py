@@ -27,7 +27,7 @@ from bench import measuring  # noqa: E402
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ON_DEVICES = {  # what is measured: script and its options
-    "training": ["training", "--reference"],
+    "training": ["training", "--reference", "--repeats", "3"],
     "training_semantic": ["training", "--reference", "--semantic"],
     "rendering": ["rendering", "--reference"],
     "fitting": ["fitting", "--reference", "--budget", "300"],
