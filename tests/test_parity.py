@@ -47,7 +47,7 @@ def test_our_numbers_are_the_published_ones(parity, fixture, dtype, device):
 
 
 KINK = 5  # other rounding puts a unit of one of 2,048 rays on the other side of its ReLU, and its gradient is another one
-IN_C = ("srn_vanilla", "srn_single", "srn_semantic, 1000 x loss", "train_trace, pretraining", "train_trace, latent fitting")
+IN_C = ("srn_single", "srn_semantic, 1000 x loss", "train_trace, pretraining", "train_trace, latent fitting")
 
 
 @pytest.mark.parametrize("fixture", IN_C)
