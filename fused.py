@@ -40,10 +40,11 @@ def use(how="auto", device="cpu"):
         try:
             _library = _load()
         except (OSError, subprocess.CalledProcessError) as error:
+            reason = " ".join((getattr(error, "stderr", None) or str(error)).split())
             if how == "on":
-                reason = " ".join(str(getattr(error, "stderr", error)).split())
                 raise util.InputError(f"--fused on: {SOURCE.name} could not be compiled ({reason}); install gcc or clang, or "
                                       f"name another in CC, or leave the option out") from None  # fmt: skip
+            print(f"note: {SOURCE.name} could not be compiled ({reason}), so PyTorch does its work, which takes longer")
     return _library is not None
 
 

@@ -232,9 +232,11 @@ def test_it_is_compiled_once_for_a_source_and_flags(own_cache, monkeypatch):
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_pytorch_computes_unless_c_was_asked_for(compiler, own_cache, monkeypatch):
+def test_without_a_compiler_pytorch_computes_unless_c_was_asked_for(compiler, own_cache, monkeypatch, capsys):
     monkeypatch.setenv("CC", compiler)
     assert not fused.use("auto")
+    told = capsys.readouterr().out
+    assert told.startswith("note: fused.c could not be compiled (") and compiler in told
     with pytest.raises(util.InputError, match="--fused on: fused.c could not be compiled"):
         fused.use("on")
     assert not list(own_cache.glob("*"))

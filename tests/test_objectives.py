@@ -159,6 +159,14 @@ def test_what_is_kept_for_a_unet_is_not_computed_again(monkeypatch, kept_rays, m
     assert len(marched) == marches  # 3 views of 256 rays, 3 blocks each
 
 
+def test_blocks_made_smaller_for_threads_are_kept_by_their_own_size(two_threads, monkeypatch):
+    model, batch = make_model(num_classes=3).eval(), make_batch()
+    march, marched = model.ray_marcher.march, []
+    monkeypatch.setattr(model.ray_marcher, "march", lambda *given: marched.append(1) or march(*given))
+    gradients_of(model, objectives.SRNObjective(model, WEIGHTS, None, True, rays_per_block=768, kept_rays=512)(batch))
+    assert len(marched) == 2 * 3 - 2  # a view in each block, two of which are kept
+
+
 def test_nothing_is_kept_where_no_gradient_is_asked_for():
     model, batch = make_model(num_classes=3).eval(), make_batch()
     with torch.no_grad():
