@@ -57,7 +57,12 @@ class Phi:
         """Phi for views, of which view i shows instance instance_of[i]. (B,) ascending, every instance in it."""
         if len(self) in (1, len(instance_of)):
             return self
-        return Phi([(weight[instance_of], bias[instance_of]) for weight, bias in self.layers])
+        return Phi([(rows_of(weight, instance_of), rows_of(bias, instance_of)) for weight, bias in self.layers])
+
+
+def rows_of(table, places):
+    """table[places], (B, ...). Its gradients are added up in the order of the places: `[]` lets threads race for that."""
+    return table.index_select(0, places)
 
 
 class HyperLinear(nn.Module):

@@ -82,7 +82,8 @@ class SRN(nn.Module):
                 z = self.latent_codes(batch["instance_idx"])
                 return z, self.hyper_phi(z)
             codes = self.latent_codes(batch["instances"])
-            return codes[batch["instance_of"]], self.hyper_phi(codes).of_views(batch["instance_of"])
+            z = hyperlayers.rows_of(codes, batch["instance_of"])
+            return z, self.hyper_phi(codes).of_views(batch["instance_of"])
 
     def surface(self, batch, scene=None):
         """March the rays of a batch to the surface and read phi there.

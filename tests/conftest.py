@@ -32,6 +32,14 @@ def pytorch_alone():
     fused.use("off")
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 class Parity:
     """Inputs, weights and results of the published implementations; see data/parity/README.md."""
 

@@ -48,6 +48,21 @@ def test_each_instance_of_a_batch_has_its_own_phi(hyper_phi):
         assert torch.allclose(alone[0], together[instance], atol=1e-6)
 
 
+def test_gradients_of_views_of_one_instance_are_added_in_the_views_order(two_threads):
+    """In whatever order threads got there, sums would differ from run to run, and by and by the trained weights."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(2, 100, 100, requires_grad=True), torch.randn(2, 1, 100, requires_grad=True)
+    instance_of = torch.tensor([0] * 9 + [1] * 3)
+    upstream = torch.randn(12, 100, 100)
+    seen, _ = hyperlayers.Phi([(weight, bias)]).of_views(instance_of).layers[0]
+    (found,) = torch.autograd.grad(seen, weight, upstream)
+    for instance in range(2):
+        expected = torch.zeros(100, 100)
+        for gradient in upstream[instance_of == instance]:
+            expected += gradient
+        assert torch.equal(found[instance], expected)
+
+
 def test_phi_leaves_its_input_as_it_is(hyper_phi):
     points = torch.randn(1, 4, 3)
     before = points.clone()

@@ -263,14 +263,6 @@ def test_what_is_compiled_gives_the_same_and_is_compiled_once(monkeypatch):
     torch.compiler.reset()
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("with_classes, kept_rays", [(False, 0), (True, 0), (True, 300)])
 def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypatch, with_classes, kept_rays):
     model, batch = make_model(num_classes=3).eval(), make_batch()
