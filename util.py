@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
 UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
 
 
@@ -71,12 +71,14 @@ def keep_freed_memory():
     """Have this process keep the memory that its tensors free, for the tensors of the next step. returns whether it does
 
     glibc hands large ones back to the system each time, and to have the same pages mapped and cleared again can take
-    longer than the sums they are for. Other C libraries are left as they are.
+    longer than the sums they are for. All threads use one arena, since those of threads hold nothing that is larger than
+    64 MiB. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1), mallopt(M_TOP_PAD, 2**26)])
+    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26, M_ARENA_MAX: 1}
+    return all([mallopt(name, value) for name, value in wanted.items()])
 
 
 @contextlib.contextmanager
