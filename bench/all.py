@@ -35,7 +35,7 @@ ON_DEVICES = {  # what is measured: script and its options
     "linear_update": ["linear_update", "--reference"],
     "scale": ["scale"],
 }
-ON_CPU = {"data": ["data", "--reference"], "meshes": ["meshes"], "startup": ["startup"]}
+ON_CPU = {"data": ["data", "--reference"], "meshes": ["meshes"], "startup": ["startup", "--reference"]}
 ON_REQUEST = {"quality": ["quality"]}  # takes hours
 COMMANDS = ON_DEVICES | ON_CPU | ON_REQUEST
 DEVICES = ("cpu", "cuda")

@@ -1,8 +1,10 @@
 """How long train.py and test.py take to start: to --help, to the first step or image, and on which imports.
 
-    python bench/startup.py [--repeats 3] [--top 8] [--json FILE]
+    python bench/startup.py [--reference] [--repeats 3] [--top 8] [--json FILE]
 
 The data are two balls of 16 x 16 pixels, the SRN is a tiny one, all on the CPU: what is left is the start itself.
+
+The published way, with the same programs: PyTorch alone, so no compiled code is loaded, and all rays of a step at once.
 """
 
 import re
@@ -29,12 +31,14 @@ FIRST = {
                "rendering.render = lambda *a, **k: (render(*a, **k), os._exit(0)); test.main()",
 }  # fmt: skip
 WORK = {"train.py": "first step", "test.py": "first images"}
+PUBLISHED = {"train.py": ["--fused", "off", "--rays_per_block", "0"], "test.py": ["--fused", "off"]}
 IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|\s*(\S+)")
 
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0], device=False)
     parser.add_argument("--repeats", type=common.positive, default=3, help="of each start; medians are told")
+    measuring.add_reference(parser, "measure the published way too")
     parser.add_argument("--top", type=common.positive, default=8, help="packages whose import is told")
     return parser
 
@@ -47,8 +51,8 @@ def run(arguments):
     return done.stderr
 
 
-def commands(folder):
-    """{(program, until): arguments of Python}, data and a checkpoint made for them."""
+def commands(folder, modes=measuring.MODES[:1]):
+    """{(mode, program, until): arguments of Python}, data and a checkpoint made for them."""
     split = folder / "Ball" / "Ball.train"
     data.write_split(split, 2, 4, SIDE)
     place = ["--data_root", split, "--logging_root", folder / "logs", "--device", "cpu"]
@@ -60,17 +64,21 @@ def commands(folder):
     }
     found = {}
     for program, arguments in asked.items():
-        found[program, "--help"] = [program, "--help"]
-        found[program, WORK[program]] = ["-c", FIRST[program], *arguments]
+        for mode in modes:
+            published = PUBLISHED[program] if mode == "reference" else []
+            found[mode, program, "--help"] = [program, "--help"]
+            found[mode, program, WORK[program]] = ["-c", FIRST[program], *arguments, *published]
     return found
 
 
 def measure(options, folder):
-    """A dict per command: median seconds."""
-    asked = commands(folder)
+    """A dict per command: median seconds, and how many times as long the published way takes where it was measured."""
+    asked = commands(folder, measuring.MODES if options.reference else measuring.MODES[:1])
     seconds = lambda key: {"s": measuring.timed(lambda: run(asked[key]))}  # noqa: E731
     found = measuring.interleaved(asked, options.repeats, seconds)
-    return [{"program": program, "until": until, **measuring.medians(rows)} for (program, until), rows in found.items()]
+    named = ({"program": program, "until": until, "mode": mode} for mode, program, until in found)
+    rows = [name | measuring.medians(several) for name, several in zip(named, found.values())]
+    return measuring.with_ratios(rows, "s", ["program", "until"])
 
 
 def measure_imports(program, top):
@@ -88,7 +96,8 @@ def measure_imports(program, top):
     return [*rows, rest, {"program": program, "package": "all of the process", "s": wall}]
 
 
-STARTS = {"program": ("program", ""), "until": ("until", ""), "s": ("s", ".2f")}
+STARTS = {"program": ("program", ""), "until": ("until", ""), "mode": ("mode", ""), "s": ("s", ".2f"),
+          "ratio": ("reference/fast", ".2f")}  # fmt: skip
 IMPORTS = {"program": ("program", ""), "package": ("package", ""), "s": ("s of its own", ".3f")}
 
 

@@ -11,7 +11,7 @@ spec = importlib.util.spec_from_file_location("bench_all", Path(__file__).parent
 bench_all = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench_all)
 
-STARTS = {"starts": [{"program": "train.py", "until": "--help", "s": 2.5}], "imports": []}
+STARTS = {"starts": [{"program": "train.py", "until": "--help", "mode": "fast", "s": 2.5}], "imports": []}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_tables_stand_between_the_markers_and_the_rest_stays(place):
     bench_all.main([*arguments, "--only", "startup"])
     text = file.read_text()
     assert text.startswith("# Mine\n") and text.endswith("\n\nThe plan.\n") and "old" not in text
-    assert "| train.py | --help | 2.50 |" in text and measuring.processor() in text
+    assert "| train.py | --help | fast | 2.50 |" in text and measuring.processor() in text
     assert len(ran) == 1 and ran[0][1].endswith("startup.py")
     bench_all.main([*arguments, "--tables"])
     assert file.read_text() == text and len(ran) == 1
@@ -69,7 +69,7 @@ def test_what_takes_hours_runs_only_where_it_is_named(place):
 def test_a_command_that_fails_is_told_and_the_others_are_shown(place, refuses):
     arguments, file, _ = place
     refuses(bench_all.main, [*arguments, "--only", "meshes,startup"], "meshes on cpu: failed")
-    assert "| train.py | --help | 2.50 |" in file.read_text()
+    assert "| train.py | --help | fast | 2.50 |" in file.read_text()
 
 
 def test_what_cannot_work_is_refused(place, refuses):

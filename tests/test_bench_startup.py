@@ -16,15 +16,20 @@ def test_it_prints_starts_and_imports_and_writes_the_same_as_json(monkeypatch, t
         return "import time:  200 |  300 |   torch.nn\nimport time: 1000 |  9000 | torch\nimport time: 50 | 50 | re\n"
 
     monkeypatch.setattr(startup, "run", run)
-    startup.main(["--repeats", "2", "--top", "1", "--json", str(tmp_path / "figures.json")])
+    startup.main(["--repeats", "2", "--top", "1", "--reference", "--json", str(tmp_path / "figures.json")])
     starts, imports = tables_in(capsys.readouterr().out)
-    assert list(zip(starts["program"], starts["until"])) == [
-        ("train.py", "--help"), ("train.py", "first step"), ("test.py", "--help"), ("test.py", "first images"),
-    ]  # fmt: skip
+    assert list(zip(starts["program"], starts["until"], starts["mode"])) == [
+        (program, until, mode)
+        for program, work in (("train.py", "first step"), ("test.py", "first images"))
+        for mode in ("fast", "reference")
+        for until in ("--help", work)
+    ]
+    assert [ratio != "" for ratio in starts["reference/fast"]] == [True, True, False, False] * 2
     assert imports["package"] == ["torch", "1 others", "all of the process"] * 2
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["imports"][0]["s"] == pytest.approx(0.0012)
-    assert sum(arguments == ["test.py", "--help"] for arguments in asked) == 2
+    assert sum(arguments == ["test.py", "--help"] for arguments in asked) == 4
+    assert sum(arguments[0] == "-c" and "off" in arguments for arguments in asked) == 4
 
 
 def test_a_command_that_fails_is_named():
@@ -35,9 +40,10 @@ def test_a_command_that_fails_is_named():
 def test_the_programs_end_with_their_first_piece_of_work(tmp_path, monkeypatch):
     with monkeypatch.context() as here:
         here.setattr(startup, "run", lambda arguments: train.main(list(map(str, arguments[1:]))))
-        commands = startup.commands(tmp_path)
-    startup.run(commands["test.py", "first images"])
+        commands = startup.commands(tmp_path, ["fast", "reference"])
+    startup.run(commands["fast", "test.py", "first images"])
+    startup.run(commands["reference", "test.py", "first images"])
     assert not (tmp_path / "logs" / "results" / "results.json").exists()
-    startup.run(commands["train.py", "first step"])
+    startup.run(commands["reference", "train.py", "first step"])
     assert not list((tmp_path / "logs" / "again" / "checkpoints").iterdir())
     assert (tmp_path / "logs" / "srn" / "checkpoints").is_dir()
