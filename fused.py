@@ -222,10 +222,14 @@ class _Stack(ctypes.Structure):
             layer.normalised, layer.inverse = map(_pointer, of_layer)
 
     def put_gradients(self, wanted):
-        """Room for the gradients, None of what does not want any. C writes to all layers, or to none."""
+        """Room for the gradients, None of what does not want any. C writes to all layers, or to none: weights and biases
+        whole, and to scales and shifts it adds."""
         if not any(wanted):
             return [None] * len(wanted)
-        gradients = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in self.tensors]
+        num_written = 2 * self.num_layers
+        gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in self.tensors]
+        for added_to in gradients[num_written:]:
+            added_to.zero_()
         self.put("_gradient", gradients)
         return [gradient if is_wanted else None for gradient, is_wanted in zip(gradients, wanted)]
 

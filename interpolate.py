@@ -146,6 +146,7 @@ def open_model(options, device):
 def main(argv=None):
     distributed.expect_one_process("interpolate.py")
     options = read_options(argv)
+    util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
     checkpoint, model, head = open_model(options, device)
