@@ -226,9 +226,8 @@ class _Stack(ctypes.Structure):
         whole, and to scales and shifts it adds."""
         if not any(wanted):
             return [None] * len(wanted)
-        num_written = 2 * self.num_layers
         gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in self.tensors]
-        for added_to in gradients[num_written:]:
+        for added_to in (*self.of_kind(gradients, "scale"), *self.of_kind(gradients, "shift")):
             added_to.zero_()
         self.put("_gradient", gradients)
         return [gradient if is_wanted else None for gradient, is_wanted in zip(gradients, wanted)]

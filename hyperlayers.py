@@ -57,10 +57,10 @@ class Phi:
         """Phi for views, of which view i shows instance instance_of[i]. (B,) ascending, every instance in it."""
         if len(self) in (1, len(instance_of)):
             return self
-        return Phi([(rows_of(weight, instance_of), rows_of(bias, instance_of)) for weight, bias in self.layers])
+        return Phi([(select_rows(weight, instance_of), select_rows(bias, instance_of)) for weight, bias in self.layers])
 
 
-def rows_of(table, places):
+def select_rows(table, places):
     """table[places], (B, ...). Its gradients are added up in the order of the places: `[]` lets threads race for that."""
     return table.index_select(0, places)
 

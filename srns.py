@@ -82,7 +82,7 @@ class SRN(nn.Module):
                 z = self.latent_codes(batch["instance_idx"])
                 return z, self.hyper_phi(z)
             codes = self.latent_codes(batch["instances"])
-            z = hyperlayers.rows_of(codes, batch["instance_of"])
+            z = hyperlayers.select_rows(codes, batch["instance_of"])
             return z, self.hyper_phi(codes).of_views(batch["instance_of"])
 
     def surface(self, batch, scene=None):

@@ -64,9 +64,9 @@ def commands(folder, modes=measuring.MODES[:1]):
     }
     found = {}
     for program, arguments in asked.items():
+        found["fast", program, "--help"] = [program, "--help"]
         for mode in modes:
             published = PUBLISHED[program] if mode == "reference" else []
-            found[mode, program, "--help"] = [program, "--help"]
             found[mode, program, WORK[program]] = ["-c", FIRST[program], *arguments, *published]
     return found
 
