@@ -47,25 +47,35 @@ def lift(uv, depth, intrinsics):
     returns     (..., R, 3) points in camera space
     """
     pixels = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)           # (..., R, 3)
-    on_unit_plane = pixels @ torch.linalg.inv(intrinsics).transpose(-1, -2)  # z == 1
-    return on_unit_plane * depth
+    return transform(pixels, inverse(intrinsics)) * depth                    # pixels lifted to the plane z == 1
+
+
+def inverse(matrix):
+    """Inverse of (..., n, n). On CUDA torch.linalg.inv makes the host wait to check for singular matrices; this does not."""
+    return torch.linalg.inv_ex(matrix).inverse
+
+
+def transform(points, matrix):
+    """Multiply every point by its matrix. points (..., R, n), matrix (..., m, n) -> (..., R, m)."""
+    if points.shape[-2] == 1:  # a matrix per point: CUDA limits batches of matrix products to 65,535
+        return (points * matrix).sum(dim=-1).unsqueeze(-2)
+    return points @ matrix.transpose(-1, -2)
 
 
 def project(points, intrinsics):
     """Camera-space points (..., R, 3) to uv (..., R, 2), given intrinsics (..., 3, 3). Undoes `lift`."""
-    homogeneous = points @ intrinsics.transpose(-1, -2)
+    homogeneous = transform(points, intrinsics)
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
 def camera_to_world(points, cam2world):
     """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
-    return points @ cam2world[..., :3, :3].transpose(-1, -2) + camera_centre(cam2world)
+    return transform(points, cam2world[..., :3, :3]) + camera_centre(cam2world)
 
 
 def world_to_camera(points, cam2world):
     """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4). Undoes `camera_to_world`."""
-    rotation_inverse = torch.linalg.inv(cam2world[..., :3, :3])
-    return (points - camera_centre(cam2world)) @ rotation_inverse.transpose(-1, -2)
+    return transform(points - camera_centre(cam2world), inverse(cam2world[..., :3, :3]))
 
 
 def camera_centre(cam2world):
@@ -79,7 +89,7 @@ def rays(uv, cam2world, intrinsics):
     uv (..., R, 2), cam2world (..., 4, 4), intrinsics (..., 3, 3)
     returns unit directions (..., R, 3), and the depth gained per unit of length along each, (..., R, 1)
     """
-    unit_depth = lift(uv, torch.ones_like(uv[..., :1]), intrinsics) @ cam2world[..., :3, :3].transpose(-1, -2)
+    unit_depth = transform(lift(uv, torch.ones_like(uv[..., :1]), intrinsics), cam2world[..., :3, :3])
     length = unit_depth.norm(dim=-1, keepdim=True)
     return unit_depth / length, 1 / length
 
