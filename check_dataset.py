@@ -14,29 +14,34 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import camera_picture
 import data_util
 import dataio
-import dataset_checks
 import options as common
-import processes
-import results
 import util
+from datasets.checks import camera_picture, contents
+from datasets.storage import processes
+from evaluation import picture_files
 
 FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    parser.add_argument("root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder with all its "
-                        "splits")  # fmt: skip
-    parser.add_argument("--obj_name", help="class name: its class list is <obj_name>-level-1.txt beside the split folders "
-                        "(default: by the folders' names, if there is one)")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder with all its splits"
+    )
+    parser.add_argument(
+        "--obj_name",
+        help="class name: its class list is <obj_name>-level-1.txt beside the split folders "
+        "(default: by the folders' names, if there is one)",
+    )
     parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--quick", action="store_true", help="decode no image and read no label map: names, headers, cameras")
-    parser.add_argument("--max_faults", type=common.at_least(1), default=10, metavar="N",
-                        help="faults shown of each kind; all are counted")
+    parser.add_argument(
+        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults shown of each kind; all are counted"
+    )
     parser.add_argument("--picture", metavar="PNG", help="draw the cameras of an instance with some of its images")
     parser.add_argument("--instance", metavar="NAME", help="which one to draw (default: the first without a fault)")
     return parser
@@ -47,11 +52,11 @@ class Split:
 
     def __init__(self, root, reports):
         self.root, self.reports = root, reports
-        dataset_checks.check_for_images(reports)
+        contents.check_for_images(reports)
         with_poses = [report for report in reports if len(report.poses)]
         self.distances = {report.folder: camera_picture.distances_of(report.poses) for report in with_poses}
         with_cameras = [report for report in reports if report.intrinsics is not None]
-        of_cameras = dataset_checks.quick(with_cameras)
+        of_cameras = contents.quick(with_cameras)
         self.faults = [fault for report in reports for fault in report.faults] + of_cameras
         broken = {path for fault in of_cameras for path in (fault.path, *fault.path.parents)}
         self.broken = [report for report in reports if report.faults or report.folder in broken]
@@ -87,14 +92,18 @@ class Split:
         usual = np.median(list(means.values())) if means else 0.0
         odd = [folder for folder, mean in means.items() if not usual / FAR_OFF <= mean <= usual * FAR_OFF]
         if odd:
-            yield (f"{self.root.name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times as far as "
-                   f"usual, or as near: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usual are "
-                   f"{usual:.3g}; perhaps another unit of length")  # fmt: skip
+            yield (
+                f"{self.root.name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times as far as "
+                f"usual, or as near: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usual are "
+                f"{usual:.3g}; perhaps another unit of length"
+            )
         for report in self.reports:
             camera = report.intrinsics
             if camera is not None and report.sides - {(camera.height, camera.width)}:
-                yield (f"{report.folder}: intrinsics.txt is for {camera.width} x {camera.height} pixels, images are "
-                       f"{sides(report.sides)}; the stages scale it")  # fmt: skip
+                yield (
+                    f"{report.folder}: intrinsics.txt is for {camera.width} x {camera.height} pixels, images are "
+                    f"{sides(report.sides)}; the stages scale it"
+                )
                 return
 
 
@@ -118,10 +127,10 @@ def angles(texts):
 
 def check_split(root, num_classes, decode, num_workers):
     """The Split of a folder; shows its progress on stderr."""
-    folders = dataset_checks.subfolders(root)
+    folders = contents.subfolders(root)
 
     def check(i):
-        return dataset_checks.check_folder(folders[i], num_classes, decode)
+        return contents.check_folder(folders[i], num_classes, decode)
 
     reports = processes.ordered(check, len(folders), num_workers, chunksize=4)
     return Split(root, list(tqdm(reports, root.name, len(folders), unit="instance")))
@@ -146,8 +155,9 @@ def class_rows(splits, class_names):
     return [
         {"class": "unlabelled" if i < 0 else f"{i} {names.get(i, '')}".strip()}
         | {split.root.name: f"{100 * count[i] / max(sum(count.values()), 1):.2f} %" for split, count in zip(splits, counts)}
-        for i in list(dict.fromkeys([*names, *seen])) if seen
-    ]  # fmt: skip
+        for i in list(dict.fromkeys([*names, *seen]))
+        if seen
+    ]
 
 
 def print_faults(faults, max_faults):
@@ -165,10 +175,11 @@ def print_faults(faults, max_faults):
 def write_picture(path, splits, settings, class_names, name=None):
     """Draw an instance: the named one, else the first without a fault that has images and cameras."""
     suited = [
-        (split, report) for split in sorted(splits, key=lambda split: not split.root.name.endswith("train"))
+        (split, report)
+        for split in sorted(splits, key=lambda split: not split.root.name.endswith("train"))
         for report in split.reports
         if report.num_images and len(report.views) and report.intrinsics is not None and name in (None, report.name)
-    ]  # fmt: skip
+    ]
     if not suited:
         raise util.InputError(f"--picture: no instance{f' {name}' if name else ''} with readable images and cameras to draw")
     split, report = min(suited, key=lambda pair: pair[1] in pair[0].broken)  # the first of the best
@@ -198,7 +209,7 @@ def write_picture(path, splits, settings, class_names, name=None):
     title = f"{split.root.name}: the cameras of {report.name}"
     picture = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, names, cloud)
     try:
-        results.write_picture(path, picture)
+        picture_files.write_picture(path, picture)
     except OSError as error:
         raise util.InputError(f"--picture {path}: cannot be written ({error.strerror})") from None
     print(f"wrote {path}: the cameras of {report.folder}")
@@ -206,13 +217,13 @@ def write_picture(path, splits, settings, class_names, name=None):
 
 def open_class(root, obj_name):
     """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
-    folders = dataset_checks.find_splits(root)
-    faults, settings, class_names = dataset_checks.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
+    folders = contents.find_splits(root)
+    faults, settings, class_names = contents.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
     try:
         settings = dataio.dataset_settings(folders[0])
     except util.InputError as error:
-        faults.append(dataset_checks.fault_of(error, "dataset.json"))
-    path = dataset_checks.find_class_list(folders[0], obj_name)
+        faults.append(contents.fault_of(error, "dataset.json"))
+    path = contents.find_class_list(folders[0], obj_name)
     if path is not None:
         class_names = data_util.load_class_names(path)
     return folders, settings, class_names, faults
@@ -226,12 +237,16 @@ def main(argv=None):
     num_classes = len(class_names) if class_names else None
     splits = [check_split(folder, num_classes, not options.quick, options.num_workers) for folder in folders]
 
-    print(f"{root}: pixel_center {settings.pixel_center:g}, half-transparent pixels "
-          f"{'over white' if settings.blend_alpha else 'as they are'}, "
-          f"{f'{num_classes} classes' if num_classes else 'no class list'}\n")  # fmt: skip
+    print(
+        f"{root}: pixel_center {settings.pixel_center:g}, half-transparent pixels "
+        f"{'over white' if settings.blend_alpha else 'as they are'}, "
+        f"{f'{num_classes} classes' if num_classes else 'no class list'}\n"
+    )
     print(table([split.row() for split in splits]))
-    print("sides are width x height in pixels; focal length in pixels; distance of cameras from what they look at, in world "
-          "units")  # fmt: skip
+    print(
+        "sides are width x height in pixels; focal length in pixels; distance of cameras from what they look at, in world "
+        "units"
+    )
     rows = class_rows(splits, class_names)
     if rows:
         print(f"\n{table(rows)}")

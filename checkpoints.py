@@ -195,9 +195,7 @@ def rows_for(model, checkpoint, names, where):
         return rows_of(checkpoint, names, where)
     if model.sizes["fit_single_srn"] and (len(names) != 1 or checkpoint["instances"] not in (None, names)):
         known = ", " + checkpoint["instances"][0] if checkpoint["instances"] else ""
-        raise util.InputError(
-            f"{checkpoint['path']}: knows one object only{known}; choose it in {where} with --specific_ins"
-        )
+        raise util.InputError(f"{checkpoint['path']}: knows one object only{known}; choose it in {where} with --specific_ins")
     return [0] * len(names)
 
 

@@ -1,6 +1,6 @@
 """Puts the scores of several evaluations side by side, as a Markdown table with the best of each row in bold.
 
-    python compare_results.py logs/Chair/single_shot_results logs/Chair/multi_shot_results
+python compare_results.py logs/Chair/single_shot_results logs/Chair/multi_shot_results
 """
 
 import argparse
@@ -10,8 +10,8 @@ import math
 import sys
 from pathlib import Path
 
-import scoring
 import util
+from evaluation import scoring
 
 LESS_IS_BETTER = ("cloud_distance",)
 

@@ -21,17 +21,27 @@ ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published file
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="SOURCE",
-                        help="checkpoint of any form: a .pth file, or a folder of which the last is taken")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder of which the last is taken"
+    )
     parser.add_argument("target", metavar="TARGET", help="the .pth file to write")
-    parser.add_argument("--form", choices=(OURS, *published.FORMS), required=True,
-                        help="semantic: as the Semantic SRN of 2020 reads it; srn2019: as the SRN of 2019 does")
-    parser.add_argument("--instances",
-                        help="with --form ours: names of the instances in the order of the latent codes, a text "
-                             "file with one per line or the split folder that was trained on")
-    parser.add_argument("--tracing_steps", type=int,
-                        help="with --form ours: steps of the ray marcher, which published files do not tell "
-                             f"(default: {published.TRACING_STEPS})")
+    parser.add_argument(
+        "--form",
+        choices=(OURS, *published.FORMS),
+        required=True,
+        help="semantic: as the Semantic SRN of 2020 reads it; srn2019: as the SRN of 2019 does",
+    )
+    parser.add_argument(
+        "--instances",
+        help="with --form ours: names of the instances in the order of the latent codes, a text "
+        "file with one per line or the split folder that was trained on",
+    )
+    parser.add_argument(
+        "--tracing_steps",
+        type=int,
+        help="with --form ours: steps of the ray marcher, which published files do not tell "
+        f"(default: {published.TRACING_STEPS})",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if there is one")
     return parser
 
@@ -93,8 +103,9 @@ def describe(sizes):
         return f"{sizes['kind']} head from {sizes['in_features']} channels to {sizes['num_classes']} classes"
     codes = f"{sizes['num_instances'] or 'no'} codes of {sizes['latent_dim']}"
     variants = [name for name in published.ONLY_IN_2019 if sizes[name]]
-    return ", ".join([f"SRN with {codes}", f"{sizes['hidden_features']} features",
-                      f"{sizes['num_classes'] or 'no'} classes", *variants])  # fmt: skip
+    return ", ".join(
+        [f"SRN with {codes}", f"{sizes['hidden_features']} features", f"{sizes['num_classes'] or 'no'} classes", *variants]
+    )
 
 
 @util.command

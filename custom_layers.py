@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import fused
 import geometry
+from kernels import fused
 
 INITIAL_DEPTH = 0.05  # of every ray, in world units
 AIMED_WEIGHT_SCALE = 0.1  # on the initial step lengths' dependence on the features, see RayMarcher.aim_at
@@ -28,9 +28,7 @@ class FCLayer(nn.Module):
 
     def __init__(self, in_features, out_features):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(in_features, out_features), nn.LayerNorm(out_features), nn.ReLU(inplace=True)
-        )
+        self.net = nn.Sequential(nn.Linear(in_features, out_features), nn.LayerNorm(out_features), nn.ReLU(inplace=True))
 
     def forward(self, x):
         return self.net(x)
@@ -108,11 +106,9 @@ class RayMarcher(nn.Module):
         """
         if initial_depth is None:
             initial_depth = self.draw_initial_depth(rays.depth_per_length)
-        distance = initial_depth / rays.depth_per_length                     # (B, R, 1) along the ray
+        distance = initial_depth / rays.depth_per_length  # (B, R, 1) along the ray
         if self.is_fused(phi, rays, distance):
-            distances = fused.march(
-                rays, distance, phi.stack(), self.lstm, self.out_layer, self.num_steps, GRADIENT_LIMIT
-            )
+            distances = fused.march(rays, distance, phi.stack(), self.lstm, self.out_layer, self.num_steps, GRADIENT_LIMIT)
             return rays.at(distances[-1]), distances * rays.depth_per_length
         hidden = cell = distance.new_zeros(distance.numel(), self.lstm.hidden_size)
         step = self.step
@@ -129,9 +125,11 @@ class RayMarcher(nn.Module):
         needs_gradient = any(x.requires_grad for x in (*rays, distance))
         keeps_too_much = self.checkpoint_steps and torch.is_grad_enabled()
         return (
-            hasattr(phi, "stack") and not needs_gradient and not keeps_too_much
+            hasattr(phi, "stack")
+            and not needs_gradient
+            and not keeps_too_much
             and fused.suits(distance, phi.width, self.lstm.hidden_size)
-        )  # fmt: skip
+        )
 
     def draw_initial_depth(self, like):
         """Depths, in the shape of `like`, at which rays start: 0.05 and, in training, the noise of `initial_depth_std`."""
@@ -143,7 +141,7 @@ class RayMarcher(nn.Module):
     def step(self, phi, rays, distance, hidden, cell):
         """One step of every ray. distance (B, R, 1), LSTM state hidden, cell (B * R, H) each -> the same after the step."""
         features = phi(rays.at(distance))
-        with in_float32(features):  # the state adds up over the steps, and so do its rounding errors
+        with without_autocast(features):  # the state adds up over the steps, and so do its rounding errors
             hidden, cell = self.lstm(features.flatten(0, 1).to(hidden), (hidden, cell))
             hidden = LimitGradient.apply(hidden)
             return distance + self.out_layer(hidden).view_as(distance), hidden, cell
@@ -165,6 +163,6 @@ def limit_gradient(gradient):
     return gradient.clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
 
 
-def in_float32(x):
+def without_autocast(x):
     """A context without autocast on the device of x, for what lower precision would spoil."""
     return torch.autocast(x.device.type, enabled=False)

@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 import data_util
 import geometry
-import image_stores
-import split_index
 import util
+from datasets.storage import image_stores, split_index
 
 ALL = -1
 
@@ -185,9 +184,18 @@ class SceneClassDataset(Dataset):
     """
 
     def __init__(
-        self, instances, sidelength, settings, num_classes=None, rays_per_image=0, foreground_fraction=0.0, preload=False,
-        cache=None, num_workers=0, preload_instances=None,
-    ):  # fmt: skip
+        self,
+        instances,
+        sidelength,
+        settings,
+        num_classes=None,
+        rays_per_image=0,
+        foreground_fraction=0.0,
+        preload=False,
+        cache=None,
+        num_workers=0,
+        preload_instances=None,
+    ):
         self.instances = instances
         self.sidelength = sidelength
         self.settings = settings
@@ -386,9 +394,7 @@ def _workers(num_workers):
         return {}
     # forked ones share what is held in memory; started in another way, each would be sent a copy
     forks = "fork" in multiprocessing.get_all_start_methods()
-    return dict(
-        num_workers=num_workers, worker_init_fn=one_thread, multiprocessing_context="fork" if forks else None
-    )
+    return dict(num_workers=num_workers, worker_init_fn=one_thread, multiprocessing_context="fork" if forks else None)
 
 
 def one_thread(_worker):

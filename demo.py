@@ -22,11 +22,41 @@ SCRIPTS = (  # stage, script
     ("4 single shot", "result_scripts/single_shot.sh"),
 )
 MAKE_DATA = {
-    "procedural": ["procedural", "--obj_name", "Chair", "--instances", "32", "--views", "30", "--train_val_views", "6",
-                   "--val_instances", "2", "--test_instances", "8", "--test_views", "70", "--sidelength", "64"],
-    "furniture": ["furniture", "--obj_name", "Chair", "--views", "50", "--train_val_views", "6", "--test_views", "70",
-                  "--variants", "1", "--sidelength", "64"],
-}  # fmt: skip
+    "procedural": [
+        "procedural",
+        "--obj_name",
+        "Chair",
+        "--instances",
+        "32",
+        "--views",
+        "30",
+        "--train_val_views",
+        "6",
+        "--val_instances",
+        "2",
+        "--test_instances",
+        "8",
+        "--test_views",
+        "70",
+        "--sidelength",
+        "64",
+    ],
+    "furniture": [
+        "furniture",
+        "--obj_name",
+        "Chair",
+        "--views",
+        "50",
+        "--train_val_views",
+        "6",
+        "--test_views",
+        "70",
+        "--variants",
+        "1",
+        "--sidelength",
+        "64",
+    ],
+}
 
 
 def build_parser():
@@ -64,8 +94,13 @@ def main(argv=None):
     options = build_parser().parse_args(argv)
     name = {"procedural": "demo", "furniture": "demo_furniture"}[options.data]
     data, logs = ROOT / "data" / name, ROOT / "logs" / name
-    environment = os.environ | {"OBJ": "Chair", "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable,
-                                "CONFIG": name}  # fmt: skip
+    environment = os.environ | {
+        "OBJ": "Chair",
+        "DATA": str(data),
+        "LOGS": str(logs),
+        "PYTHON": sys.executable,
+        "CONFIG": name,
+    }
     stages = {}
     if not (data / "Chair").exists():
         maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data], "--out", str(data)]
@@ -76,9 +111,7 @@ def main(argv=None):
     runs = logs / "Chair"
     train_val, single_shot = scores_of(runs / "train_val_results"), scores_of(runs / "single_shot_results")
     print_table(stages, {"4 training chairs": train_val, "4 single shot": single_shot})
-    summary = {
-        "seconds": sum(stages.values()), "stages": stages, "train_val": train_val, "single_shot": single_shot,
-    }  # fmt: skip
+    summary = {"seconds": sum(stages.values()), "stages": stages, "train_val": train_val, "single_shot": single_shot}
     with util.replacing(logs / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\nThese figures:       {logs / 'summary.json'}")

@@ -46,8 +46,8 @@ def lift(uv, depth, intrinsics):
     intrinsics: (..., 3, 3) in pixels of the image that uv indexes
     returns     (..., R, 3) points in camera space
     """
-    pixels = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)           # (..., R, 3)
-    return transform(pixels, inverse(intrinsics)) * depth                    # pixels lifted to the plane z == 1
+    pixels = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)  # (..., R, 3)
+    return transform(pixels, inverse(intrinsics)) * depth  # pixels lifted to the plane z == 1
 
 
 def inverse(matrix):
@@ -149,7 +149,7 @@ def viewing_target(cam2world):
     Where the axes leave that point open (one view, parallel axes) it is the candidate nearest to the origin.
     """
     centres, axes = cam2world[:, :3, 3], F.normalize(cam2world[:, :3, 2], dim=-1)
-    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]     # (V, 3, 3) removes the part along the axis
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # (V, 3, 3) removes the part along the axis
     target = torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ (across @ centres[:, :, None]).sum(dim=0)
     return target[:, 0]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import custom_layers
-import fused
+from kernels import fused
 
 OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 
@@ -26,8 +26,8 @@ class Phi:
         """World-space points (B, R, 3) -> features (B, R, C). B is M, or anything where M is 1."""
         if fused.suits(points, self.width):
             return fused.layers(points, self.stack())
-        x = points.flatten(0, 1)[None] if len(self) == 1 else points         # one matrix product for all views
-        with custom_layers.in_float32(points):  # points are places in space; half precision would jumble them
+        x = points.flatten(0, 1)[None] if len(self) == 1 else points  # one matrix product for all views
+        with custom_layers.without_autocast(points):  # points are places in space; half precision would jumble them
             x = self.layer(x, *self.layers[0])
         for weight, bias in self.layers[1:]:
             x = self.layer(x, weight, bias)
@@ -35,7 +35,7 @@ class Phi:
 
     @staticmethod
     def layer(x, weight, bias):
-        x = torch.baddbmm(bias, x, weight.transpose(1, 2))                   # (M, R, out)
+        x = torch.baddbmm(bias, x, weight.transpose(1, 2))  # (M, R, out)
         return F.relu(F.layer_norm(x, x.shape[-1:]), inplace=True)
 
     def __len__(self):
@@ -100,9 +100,7 @@ class HyperPhi(nn.Module):
     def __init__(self, latent_dim=256, hyper_features=256, hidden_features=256, num_layers=4):
         super().__init__()
         widths = [3] + [hidden_features] * num_layers
-        self.layers = nn.ModuleList(
-            HyperLayer(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:])
-        )
+        self.layers = nn.ModuleList(HyperLayer(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:]))
 
     def forward(self, z):
         """z (B, D) -> Phi of B instances."""

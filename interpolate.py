@@ -13,14 +13,12 @@ from tqdm import tqdm
 import checkpoints
 import data_util
 import dataio
-import distributed
 import geometry
 import options as common
-import rendering
-import results
 import util
-import videos
 import visual
+from evaluation import picture_files, videos
+from rendering import renderer
 
 ELEVATION_DEG, UP = 20, "z"  # of an orbit, where the user leaves them open
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
@@ -40,19 +38,33 @@ def build_parser():
 
     group = parser.add_argument_group("what is shown")
     group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or a folder")
-    group.add("--linear_path", help="a head for the classes: a .pth file or a folder (default: the SRN's own "
-              "U-Net, if it has one)")  # fmt: skip
-    group.add("--specific_ins", type=common.comma_separated(str), help="names of the instances to go through, in "
-              "this order, with commas; A,B,A comes back (default: the checkpoint's first two)")  # fmt: skip
-    group.add("--tracing_steps", type=common.positive, help="steps of the ray marcher, for published checkpoints "
-              "of other than 10")  # fmt: skip
+    group.add(
+        "--linear_path", help="a head for the classes: a .pth file or a folder (default: the SRN's own U-Net, if it has one)"
+    )
+    group.add(
+        "--specific_ins",
+        type=common.comma_separated(str),
+        help="names of the instances to go through, in "
+        "this order, with commas; A,B,A comes back (default: the checkpoint's first two)",
+    )
+    group.add(
+        "--tracing_steps", type=common.positive, help="steps of the ray marcher, for published checkpoints of other than 10"
+    )
 
     group = parser.add_argument_group("camera")
-    group.add("--data_root", required=True, help="split folder whose cameras are used; its folders name the codes "
-              "of a published checkpoint")  # fmt: skip
-    group.add("--path", choices=("orbit", "views"), default="orbit", help="orbit: a full turn about the point "
-              "that the first instance's cameras look at, at their mean distance; views: these cameras "
-              "themselves, in order, spread evenly over the frames")  # fmt: skip
+    group.add(
+        "--data_root",
+        required=True,
+        help="split folder whose cameras are used; its folders name the codes of a published checkpoint",
+    )
+    group.add(
+        "--path",
+        choices=("orbit", "views"),
+        default="orbit",
+        help="orbit: a full turn about the point "
+        "that the first instance's cameras look at, at their mean distance; views: these cameras "
+        "themselves, in order, spread evenly over the frames",
+    )
     group.add("--elevation_deg", type=elevation, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
     group.add("--up", choices=("x", "y", "z"), help=f"orbit: the world's axis that points up (default: {UP})")
 
@@ -60,8 +72,11 @@ def build_parser():
     group.add("--num_frames", type=common.at_least(2), default=60, help="how many, over all instances")
     group.add("--img_sidelength", type=common.at_least(3), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add("--format", choices=("mp4", "gif", "none"), help="of the films (default: mp4 where imageio-ffmpeg "
-              "is installed, else gif)")  # fmt: skip
+    group.add(
+        "--format",
+        choices=("mp4", "gif", "none"),
+        help="of the films (default: mp4 where imageio-ffmpeg is installed, else gif)",
+    )
     group.add("--fps", type=common.positive, default=20, help="frames per second of the films")
     group.add("--logging_root", default="./logs", help="all runs are below this folder")
     group.add("--log_dir", required=True, help="folder of this run below --logging_root")
@@ -131,20 +146,18 @@ def open_model(options, device):
     checkpoint = checkpoints.load(options.checkpoint_path)
     model = checkpoints.load_srn(checkpoint, tracing_steps=options.tracing_steps).to(device).eval()
     if model.latent_codes is None:
-        raise util.InputError(
-            f"{checkpoint['path']}: holds no latent codes to interpolate between; give an SRN of a class"
-        )
+        raise util.InputError(f"{checkpoint['path']}: holds no latent codes to interpolate between; give an SRN of a class")
     head = None
     if options.linear_path:
         head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
-    rendering.expect_side(options.img_sidelength, model, head)
+    renderer.expect_side(options.img_sidelength, model, head)
     folders = [folder.name for folder in dataio.instance_folders(options.data_root)]
     return checkpoints.with_names(checkpoint, folders, options.data_root), model, head
 
 
 @util.command
 def main(argv=None):
-    distributed.expect_one_process("interpolate.py")
+    util.expect_one_process("interpolate.py")
     options = read_options(argv)
     util.keep_freed_memory()
     device = util.pick_device(options.device)
@@ -176,11 +189,11 @@ def render_frames(options, model, head, frames, view, folder):
 
     frames: z (F, D) and cam2world (F, 4, 4); view: uv (R, 2) and intrinsics (3, 3), the same for all frames
     """
-    with results.PictureWriter() as writer, tqdm(total=options.num_frames, unit="frame") as bar:
+    with picture_files.PictureWriter() as writer, tqdm(total=options.num_frames, unit="frame") as bar:
         for indices in torch.arange(options.num_frames).split(options.batch_size):
             batch = {name: tensor[indices] for name, tensor in frames.items()}
             batch |= {name: tensor.expand(len(indices), -1, -1) for name, tensor in view.items()}
-            outputs = rendering.render(model, batch, head)
+            outputs = renderer.render(model, batch, head)
             for i, index in enumerate(indices.tolist()):
                 num_classes = outputs["seg_logits"].shape[-1] if "seg_logits" in outputs else None
                 pictures = visual.of_observation(outputs, batch, i, num_classes)

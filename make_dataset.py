@@ -17,17 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-import atomic_folders
-import carpentry
-import conversion
-import furniture
-import making
-import mesh_maker
-import meshes
-import procedural
 import util
-from dataset_writer import Instance
-from making import SPLITS
+from datasets.conversion import convert
+from datasets.making import atomic_folders, carpentry, from_meshes, furniture, procedural, render_options
+from datasets.making.class_folder import Instance
+from datasets.making.render_options import SPLITS
+from datasets.meshes import triangle_mesh
 
 
 def build_parser():
@@ -35,53 +30,63 @@ def build_parser():
     makers = parser.add_subparsers(dest="maker", required=True, metavar="MAKER")
 
     maker = _add_maker(makers, "procedural", make_procedural, "chairs and tables built from random parameters")
-    making.add_options(maker, views=30, sidelength=64, obj_names=sorted(carpentry.CLASS_NAMES))
-    maker.add_argument("--instances", type=making.whole(1), default=200, help="number of training objects")
-    maker.add_argument("--val_instances", type=making.whole(1), default=10, help="number of validation objects")
-    maker.add_argument("--test_instances", type=making.whole(1), default=20, help="number of test objects")
+    render_options.add_options(maker, views=30, sidelength=64, obj_names=sorted(carpentry.CLASS_NAMES))
+    maker.add_argument("--instances", type=render_options.whole(1), default=200, help="number of training objects")
+    maker.add_argument("--val_instances", type=render_options.whole(1), default=10, help="number of validation objects")
+    maker.add_argument("--test_instances", type=render_options.whole(1), default=20, help="number of test objects")
 
     maker = _add_maker(makers, "furniture", make_furniture, "chairs and tables of Sweet Home 3D, with textures")
-    making.add_options(maker, views=50, sidelength=128, obj_names=sorted(carpentry.CLASS_NAMES))
-    maker.add_argument("--variants", type=making.whole(0), default=0,
-                       help="recoloured and stretched copies of each training object")
-    maker.add_argument("--archive_dir", default=None,
-                       help="folder with the .sh3f archives, or the Debian package sweethome3d-furniture 1.8; "
-                            "without it, apt-get downloads the package into <out>/.cache")
+    render_options.add_options(maker, views=50, sidelength=128, obj_names=sorted(carpentry.CLASS_NAMES))
+    maker.add_argument(
+        "--variants", type=render_options.whole(0), default=0, help="recoloured and stretched copies of each training object"
+    )
+    maker.add_argument(
+        "--archive_dir",
+        default=None,
+        help="folder with the .sh3f archives, or the Debian package sweethome3d-furniture 1.8; "
+        "without it, apt-get downloads the package into <out>/.cache",
+    )
 
-    maker = _add_maker(makers, "meshes", mesh_maker.make, "OBJ, GLB and PLY files: PartNet, ShapeNet, your own")
-    mesh_maker.add_options(maker)
+    maker = _add_maker(makers, "meshes", from_meshes.make, "OBJ, GLB and PLY files: PartNet, ShapeNet, your own")
+    from_meshes.add_options(maker)
 
-    maker = _add_maker(makers, "convert", conversion.make, "posed images: transforms.json and COLMAP models, and back")
-    conversion.add_options(maker)
+    maker = _add_maker(makers, "convert", convert.make, "posed images: transforms.json and COLMAP models, and back")
+    convert.add_options(maker)
     return parser
 
 
 def _add_maker(makers, name, make, summary):
-    maker = makers.add_parser(
-        name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    maker = makers.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     maker.set_defaults(make=make)
     return maker
 
 
 def make_procedural(options):
     """Random objects: every split draws its own, train_val has those of train."""
-    counts = {"train": options.instances, "train_val": options.instances,
-              "val": options.val_instances, "test": options.test_instances}
+    counts = {
+        "train": options.instances,
+        "train_val": options.instances,
+        "val": options.val_instances,
+        "test": options.test_instances,
+    }
     instances = [
-        Instance(split, f"{options.obj_name.lower()}_{i:04d}",
-                 functools.partial(procedural_mesh, options.obj_name, options.seed, split, i),
-                 making.cameras(options, split, i))
-        for split in SPLITS for i in range(counts[split])
+        Instance(
+            split,
+            f"{options.obj_name.lower()}_{i:04d}",
+            functools.partial(procedural_mesh, options.obj_name, options.seed, split, i),
+            render_options.cameras(options, split, i),
+        )
+        for split in SPLITS
+        for i in range(counts[split])
     ]
-    making.write(options, carpentry.CLASS_NAMES[options.obj_name], instances)
+    render_options.write(options, carpentry.CLASS_NAMES[options.obj_name], instances)
 
 
 def procedural_mesh(obj_name, seed, split, index):
     """The mesh of the `index`-th object of a split."""
     owner = SPLITS.index("train" if split == "train_val" else split)
-    rng = np.random.default_rng([seed, making.OBJECTS, owner, index])
-    return meshes.LoadedMesh(carpentry.build(procedural.draw(obj_name, rng)))
+    rng = np.random.default_rng([seed, render_options.OBJECTS, owner, index])
+    return triangle_mesh.LoadedMesh(carpentry.build(procedural.draw(obj_name, rng)))
 
 
 def make_furniture(options):
@@ -90,17 +95,23 @@ def make_furniture(options):
     category = options.obj_name.lower()
     classes, models = furniture.catalogue()
     models = {name: entry for name, entry in models.items() if entry["category"] == category}
-    archives = furniture.find_archives({entry["archive"] for entry in models.values()}, options.archive_dir,
-                                       cache=Path(options.out) / ".cache")
+    archives = furniture.find_archives(
+        {entry["archive"] for entry in models.values()}, options.archive_dir, cache=Path(options.out) / ".cache"
+    )
     instances, entries = [], {}
     for split in SPLITS:
         members = furniture_members(models, "train" if split == "train_val" else split, options.variants)
         for i, (name, entry, variant) in enumerate(members):
             make_mesh = functools.partial(furniture_mesh, archives[entry["archive"]], entry, options.seed, variant)
-            instances.append(Instance(split, name, make_mesh, making.cameras(options, split, i)))
+            instances.append(Instance(split, name, make_mesh, render_options.cameras(options, split, i)))
             entries[name] = entry
-    making.write(options, classes[category], instances, {"variants": options.variants},
-          texts={"ATTRIBUTION.md": furniture.attribution(entries)})
+    render_options.write(
+        options,
+        classes[category],
+        instances,
+        {"variants": options.variants},
+        texts={"ATTRIBUTION.md": furniture.attribution(entries)},
+    )
 
 
 def furniture_members(models, split, variants):
@@ -117,13 +128,13 @@ def furniture_members(models, split, variants):
 
 def furniture_mesh(archive_path, entry, seed, variant):
     """The mesh of a model, or of a variant of it."""
-    rng = None if variant is None else np.random.default_rng([seed, making.VARIANTS, *variant])
-    return meshes.LoadedMesh(furniture.load(archive_path, entry, rng))
+    rng = None if variant is None else np.random.default_rng([seed, render_options.VARIANTS, *variant])
+    return triangle_mesh.LoadedMesh(furniture.load(archive_path, entry, rng))
 
 
 @util.command
 def main(argv=None):
-    options = build_parser().parse_args(making.with_negative_values(sys.argv[1:] if argv is None else argv))
+    options = build_parser().parse_args(render_options.with_negative_values(sys.argv[1:] if argv is None else argv))
     options.make(options)
 
 

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import configargparse
 
-import distributed
-import fused
 import util
+from kernels import fused
 
 PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
 
 
 class Parser(configargparse.ArgumentParser):
-    """Of several processes, which all have the same complaint, only one is to be heard."""
+    """Reports errors as every other user's mistake is reported: one sentence, without the usage."""
 
     def error(self, message):
-        distributed.let_main_complain_first()
-        super().error(message)
+        raise util.InputError(message)
 
 
 def parser(description):
@@ -98,15 +96,33 @@ def add_common(group):
     group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
     kept = group.add_mutually_exclusive_group()
-    kept.add("--preload", action="store_true", help="hold decoded images in memory: 64 KiB each at 128 x 128, and 16 with "
-             "labels; 256 where they are resized to that")  # fmt: skip
-    kept.add("--cache", metavar="DIR", help="keep decoded images in files below this folder, as large as with --preload; "
-             "they are mapped into memory, and the next run decodes nothing")  # fmt: skip
-    group.add("--blend_alpha", action="store_true", default=None, help="composite half-transparent pixels over white "
-              "(default: as dataset.json beside the split says, else no)")  # fmt: skip
+    kept.add(
+        "--preload",
+        action="store_true",
+        help="hold decoded images in memory: 64 KiB each at 128 x 128, and 16 with "
+        "labels; 256 where they are resized to that",
+    )
+    kept.add(
+        "--cache",
+        metavar="DIR",
+        help="keep decoded images in files below this folder, as large as with --preload; "
+        "they are mapped into memory, and the next run decodes nothing",
+    )
+    group.add(
+        "--blend_alpha",
+        action="store_true",
+        default=None,
+        help="composite half-transparent pixels over white (default: as dataset.json beside the split says, else no)",
+    )
     group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, with commas")
-    group.add("--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined,
-              help="names of the instances to use, with commas or blanks between them; a list in YAML")  # fmt: skip
+    group.add(
+        "--specific_ins",
+        type=comma_separated(str),
+        default=[],
+        nargs="+",
+        action=Joined,
+        help="names of the instances to use, with commas or blanks between them; a list in YAML",
+    )
 
 
 def add_model_variants(group):
@@ -117,14 +133,22 @@ def add_model_variants(group):
     group.add(
         "--has_params", action="store_true", help="latent codes come with the data, from the instances' params/ folders"
     )
-    group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on the image of features; sides are "
-              "multiples of 128")  # fmt: skip
+    group.add(
+        "--use_unet_renderer",
+        action="store_true",
+        help="colours by a U-Net on the image of features; sides are multiples of 128",
+    )
 
 
 def add_fused(group):
-    group.add_argument("--fused", choices=("auto", "on", "off"), default="auto", help="on a CPU, compute what every ray goes "
-                       "through in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is "
-                       "none")  # fmt: skip
+    group.add_argument(
+        "--fused",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="on a CPU, compute what every ray goes "
+        "through in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is "
+        "none",
+    )
 
 
 def use_fused(options, device):

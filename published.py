@@ -294,7 +294,7 @@ def fit_srn(model, sizes, form):
     """
     notes = []
     last = UNET_COLOUR if sizes["use_unet_renderer"] else RAY_COLOUR
-    weight, bias = model[f"{last}.weight"], model[f"{last}.bias"]                  # (3 or 4, ...), (3 or 4,)
+    weight, bias = model[f"{last}.weight"], model[f"{last}.bias"]  # (3 or 4, ...), (3 or 4,)
     if form == "semantic" and sizes["rgb_channels"] == 3:
         model[f"{last}.weight"] = torch.cat([weight, torch.zeros_like(weight[:1])])
         model[f"{last}.bias"] = torch.cat([bias, torch.ones_like(bias[:1])])

@@ -34,9 +34,17 @@ class SRN(nn.Module):
     """
 
     def __init__(
-        self, num_instances, latent_dim=256, hidden_features=256, tracing_steps=10, rgb_channels=3, num_classes=None,
-        fit_single_srn=False, has_params=False, use_unet_renderer=False,
-    ):  # fmt: skip
+        self,
+        num_instances,
+        latent_dim=256,
+        hidden_features=256,
+        tracing_steps=10,
+        rgb_channels=3,
+        num_classes=None,
+        fit_single_srn=False,
+        has_params=False,
+        use_unet_renderer=False,
+    ):
         super().__init__()
         self.sizes = dict(
             num_instances=num_instances,
@@ -75,7 +83,7 @@ class SRN(nn.Module):
         """
         if self.phi is not None:
             return None, self.phi
-        with custom_layers.in_float32(self.ray_marcher.out_layer.bias):
+        with custom_layers.without_autocast(self.ray_marcher.out_layer.bias):
             if "z" in batch:
                 return batch["z"], self.hyper_phi(batch["z"])
             if "instances" not in batch:
@@ -99,16 +107,11 @@ class SRN(nn.Module):
             features    (B, R, C) phi at the surface points
         """
         z, phi = scene or self.scene(batch)
-        with custom_layers.in_float32(self.ray_marcher.out_layer.bias):
+        with custom_layers.without_autocast(self.ray_marcher.out_layer.bias):
             rays = batch["rays"] if "rays" in batch else geometry.cast(batch["uv"], batch["cam2world"], batch["intrinsics"])
         points, depth_steps = self.ray_marcher.march(phi, rays, batch.get("initial_depth"))
         outputs = {} if z is None else {"z": z}
-        return outputs | {
-            "points": points,
-            "depth": depth_steps[-1],
-            "depth_steps": depth_steps,
-            "features": phi(points),
-        }
+        return outputs | {"points": points, "depth": depth_steps[-1], "depth_steps": depth_steps, "features": phi(points)}
 
     def per_ray(self, batch, scene=None):
         """As `surface`, plus rgb (B, R, 3 or 4) where colours do not need whole images."""

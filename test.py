@@ -14,20 +14,15 @@ import torch
 from tqdm import tqdm
 
 import checkpoints
-import clouds
-import contact_sheets
 import data_util
 import dataio
-import distributed
-import metrics
-import objectives
 import options as common
-import rendering
-import results
-import scoring
 import srns
 import util
 import visual
+from evaluation import clouds, contact_sheet, metrics, picture_files, scoring
+from rendering import renderer
+from rendering.precision import PRECISIONS
 
 
 def build_parser():
@@ -36,11 +31,17 @@ def build_parser():
     group = parser.add_argument_group("evaluation")
     group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices")
+    group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="of the products of matrices")
     common.add_fused(group)
     group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile")
-    group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="where classes come from: the "
-              "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path")  # fmt: skip
+    group.add(
+        "--eval_mode",
+        type=str.lower,
+        choices=("srn", *srns.HEADS),
+        default="srn",
+        help="where classes come from: the "
+        "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path",
+    )
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or a folder of some")
     group.add("--linear_path", help="the head of stage 2 (linear or MLP): a .pth file or a folder of some")
     group.add("--unet_path", help="the U-Net baseline of stage 2: a .pth file or a folder of some")
@@ -48,10 +49,17 @@ def build_parser():
     group.add(
         "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all"
     )
-    group.add("--input_idcs", type=common.comma_separated(int), help="views the codes were fitted to: shown in the pictures, "
-              "not scored (default: those that the checkpoint names for this split)")  # fmt: skip
-    group.add("--reverse", action="store_true", help="codes were fitted to label maps: these are shown as what was given "
-              "(a checkpoint made here knows by itself)")  # fmt: skip
+    group.add(
+        "--input_idcs",
+        type=common.comma_separated(int),
+        help="views the codes were fitted to: shown in the pictures, "
+        "not scored (default: those that the checkpoint names for this split)",
+    )
+    group.add(
+        "--reverse",
+        action="store_true",
+        help="codes were fitted to label maps: these are shown as what was given (a checkpoint made here knows by itself)",
+    )
     group.add("--score_input_views", action="store_true", help="score the views the codes were fitted to as well")
     group.add("--point_cloud", action="store_true", help="write point clouds by colour and by class")
     group.add(
@@ -183,7 +191,7 @@ def score(scores, names, outputs, batch, given):
 
 @util.command
 def main(argv=None):
-    distributed.expect_one_process("test.py")
+    util.expect_one_process("test.py")
     options = read_options(argv)
     util.keep_freed_memory()
     device = util.pick_device(options.device)
@@ -202,7 +210,7 @@ def main(argv=None):
             f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
             f"but the model tells {num_classes} apart"
         )
-    rendering.expect_side(options.img_sidelength, model, head)
+    renderer.expect_side(options.img_sidelength, model, head)
     known = input_views(options, checkpoint, dataset)
     given = set() if options.score_input_views else known
     scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]
@@ -211,8 +219,10 @@ def main(argv=None):
     if class_names and not num_classes:
         print(f"note: {checkpoint['path']} has no U-Net of its own, so parts are not predicted; see --eval_mode")
     if options.reverse and not (known and dataset.num_classes):
-        raise util.InputError("--reverse: shows the label maps of the given views; name these views with --input_idcs, and "
-                              "see that the data have label maps")  # fmt: skip
+        raise util.InputError(
+            "--reverse: shows the label maps of the given views; name these views with --input_idcs, and "
+            "see that the data have label maps"
+        )
     labelled = {}
     if dataset.num_classes and num_classes:
         names = {instance for instance, _ in scored}
@@ -224,12 +234,12 @@ def main(argv=None):
         """The batch on the device, its instance_idx rows of the latent table, and what is rendered for it."""
         batch = dataio.with_rows(batch, rows)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        return batch, rendering.render(model, batch, head, precision=options.precision)
+        return batch, renderer.render(model, batch, head, precision=options.precision)
 
     folder = common.start_run(options)
     num_classes = num_classes or len(class_names or [])
     seen_as = "seg_gt" if dataset.num_classes and (options.reverse or checkpoint.get("observed") == ["seg"]) else "rgb_gt"
-    sheet = contact_sheets.Sheet(dataset, known, seen_as)
+    sheet = contact_sheet.Sheet(dataset, known, seen_as)
     scores = evaluate(options, render, dataset, known, given, labelled, class_names, num_classes, folder, sheet)
     evaluated = {instance.name for instance in dataset.instances}
     num_given = sum(instance in evaluated for instance, _ in known)
@@ -250,7 +260,7 @@ def evaluate(options, render, dataset, known, given, labelled, class_names, num_
     known:    names of the views that were given to the model, shown as such
     given:    those of them that are not scored
     labelled: {instance: data_util.LabelledCloud} of those that have one
-    sheet:    contact_sheets.Sheet, to be filled
+    sheet:    contact_sheet.Sheet, to be filled
     returns   the scoring.Scores
     """
     names = [dataset.name_of(i) for i in range(len(dataset))]
@@ -268,11 +278,11 @@ def evaluate(options, render, dataset, known, given, labelled, class_names, num_
         sheet.add(instance, view, pictures)
         if instance in written:
             for kind, picture in pictures.items():
-                results.write_picture(folder_of[instance] / kind / f"{view}.png", picture)
+                picture_files.write_picture(folder_of[instance] / kind / f"{view}.png", picture)
             if (instance, view) in known:
-                results.write_picture(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
+                picture_files.write_picture(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
 
-    with results.PictureWriter() as writer, tqdm(total=len(dataset), desc=folder.name, unit="image") as bar:
+    with picture_files.PictureWriter() as writer, tqdm(total=len(dataset), desc=folder.name, unit="image") as bar:
         for batch in batches:
             batch, outputs = render(batch)
             names_here = [names[i] for i in batch["observation_idx"].tolist()]

@@ -116,8 +116,7 @@ class Conv2dSame(nn.Module):
     def __init__(self, in_channels, out_channels, kernel_size, bias=True):
         super().__init__()
         self.net = nn.Sequential(
-            nn.ReflectionPad2d(kernel_size // 2),
-            nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias),
+            nn.ReflectionPad2d(kernel_size // 2), nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
         )
 
     def forward(self, features):

@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import sys
+import time
 import uuid
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
+SECONDS_UNTIL_ENDED = 10  # within which torchrun ends the other processes when one has failed
 UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
 
 
@@ -34,14 +36,43 @@ def command(main):
             print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
             sys.exit(2)
         except BrokenProcessPool:
-            print(f"{Path(sys.argv[0]).name}: error: one of its processes was ended from outside, perhaps for want of "
-                  f"memory; run it again with a smaller --num_workers", file=sys.stderr)  # fmt: skip
+            print(
+                f"{Path(sys.argv[0]).name}: error: one of its processes was ended from outside, perhaps for want of "
+                f"memory; run it again with a smaller --num_workers",
+                file=sys.stderr,
+            )
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
             sys.exit(130)
 
     return wrapped
+
+
+def launched_by_torchrun():
+    """Whether this is one of several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def is_first_process():
+    """Whether this process has rank 0, known before the processes have joined."""
+    return not launched_by_torchrun() or os.environ.get("RANK", "0") == "0"
+
+
+def let_first_process_fail():
+    """Wait before reporting an error that rank 0 reports too: torchrun ends this process meanwhile, so it is seen once."""
+    if not is_first_process():
+        time.sleep(SECONDS_UNTIL_ENDED)
+
+
+def expect_one_process(program):
+    """An InputError where torchrun has started several processes of a program that runs in one."""
+    if launched_by_torchrun():
+        let_first_process_fail()
+        raise InputError(
+            f"{program} runs in one process, but the environment sets WORLD_SIZE to {os.environ['WORLD_SIZE']}; start it "
+            f"without torchrun"
+        )
 
 
 def pick_device(name):

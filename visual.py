@@ -100,7 +100,7 @@ def camera_normals(points, cam2world):
 def of_observation(outputs, batch, i, num_classes=None):
     """Pictures of observation i of a rendered batch of whole square images: {"normals", "rgb", "rgb_gt", "seg", "seg_gt"}.
 
-    Those that the outputs (rendering.render) or the batch do not have are left out.
+    Those that the outputs (renderer.render) or the batch do not have are left out.
     """
     points, cam2world = outputs["points"][i : i + 1], batch["cam2world"][i : i + 1]
     pictures = {"normals": normal_picture(camera_normals(points, cam2world)[0])}

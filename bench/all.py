@@ -1,8 +1,8 @@
 """Run the commands of bench/ one after the other, with their defaults, and write the tables of BENCHMARKS.md.
 
-    python bench/all.py                          # everything, on the CPU and, where there is one, on the GPU
-    python bench/all.py --only training,scale    # these again; quality, which takes hours, runs only where it is named
-    python bench/all.py --tables                 # only write the tables anew, from the JSON that is there
+    python -m bench.all                          # everything, on the CPU and, where there is one, on the GPU
+    python -m bench.all --only training,scale    # these again; quality, which takes hours, runs only where it is named
+    python -m bench.all --tables                 # only write the tables anew, from the JSON that is there
 
 The figures lie in logs/bench/<command>.<device>.json. What stands between the two markers in BENCHMARKS.md is replaced,
 the rest of the file stays.
@@ -16,15 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+import options as common
+import util
+from bench import measuring
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-import options as common  # noqa: E402
-import util  # noqa: E402
-from bench import measuring  # noqa: E402
-
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ON_DEVICES = {  # what is measured: script and its options
     "training": ["training", "--reference", "--repeats", "3"],
@@ -64,12 +62,12 @@ def run(name, device, out):
     """Whether a command ran to its end; what it prints is shown."""
     place = path_of(out, name, device)
     script, *given = COMMANDS[name]
-    command = [sys.executable, str(ROOT / "bench" / f"{script}.py"), *given, "--json", str(place)]
+    command = [sys.executable, "-m", f"bench.{script}", *given, "--json", str(place)]
     if name in ON_DEVICES:
         command += ["--device", device]
     print(f"\n$ {' '.join(command)}", flush=True)
     started = time.perf_counter()
-    failed = subprocess.run(command).returncode
+    failed = subprocess.run(command, cwd=ROOT).returncode
     if not failed:
         figures = json.loads(place.read_text())
         place.write_text(json.dumps({"machine": measuring.facts(device)} | figures, indent=2) + "\n")
@@ -98,7 +96,10 @@ def tables_of(name, figures):
 def section(name, device, figures):
     """Lines of Markdown: a heading, the machine, the tables; a row of empty cells where a device has not been measured."""
     script, *given = COMMANDS[name]
-    lines = [f"### `{' '.join([f'bench/{script}.py', *given])}`" + (f" on {device}" if name in ON_DEVICES else ""), ""]
+    lines = [
+        f"### `{' '.join(['python -m', f'bench.{script}', *given])}`" + (f" on {device}" if name in ON_DEVICES else ""),
+        "",
+    ]
     lines += [about(figures["machine"]) if "machine" in figures else "" if figures else "Not measured.", ""]
     for title, table in tables_of(name, figures):
         lines += [f"{title}:", "", table, ""]
@@ -123,7 +124,7 @@ def sections(out):
 
 def write_tables(path, text):
     """Replace what is between the markers; a file without them gets them at its end."""
-    whole = path.read_text() if path.is_file() else "# Benchmarks\n\nWritten by `python bench/all.py`.\n"
+    whole = path.read_text() if path.is_file() else "# Benchmarks\n\nWritten by `python -m bench.all`.\n"
     if (BEGIN in whole) != (END in whole) or whole.find(BEGIN) > whole.find(END):
         raise util.InputError(f"{path}: expected {BEGIN} and, after it, {END}; restore them, or remove both")
     if BEGIN not in whole:

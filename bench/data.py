@@ -1,9 +1,9 @@
 """How fast images are read: decoded from PNG files, from memory, from the mapped cache; and how fast a split opens.
 
-    python bench/data.py                                      # on a set of balls, made in a temporary folder
-    python bench/data.py --data_root data/Chair/Chair.train   # on one's own
-    python bench/data.py --reference                          # and the published way beside it
-    python bench/data.py --index 6000x250                     # opens a split of so many instances and views
+    python -m bench.data                                      # on a set of balls, made in a temporary folder
+    python -m bench.data --data_root data/Chair/Chair.train   # on one's own
+    python -m bench.data --reference                          # and the published way beside it
+    python -m bench.data --index 6000x250                     # opens a split of so many instances and views
 
 Prints Markdown tables. Batches are those of training, shuffled, with random rays; files are in the system's memory
 when they were read or written just before. A set of 6000 x 250 takes 12 GB of disk while it is measured.
@@ -13,27 +13,23 @@ all rays of the image.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import imageio.v3 as iio
+import numpy as np
+import torch
+from tqdm import tqdm
 
-import imageio.v3 as iio  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import data_util  # noqa: E402
-import dataio  # noqa: E402
-import geometry  # noqa: E402
-import options as common  # noqa: E402
-import processes  # noqa: E402
-import split_index  # noqa: E402
-import util  # noqa: E402
-from bench import measuring  # noqa: E402
+import data_util
+import dataio
+import geometry
+import options as common
+import util
+from bench import measuring
+from datasets.storage import processes, split_index
 
 STORES = {"PNG": {}, "RAM": {"preload": True}, "mapped cache": {"cache": True}}
 NUM_CLASSES = 3  # of the balls: background, upper and lower half
@@ -136,7 +132,7 @@ class PublishedDataset(dataio.SceneClassDataset):
     """Nothing is kept but the names of files."""
 
     def __getitem__(self, key):
-        item = super().__getitem__(key.index)                                # whole images
+        item = super().__getitem__(key.index)  # whole images
         instance = self.instances[item["instance_idx"]]
         _, view = self.files.locate(key.index)
         intrinsics = data_util.load_intrinsics(instance.folder / "intrinsics.txt")
@@ -160,8 +156,16 @@ def measure_reading(options, root, cache):
         for num_workers in workers:
             images_per_s = throughput(dataset, options.batch_size, num_workers, options.seconds)
             rays = dataset.rays_per_image or options.sidelength**2
-            rows.append({"mode": mode, "from": name, "workers": num_workers, "images_per_s": images_per_s,
-                         "rays_per_s": images_per_s * rays, "seconds_to_fill": seconds_to_fill})  # fmt: skip
+            rows.append(
+                {
+                    "mode": mode,
+                    "from": name,
+                    "workers": num_workers,
+                    "images_per_s": images_per_s,
+                    "rays_per_s": images_per_s * rays,
+                    "seconds_to_fill": seconds_to_fill,
+                }
+            )
 
     for name, kept in STORES.items():
         start = time.perf_counter()
@@ -212,11 +216,22 @@ def open_here(root, with_labels, cached):
 # Tables
 
 
-READING = {"mode": ("mode", ""), "from": ("images from", ""), "workers": ("workers", ""),
-           "images_per_s": ("images/s", ",.0f"), "rays_per_s": ("rays/s", ",.0f"),
-           "seconds_to_fill": ("seconds to fill", ".1f"), "ratio": ("images/s, fast/reference", ".2f")}  # fmt: skip
-OPENING = {"index": ("index", ""), "observations": ("observations", ","), "seconds": ("seconds to open", ".2f"),
-           "mb_before": ("MiB before", ",.0f"), "mb_peak": ("MiB at most", ",.0f")}  # fmt: skip
+READING = {
+    "mode": ("mode", ""),
+    "from": ("images from", ""),
+    "workers": ("workers", ""),
+    "images_per_s": ("images/s", ",.0f"),
+    "rays_per_s": ("rays/s", ",.0f"),
+    "seconds_to_fill": ("seconds to fill", ".1f"),
+    "ratio": ("images/s, fast/reference", ".2f"),
+}
+OPENING = {
+    "index": ("index", ""),
+    "observations": ("observations", ","),
+    "seconds": ("seconds to open", ".2f"),
+    "mb_before": ("MiB before", ",.0f"),
+    "mb_peak": ("MiB at most", ",.0f"),
+}
 
 
 def tables(figures):

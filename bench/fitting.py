@@ -1,8 +1,8 @@
 """How long latent codes of unseen objects (stage 3) take to fit: seconds to a PSNR of the input, and what comes of it.
 
-    python bench/fitting.py                                    # the demo's unseen chairs, view 65 of each
-    python bench/fitting.py --reference                        # and the published way beside it, for as long
-    python bench/fitting.py --data_root ... --checkpoint_path ... --img_sidelength 128 --specific_observation_idcs 64,104
+    python -m bench.fitting                                    # the demo's unseen chairs, view 65 of each
+    python -m bench.fitting --reference                        # and the published way beside it, for as long
+    python -m bench.fitting --data_root ... --checkpoint_path ... --img_sidelength 128 --specific_observation_idcs 64,104
 
 Other options are train.py's, for the fast way. The published way, with the same modules: codes from near 0, batches of 4
 whole images, all rays at once, a learning rate of 4e-4. Both run train.py in processes of their own. Seconds count from
@@ -12,33 +12,45 @@ the moment its options are read, data and model to be opened still; codes are co
 import contextlib
 import io
 import math
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import checkpoints
+import dataio
+import options as common
+import train
+import util
+from bench import measuring
+from rendering import renderer
+from training import run_folder, validation
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import checkpoints  # noqa: E402
-import dataio  # noqa: E402
-import options as common  # noqa: E402
-import rendering  # noqa: E402
-import stage_outputs  # noqa: E402
-import train  # noqa: E402
-import util  # noqa: E402
-import validation  # noqa: E402
-from bench import measuring  # noqa: E402
-
 DEMO = {
-    "data_root": ROOT / "data/demo/Chair/Chair.test", "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn",
+    "data_root": ROOT / "data/demo/Chair/Chair.test",
+    "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn",
     "linear_path": ROOT / "logs/demo/Chair/linear_update",
-}  # fmt: skip
+}
 SECONDS_BETWEEN = 1.15  # two copies of the codes: each so many times as late as the one before, from FIRST_COPY_S on
 FIRST_COPY_S = 0.5
-PUBLISHED = ["--code_solver", "published", "--code_init", "normal", "--batch_size_per_img_sidelength", "4", "--lr", "4e-4",
-             "--rays_per_image", "0", "--rays_per_block", "0", "--fused", "off",
-             "--max_steps_per_img_sidelength", "1000000"]  # fmt: skip
+PUBLISHED = [
+    "--code_solver",
+    "published",
+    "--code_init",
+    "normal",
+    "--batch_size_per_img_sidelength",
+    "4",
+    "--lr",
+    "4e-4",
+    "--rays_per_image",
+    "0",
+    "--rays_per_block",
+    "0",
+    "--fused",
+    "off",
+    "--max_steps_per_img_sidelength",
+    "1000000",
+]
 
 
 class BudgetSpent(Exception):
@@ -74,11 +86,17 @@ def read_options(argv):
 def arguments_of(options, mode, others, folder):
     """What train.py is asked for."""
     common_ones = {
-        "data_root": options.data_root, "checkpoint_path": options.checkpoint_path, "device": options.device,
-        "img_sidelengths": options.img_sidelength, "specific_observation_idcs": options.specific_observation_idcs,
-        "max_num_instances_train": options.max_num_instances, "logging_root": folder, "log_dir": mode, "class_weight": 0,
+        "data_root": options.data_root,
+        "checkpoint_path": options.checkpoint_path,
+        "device": options.device,
+        "img_sidelengths": options.img_sidelength,
+        "specific_observation_idcs": options.specific_observation_idcs,
+        "max_num_instances_train": options.max_num_instances,
+        "logging_root": folder,
+        "log_dir": mode,
+        "class_weight": 0,
         "steps_til_ckpt": 10**9,
-    }  # fmt: skip
+    }
     asked = [f"--{name}={value}" for name, value in common_ones.items()] + ["--overwrite_embeddings", "--no_validation"]
     if mode == "reference":
         return asked + PUBLISHED
@@ -109,7 +127,7 @@ def fit_here(settings, mode, others):
         if seconds > options.budget:
             raise BudgetSpent
 
-    shows, stage_outputs.watch = stage_outputs.watch, watch  # no pictures: they take time that is not the fit's
+    shows, run_folder.watch = run_folder.watch, watch  # no pictures: they take time that is not the fit's
     keeps = util.keep_freed_memory
     if mode == "reference":
         util.keep_freed_memory = lambda: False
@@ -118,7 +136,7 @@ def fit_here(settings, mode, others):
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 train.main.__wrapped__(arguments_of(options, mode, others, folder))
     finally:
-        stage_outputs.watch, util.keep_freed_memory = shows, keeps
+        run_folder.watch, util.keep_freed_memory = shows, keeps
     mb_peak = measuring.peak_memory(device)
     if not copies or copies[-1][0] < seen["codes"][0]:
         copies.append((seen["codes"][0], seen["codes"][1].clone()))
@@ -166,7 +184,7 @@ def scores_of(options, instances, settings, model, codes, head, device):
     for batch in dataio.ordered_batches(dataset, 16):
         batch = {name: x.to(device) for name, x in batch.items()}
         batch["z"] = codes[batch["instance_idx"]]
-        outputs = rendering.render(model, batch, head, with_classes=False)
+        outputs = renderer.render(model, batch, head, with_classes=False)
         found += zip(batch["instance_idx"].tolist(), validation.score_images(outputs, batch))
     return found
 
@@ -207,11 +225,23 @@ def compare(ways):
     return rows
 
 
-LEVELS = {"psnr": ("input PSNR (dB)", ""), "fast": ("s, fast", ".1f"), "fast_each": ("s an object", ".2f"),
-          "reference": ("s, reference", ".1f"), "reference_each": ("s an object", ".2f"),
-          "ratio": ("reference/fast", ".1f")}  # fmt: skip
-ENDS = {"mode": ("mode", ""), "s": ("s", ".1f"), "steps": ("steps", ",.0f"), "input_psnr": ("input PSNR (dB)", ".2f"),
-        "novel_psnr": ("novel PSNR (dB)", ".2f"), "miou": ("mIoU", ".3f"), "mb_peak": ("peak MiB", ",.0f")}  # fmt: skip
+LEVELS = {
+    "psnr": ("input PSNR (dB)", ""),
+    "fast": ("s, fast", ".1f"),
+    "fast_each": ("s an object", ".2f"),
+    "reference": ("s, reference", ".1f"),
+    "reference_each": ("s an object", ".2f"),
+    "ratio": ("reference/fast", ".1f"),
+}
+ENDS = {
+    "mode": ("mode", ""),
+    "s": ("s", ".1f"),
+    "steps": ("steps", ",.0f"),
+    "input_psnr": ("input PSNR (dB)", ".2f"),
+    "novel_psnr": ("novel PSNR (dB)", ".2f"),
+    "miou": ("mIoU", ".3f"),
+    "mb_peak": ("peak MiB", ",.0f"),
+}
 
 
 def tables(figures):

@@ -1,8 +1,8 @@
 """How long the linear update (stage 2) takes, from an opened SRN to the linear layer, and how well it then segments.
 
-    python bench/linear_update.py                              # on the demo's chairs
-    python bench/linear_update.py --reference                  # and the published way beside it
-    python bench/linear_update.py --data_root ... --checkpoint_path ... --obj_name Table --img_sidelengths 128
+    python -m bench.linear_update                              # on the demo's chairs
+    python -m bench.linear_update --reference                  # and the published way beside it
+    python -m bench.linear_update --data_root ... --checkpoint_path ... --obj_name Table --img_sidelengths 128
 
 Other options are train.py's, and --config_filepath is read as there. The published way, with the same modules: 5,000 steps
 of Adam on batches of 4 whole images, whose features are computed anew in every step. A few of these steps are measured
@@ -10,37 +10,32 @@ and the time of all is told from them, unless --full. Its score needs all steps;
 features that are kept, which changes no number.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
+import dataio
+import options as common
+import srns
+import train
+import util
+from bench import measuring
+from kernels import fused
+from rendering import renderer
+from training import head_update, logistic_regression, objectives, stage_data, validation
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-import dataio  # noqa: E402
-import fused  # noqa: E402
-import head_update  # noqa: E402
-import logistic_regression  # noqa: E402
-import objectives  # noqa: E402
-import options as common  # noqa: E402
-import rendering  # noqa: E402
-import srns  # noqa: E402
-import stage_inputs  # noqa: E402
-import train  # noqa: E402
-import util  # noqa: E402
-import validation  # noqa: E402
-from bench import measuring  # noqa: E402
-
 PUBLISHED_STEPS, PUBLISHED_BATCH, PUBLISHED_RATE = 5000, 4, 4e-4
 DEMO = {
-    "data_root": ROOT / "data/demo/Chair/Chair.train", "val_root": ROOT / "data/demo/Chair/Chair.train_val",
-    "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn", "obj_name": "Chair",
+    "data_root": ROOT / "data/demo/Chair/Chair.train",
+    "val_root": ROOT / "data/demo/Chair/Chair.train_val",
+    "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn",
+    "obj_name": "Chair",
     "config_filepath": ROOT / "train_configs/demo_linear_update.yml",
-}  # fmt: skip
+}
 
 
 def build_parser():
@@ -97,7 +92,7 @@ def published(options, update, device, num_steps, kept=None):
     fused.use("off")
     util.seed_everything(options.seed)
     side = options.img_sidelengths[-1]
-    dataset = stage_inputs.make_dataset(options, update.data, update.data.train, side)
+    dataset = stage_data.make_dataset(options, update.data, update.data.train, side)
     head = srns.LinearHead(update.sizes["in_features"], update.head.num_classes).to(device)
     objective = objectives.HeadObjective(head, options.class_weight)
     optimizer = torch.optim.Adam(head.parameters(), lr=PUBLISHED_RATE)
@@ -126,14 +121,14 @@ def batches_of(dataset, num_steps, seed, kept):
 
 def keep_all(options, update, device):
     """[(features (R, C), seg_labels (R,))] of every observation."""
-    dataset = stage_inputs.make_dataset(options, update.data, update.data.train, options.img_sidelengths[-1])
+    dataset = stage_data.make_dataset(options, update.data, update.data.train, options.img_sidelengths[-1])
     needed = len(dataset) * len(dataset.uv) * update.sizes["in_features"] * 4
     if needed > measuring.free_memory(device) // 2:
         return None
     kept = []
     for batch in dataio.ordered_batches(dataset, PUBLISHED_BATCH):
         batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
-        outputs = rendering.render(update.model, batch, with_classes=False, keep_features=True)
+        outputs = renderer.render(update.model, batch, with_classes=False, keep_features=True)
         kept += zip(outputs["features"], batch["seg_labels"])
     return kept
 
@@ -142,11 +137,11 @@ def miou(options, update, head, device):
     """Mean IoU over the images of --val_root, as train.py validates; None where there are none."""
     if not update.data.val:
         return None
-    row_of = dict(zip(stage_inputs.names_of(update.data.train), update.rows))
-    rows = [row_of[name] for name in stage_inputs.names_of(update.data.val)]
-    dataset = stage_inputs.make_dataset(options, update.data, update.data.val, options.img_sidelengths[-1])
+    row_of = dict(zip(stage_data.names_of(update.data.train), update.rows))
+    rows = [row_of[name] for name in stage_data.names_of(update.data.val)]
+    dataset = stage_data.make_dataset(options, update.data, update.data.val, options.img_sidelengths[-1])
     place = SimpleNamespace(to_device=lambda batch: {name: x.to(device) for name, x in batch.items()})
-    render = lambda batch: rendering.render(update.model, batch, head)  # noqa: E731
+    render = lambda batch: renderer.render(update.model, batch, head)  # noqa: E731
     batches = dataio.ordered_batches(dataset, 16)
     return validation.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
 
@@ -156,8 +151,15 @@ def measure(options, training_options, device):
     update = head_update.open_update(training_options, device)
     with torch.random.fork_rng(devices=[]):
         head, seconds = solved(training_options, update, device)
-    rows = [{"mode": "fast", "how": "solved", **seconds, "steps_measured": None,
-             "miou": miou(training_options, update, head, device)}]  # fmt: skip
+    rows = [
+        {
+            "mode": "fast",
+            "how": "solved",
+            **seconds,
+            "steps_measured": None,
+            "miou": miou(training_options, update, head, device),
+        }
+    ]
     if options.reference:
         num_steps = options.adam_steps if options.full else min(options.reference_steps, options.adam_steps)
         published(training_options, update, device, 1)  # what is loaded late
@@ -178,9 +180,16 @@ def measure(options, training_options, device):
     return measuring.with_ratios(rows, "s", []), what
 
 
-COLUMNS = {"mode": ("mode", ""), "how": ("how", ""), "s": ("s", ",.2f"), "s_to_render": ("of it, features", ".2f"),
-           "s_to_choose": ("penalty", ".2f"), "s_to_solve": ("solution", ".2f"), "miou": ("mIoU", ".3f"),
-           "ratio": ("reference/fast", ",.0f")}  # fmt: skip
+COLUMNS = {
+    "mode": ("mode", ""),
+    "how": ("how", ""),
+    "s": ("s", ",.2f"),
+    "s_to_render": ("of it, features", ".2f"),
+    "s_to_choose": ("penalty", ".2f"),
+    "s_to_solve": ("solution", ".2f"),
+    "miou": ("mIoU", ".3f"),
+    "ratio": ("reference/fast", ",.0f"),
+}
 
 
 def tables(figures):

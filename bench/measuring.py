@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-import objectives
 import options as common
-import processes
 import util
+from datasets.storage import processes
+from rendering.precision import PRECISIONS
 
 MODES = ("fast", "reference")
 PRODUCTS = ((2048, 256, 256), (16384, 256, 256), (2048, 2048, 2048), (8192, 8192, 8192))  # of matrices; the best counts
@@ -77,8 +77,10 @@ def use_demo(parser, options, demo, needed):
         parser.error(f"{', '.join(flags.values())}: are for a --data_root of one's own: give it too")
     places = [demo[name] for name in ("data_root", *needed) if isinstance(demo[name], Path)]
     if not all(place.is_dir() for place in places):
-        parser.error(f"{' and '.join(map(str, places))}: not both there; make them with `make demo`, or give --data_root "
-                     f"and {' and '.join(flags[name] for name in needed)}")  # fmt: skip
+        parser.error(
+            f"{' and '.join(map(str, places))}: not both there; make them with `make demo`, or give --data_root "
+            f"and {' and '.join(flags[name] for name in needed)}"
+        )
     there = {name: value for name, value in demo.items() if not isinstance(value, Path) or value.exists()}
     vars(options).update({name: str(value) for name, value in there.items()})
 
@@ -91,9 +93,14 @@ def facts(device="cpu"):
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
-        "date": datetime.date.today().isoformat(), "processor": processor(), "cores": processes.available(),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "device": device.type, "device_name": name,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": processes.available(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": device.type,
+        "device_name": name,
+    }
 
 
 def processor():
@@ -105,8 +112,8 @@ def processor():
 
 
 def product_limit(device, precision="float32", products=PRODUCTS, seconds=SECONDS_PER_PRODUCT):
-    """GFLOP/s of the device at products of matrices, the best of several sizes; precision as in objectives.PRECISIONS."""
-    dtype = objectives.PRECISIONS[precision] or torch.float32
+    """GFLOP/s of the device at products of matrices, the best of several sizes. precision: one of PRECISIONS"""
+    dtype = PRECISIONS[precision] or torch.float32
     best = 0.0
     for rows, inner, columns in products:
         gflop = 2 * rows * inner * columns / 1e9

@@ -1,6 +1,6 @@
 """How long rendering a mesh takes: a thousand 128 px views of 50,000 faces in two parts, as `make_dataset.py meshes` does.
 
-    python bench/meshes.py [--views 1000] [--faces 50000] [--sidelength 128] [--json FILE]
+python -m bench.meshes [--views 1000] [--faces 50000] [--sidelength 128] [--json FILE]
 """
 
 import argparse
@@ -57,19 +57,39 @@ def main(argv=None):
         for i in range(OBJECTS):
             (source / f"ball_{i}.obj").write_text(text)
         (Path(scratch) / "parts.yml").write_text(TOP_AND_REST)
-        command = [sys.executable, str(ROOT / "make_dataset.py"), "meshes", str(source), "--parts", f"{scratch}/parts.yml",
-                   "--obj_name", "Ball", "--out", scratch, "--views", str(options.views // OBJECTS), "--train_val_views", "0",
-                   "--sidelength", str(options.sidelength), "--num_workers", str(options.num_workers)]  # fmt: skip
+        command = [
+            sys.executable,
+            str(ROOT / "make_dataset.py"),
+            "meshes",
+            str(source),
+            "--parts",
+            f"{scratch}/parts.yml",
+            "--obj_name",
+            "Ball",
+            "--out",
+            scratch,
+            "--views",
+            str(options.views // OBJECTS),
+            "--train_val_views",
+            "0",
+            "--sidelength",
+            str(options.sidelength),
+            "--num_workers",
+            str(options.num_workers),
+        ]
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     figures = {
-        "faces": text.count("\nf "), "views": options.views // OBJECTS * OBJECTS, "sidelength": options.sidelength,
-        "num_workers": options.num_workers, "seconds": round(seconds, 1),
+        "faces": text.count("\nf "),
+        "views": options.views // OBJECTS * OBJECTS,
+        "sidelength": options.sidelength,
+        "num_workers": options.num_workers,
+        "seconds": round(seconds, 1),
         "cpu_ms_per_view": round(1000 * (used.ru_utime + used.ru_stime) / options.views, 1),
         "peak_mib_per_process": round(used.ru_maxrss / 1024),
-    }  # fmt: skip
+    }
     print("| " + " | ".join(figures) + " |\n|" + "---|" * len(figures))
     print("| " + " | ".join(f"{value:,}" for value in figures.values()) + " |")
     if options.json:

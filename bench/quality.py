@@ -1,7 +1,7 @@
 """How soon stage 1 gets to a validation PSNR: the published way, and what each change to it brings.
 
-    python bench/quality.py --json FILE --picture curve.png                 # on the data of `make demo`, two hours
-    python bench/quality.py --json FILE --variants 4,5 --budget 300         # two of them again; the others' curves stay
+    python -m bench.quality --json FILE --picture curve.png                 # on the data of `make demo`, two hours
+    python -m bench.quality --json FILE --variants 4,5 --budget 300         # two of them again; the others' curves stay
 
 Every variant trains in a process of its own until its time is up or its schedule ends. Seconds are those of training:
 validation does not count. The picture needs matplotlib, which is in requirements-dev.txt.
@@ -10,26 +10,31 @@ validation does not count. The picture needs matplotlib, which is in requirement
 import argparse
 import contextlib
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
+import torch
+
+import options as common
+import util
+from bench import measuring
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-import options as common  # noqa: E402
-import util  # noqa: E402
-from bench import measuring  # noqa: E402
-
 PUBLISHED = dict(
-    img_sidelengths=64, max_steps_per_img_sidelength=100_000, batch_size_per_img_sidelength=4, rays_per_image=0,
-    hidden_features=256, embedding_size=256, lr=4e-4, initial_distance=0, rays_per_block=0, fused="off",
+    img_sidelengths=64,
+    max_steps_per_img_sidelength=100_000,
+    batch_size_per_img_sidelength=4,
+    rays_per_image=0,
+    hidden_features=256,
+    embedding_size=256,
+    lr=4e-4,
+    initial_distance=0,
+    rays_per_block=0,
+    fused="off",
     steps_til_val=10,
-)  # fmt: skip
+)
 DEMO = dict(max_steps_per_img_sidelength=2300)  # what the schedule of train_configs/demo.yml is made for
 CHANGES = {  # each on top of those before it
     "reference": {},
@@ -50,10 +55,18 @@ def build_parser():
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", default=str(ROOT / "data" / "demo" / "Chair"), help="class folder: with .train, .train_val")
-    parser.add_argument("--budget", type=common.comma_separated(float), default="1200",
-                        help="seconds of training for each variant, or as many numbers as variants")  # fmt: skip
-    parser.add_argument("--variants", type=common.comma_separated(int), default=",".join(map(str, range(len(CHANGES)))),
-                        help="which, counted from 0, the reference")  # fmt: skip
+    parser.add_argument(
+        "--budget",
+        type=common.comma_separated(float),
+        default="1200",
+        help="seconds of training for each variant, or as many numbers as variants",
+    )
+    parser.add_argument(
+        "--variants",
+        type=common.comma_separated(int),
+        default=",".join(map(str, range(len(CHANGES)))),
+        help="which, counted from 0, the reference",
+    )
     parser.add_argument("--threads", type=common.positive, help="of the processor (default: PyTorch's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--options", default="", help="more options for train.py of every variant, as on its command line")
@@ -77,13 +90,12 @@ class Enough(Exception):
 def train_variant(arguments, threads, budget, keeps_memory=True):
     """Trains, and returns [(seconds of training, step, validation PSNR)]; ends when the budget (s) is spent."""
     import train
-    import training
-    import validation
+    from training import loop, validation
 
     if threads:
         torch.set_num_threads(threads)
     curve, looking_s, started = [], 0.0, None
-    first_fit, after_step = training.fit, training.Run.after_step
+    first_fit, after_step = loop.fit, loop.Run.after_step
 
     def fit(*given, **named):
         nonlocal started
@@ -103,8 +115,12 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
         curve.append((looker.run.seconds, step, looker.scores()["psnr"]))
         print(f"{curve[-1][0]:8.1f} s, step {step:6d}: {curve[-1][2]:.2f} dB", flush=True)
 
-    replaced = [(training, "fit", fit), (training.Run, "after_step", timed), (validation.Validation, "__call__", look),
-                (validation.Preview, "__call__", lambda preview, step: None)]  # fmt: skip
+    replaced = [
+        (loop, "fit", fit),
+        (loop.Run, "after_step", timed),
+        (validation.Validation, "__call__", look),
+        (validation.Preview, "__call__", lambda preview, step: None),
+    ]
     if not keeps_memory:
         replaced.append((util, "keep_freed_memory", lambda: False))
     with contextlib.ExitStack() as stack:
@@ -122,9 +138,15 @@ def measure(options):
     for variant, budget in zip(options.variants, budgets):
         with tempfile.TemporaryDirectory(prefix="bench_quality_") as logs:
             given = options_of(variant) | dict(
-                data_root=data / f"{data.name}.train", val_root=data / f"{data.name}.train_val", logging_root=logs,
-                log_dir="run", device=options.device, class_weight=0, max_num_observations_val=1, steps_til_ckpt=10**9,
-            )  # fmt: skip
+                data_root=data / f"{data.name}.train",
+                val_root=data / f"{data.name}.train_val",
+                logging_root=logs,
+                log_dir="run",
+                device=options.device,
+                class_weight=0,
+                max_num_observations_val=1,
+                steps_til_ckpt=10**9,
+            )
             arguments = [f"--{key}={value}" for key, value in given.items()] + ["--preload", *options.options.split()]
             title = list(CHANGES)[variant]
             print(f"\n{title}", flush=True)
@@ -161,8 +183,10 @@ def tables(figures):
     columns = {"variant": ("variant", "")} | {level: (f"{level} dB", "") for level in levels}
 
     def rows(cell):
-        return [{"variant": name, "best": row["best"]} | {level: cell(row, level) for level in levels}
-                for name, row in found.items()]  # fmt: skip
+        return [
+            {"variant": name, "best": row["best"]} | {level: cell(row, level) for level in levels}
+            for name, row in found.items()
+        ]
 
     return [
         ("Seconds of training to a PSNR of views not trained on", rows(seconds), columns | {"best": ("best dB", ".2f")}),

@@ -1,7 +1,7 @@
 """How fast whole images are rendered, colours and classes by a linear head: frames a second, ms, peak memory.
 
-    python bench/rendering.py                                  # 64 to 512 pixels a side
-    python bench/rendering.py --sides 64,1024 --reference      # and the published way beside it
+    python -m bench.rendering                                  # 64 to 512 pixels a side
+    python -m bench.rendering --sides 64,1024 --reference      # and the published way beside it
 
 The published way, with the same modules: all rays of a batch of 32 views at once, the hypernetwork once per view. Where
 that does not fit into memory, the batch is smaller, and the table shows it. Nothing is written to files. Each mode of
@@ -9,20 +9,16 @@ each side is measured in processes of its own, by turns.
 """
 
 import functools
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
 
-import torch  # noqa: E402
-
-import fused  # noqa: E402
-import objectives  # noqa: E402
-import options as common  # noqa: E402
-import rendering  # noqa: E402
-import srns  # noqa: E402
-import util  # noqa: E402
-from bench import measuring, scene  # noqa: E402
+import options as common
+import srns
+import util
+from bench import measuring, scene
+from kernels import fused
+from rendering import renderer
+from rendering.precision import PRECISIONS
 
 NUM_CLASSES = 7
 PUBLISHED_BATCH = 32
@@ -34,10 +30,14 @@ def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--sides", type=measuring.positives, default="64,128,256,512", help="of the images, with commas")
-    add("--views", type=common.positive, help="views of one object that are rendered (default: at most 32, and so many as "
-        "have 65536 pixels on a CPU, 4 million on a GPU)")  # fmt: skip
+    add(
+        "--views",
+        type=common.positive,
+        help="views of one object that are rendered (default: at most 32, and so many as "
+        "have 65536 pixels on a CPU, 4 million on a GPU)",
+    )
     measuring.add_model(parser)
-    add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="of the products of matrices")
+    add("--precision", choices=sorted(PRECISIONS), default="float32", help="of the products of matrices")
     add("--repeats", type=common.positive, default=1, help="processes of each mode; medians are told")
     measuring.add_reference(parser, "measure the published way too")
     return parser
@@ -69,7 +69,7 @@ def render_here(settings, mode, side):
     else:
         util.keep_freed_memory()
         fused.use("auto", device)
-    fast = functools.partial(rendering.render, model, head=head, precision=options.precision)
+    fast = functools.partial(renderer.render, model, head=head, precision=options.precision)
     render = fast if mode == "fast" else functools.partial(render_as_published, model, head)
 
     def render_some(first, last, rays=slice(None)):
@@ -85,8 +85,13 @@ def render_here(settings, mode, side):
         render_all()
     before = measuring.forget_peak(device)
     seconds = measuring.timed(render_all, device) / num_views
-    return {"views": num_views, "at_once": batch_size, "s_per_image": seconds, "mb_before": before,
-            "mb_peak": measuring.peak_memory(device)}  # fmt: skip
+    return {
+        "views": num_views,
+        "at_once": batch_size,
+        "s_per_image": seconds,
+        "mb_before": before,
+        "mb_peak": measuring.peak_memory(device),
+    }
 
 
 @torch.no_grad()
@@ -108,9 +113,16 @@ def measure(options):
     return measuring.with_ratios(rows, "s_per_image", ["side"])
 
 
-COLUMNS = {"side": ("side", ""), "mode": ("mode", ""), "views": ("views", ""), "at_once": ("at once", ""),
-           "fps": ("fps", ".2f"), "ms_per_image": ("ms/image", ",.1f"), "mb_peak": ("peak MiB", ",.0f"),
-           "ratio": ("reference/fast", ".2f")}  # fmt: skip
+COLUMNS = {
+    "side": ("side", ""),
+    "mode": ("mode", ""),
+    "views": ("views", ""),
+    "at_once": ("at once", ""),
+    "fps": ("fps", ".2f"),
+    "ms_per_image": ("ms/image", ",.1f"),
+    "mb_peak": ("peak MiB", ",.0f"),
+    "ratio": ("reference/fast", ".2f"),
+}
 
 
 def tables(figures):

@@ -1,7 +1,7 @@
 """What grows with a data set: memory and time of a step over instances, over rays, and bytes of an image over its side.
 
-    python bench/scale.py                                     # up to a million latent codes of 256
-    python bench/scale.py --instances 10,1000 --optimizers row_adam,sparse_adam
+    python -m bench.scale                                     # up to a million latent codes of 256
+    python -m bench.scale --instances 10,1000 --optimizers row_adam,sparse_adam
 
 Three tables and their slopes. Over instances: a latent table of random codes alone, a step of its optimizer for a batch
 of codes; each size in a process of its own. Over rays: a step of a narrow SRN, in blocks and all at once. Over the side:
@@ -9,23 +9,19 @@ what --cache and --preload hold of an image and its label map.
 """
 
 import functools
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
+from torch import nn
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-import data_util  # noqa: E402
-import dataio  # noqa: E402
-import fused  # noqa: E402
-import objectives  # noqa: E402
-import options as common  # noqa: E402
-import row_adam  # noqa: E402
-import util  # noqa: E402
-from bench import data, measuring, scene  # noqa: E402
+import data_util
+import dataio
+import options as common
+import util
+from bench import data, measuring, scene
+from kernels import fused
+from training import objectives, row_adam
 
 OPTIMIZERS = {
     "row_adam": row_adam.RowAdam,
@@ -174,8 +170,12 @@ def slopes_of(figures):
     return found
 
 
-INSTANCES = {"optimizer": ("optimizer", ""), "instances": ("instances", ","), "mb": ("MiB", ",.1f"),
-             "ms": ("ms/step", ",.2f")}  # fmt: skip
+INSTANCES = {
+    "optimizer": ("optimizer", ""),
+    "instances": ("instances", ","),
+    "mb": ("MiB", ",.1f"),
+    "ms": ("ms/step", ",.2f"),
+}
 RAYS = {"way": ("rays", ""), "rays": ("of a step", ","), "mb": ("MiB", ",.1f"), "ms": ("ms/step", ",.1f")}
 SIDES = {"side": ("side", ""), "pixels": ("pixels", ","), "bytes_per_image": ("bytes/image", ",.0f")}
 SLOPES = {"what": ("what grows", ""), "slope": ("slope", ",.3g"), "unit": ("", ""), "at_0": ("at 0", ",.3g")}
@@ -183,9 +183,11 @@ SLOPES = {"what": ("what grows", ""), "slope": ("slope", ",.3g"), "unit": ("", "
 
 def tables(figures):
     return [
-        ("Latent codes", figures.get("instances", []), INSTANCES), ("Rays of a step", figures.get("rays", []), RAYS),
-        ("Stored images", figures.get("sides", []), SIDES), ("Slopes", figures.get("slopes", []), SLOPES),
-    ]  # fmt: skip
+        ("Latent codes", figures.get("instances", []), INSTANCES),
+        ("Rays of a step", figures.get("rays", []), RAYS),
+        ("Stored images", figures.get("sides", []), SIDES),
+        ("Slopes", figures.get("slopes", []), SLOPES),
+    ]
 
 
 @util.command

@@ -11,9 +11,12 @@ FOCAL, DISTANCE = 1.2, 1.3  # in units of the side, in world units
 def sizes_of(options, num_instances, num_classes=None):
     """Arguments of srns.SRN for options of measuring.add_model."""
     return {
-        "num_instances": num_instances, "latent_dim": options.embedding_size, "hidden_features": options.hidden_features,
-        "tracing_steps": options.tracing_steps, "num_classes": num_classes,
-    }  # fmt: skip
+        "num_instances": num_instances,
+        "latent_dim": options.embedding_size,
+        "hidden_features": options.hidden_features,
+        "tracing_steps": options.tracing_steps,
+        "num_classes": num_classes,
+    }
 
 
 def make_model(sizes, device):
@@ -34,7 +37,7 @@ def make_batch(num_views, sidelength, num_instances, device, num_classes=None):
     intrinsics = torch.tensor([[focal, 0, sidelength / 2], [0, focal, sidelength / 2], [0, 0, 1]])
     azimuth_deg = 360 * torch.rand(num_views, generator=generator)
     elevation_deg = 60 * torch.rand(num_views, generator=generator)
-    uv = geometry.pixel_grid(sidelength, sidelength, 0.5)                        # (R, 2)
+    uv = geometry.pixel_grid(sidelength, sidelength, 0.5)  # (R, 2)
     idx = (torch.arange(num_views) % num_instances).sort().values
     instances, instance_of = idx.unique(return_inverse=True)
     batch = {

@@ -1,6 +1,6 @@
 """How long train.py and test.py take to start: to --help, to the first step or image, and on which imports.
 
-    python bench/startup.py [--reference] [--repeats 3] [--top 8] [--json FILE]
+    python -m bench.startup [--reference] [--repeats 3] [--top 8] [--json FILE]
 
 The data are two balls of 16 x 16 pixels, the SRN is a tiny one, all on the CPU: what is left is the start itself.
 
@@ -14,22 +14,20 @@ import tempfile
 import time
 from pathlib import Path
 
+import options as common
+import util
+from bench import data, measuring
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import options as common  # noqa: E402
-import util  # noqa: E402
-from bench import data, measuring  # noqa: E402
-
 SIDE = 16
 TINY = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_steps", "3"]
 ONE_STEP = ["--img_sidelengths", str(SIDE), "--max_steps_per_img_sidelength", "1", "--batch_size_per_img_sidelength", "2"]
 # A command that ends as soon as it has done its first piece of work
 FIRST = {
-    "train.py": "import os, training, train; training.Run.after_step = lambda *_: os._exit(0); train.main()",
-    "test.py": "import os, rendering, test; render = rendering.render\n"
-               "rendering.render = lambda *a, **k: (render(*a, **k), os._exit(0)); test.main()",
-}  # fmt: skip
+    "train.py": "import os, train; from training import loop; loop.Run.after_step = lambda *_: os._exit(0); train.main()",
+    "test.py": "import os, test; from rendering import renderer; render = renderer.render\n"
+    "renderer.render = lambda *a, **k: (render(*a, **k), os._exit(0)); test.main()",
+}
 WORK = {"train.py": "first step", "test.py": "first images"}
 PUBLISHED = {"train.py": ["--fused", "off", "--rays_per_block", "0"], "test.py": ["--fused", "off"]}
 IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|\s*(\S+)")
@@ -96,8 +94,13 @@ def measure_imports(program, top):
     return [*rows, rest, {"program": program, "package": "all of the process", "s": wall}]
 
 
-STARTS = {"program": ("program", ""), "until": ("until", ""), "mode": ("mode", ""), "s": ("s", ".2f"),
-          "ratio": ("reference/fast", ".2f")}  # fmt: skip
+STARTS = {
+    "program": ("program", ""),
+    "until": ("until", ""),
+    "mode": ("mode", ""),
+    "s": ("s", ".2f"),
+    "ratio": ("reference/fast", ".2f"),
+}
 IMPORTS = {"program": ("program", ""), "package": ("package", ""), "s": ("s of its own", ".3f")}
 
 

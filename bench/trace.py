@@ -1,21 +1,16 @@
 """Profile three training steps: a table of the time that each kernel or operator takes.
 
-    python -m bench.trace --device cuda --batch 8
+python -m bench.trace --device cuda --batch 8
 """
 
-import sys
-from pathlib import Path
+import torch
+from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import torch  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
-
-import objectives  # noqa: E402
-import options as common  # noqa: E402
-import row_adam  # noqa: E402
-import util  # noqa: E402
-from bench import measuring, scene  # noqa: E402
+import options as common
+import util
+from bench import measuring, scene
+from rendering.precision import PRECISIONS
+from training import objectives, row_adam
 
 NUM_STEPS = 3
 
@@ -24,7 +19,7 @@ def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
     parser.add_argument("--side", type=common.positive, default=128, help="side of the images")
     parser.add_argument("--batch", type=common.positive, default=8, help="images per step")
-    parser.add_argument("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="as in train.py")
+    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="float32", help="as in train.py")
     parser.add_argument("--rows", type=common.positive, default=25, help="rows of the table")
     measuring.add_model(parser)
     return parser
@@ -61,9 +56,14 @@ def main(argv=None):
     rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, key))
     total = sum(getattr(row, key) for row in rows)
     figures["rows"] = [
-        {"kernel": row.key[:90], "calls": row.count / NUM_STEPS, "ms": getattr(row, key) / 1000 / NUM_STEPS,
-         "share": getattr(row, key) / total} for row in rows[: options.rows]
-    ]  # fmt: skip
+        {
+            "kernel": row.key[:90],
+            "calls": row.count / NUM_STEPS,
+            "ms": getattr(row, key) / 1000 / NUM_STEPS,
+            "share": getattr(row, key) / total,
+        }
+        for row in rows[: options.rows]
+    ]
     figures["ms_per_step"] = total / 1000 / NUM_STEPS
     columns = {"kernel": ("kernel", ""), "calls": ("calls/step", ".1f"), "ms": ("ms/step", ".3f"), "share": ("share", ".1%")}
     title = f"{figures['ms_per_step']:.1f} ms of {device.type} time per step, {options.precision}, batch {options.batch}"

@@ -1,8 +1,8 @@
 """How fast a step of training is: images/s, rays/s, peak memory, and its share of what the device can do.
 
-    python bench/training.py                                  # the SRN at 128 x 128, one image and four a step
-    python bench/training.py --semantic --reference           # with the U-Net, and the published way beside it
-    python bench/training.py --precision bfloat16 --compile   # on a GPU
+    python -m bench.training                                  # the SRN at 128 x 128, one image and four a step
+    python -m bench.training --semantic --reference           # with the U-Net, and the published way beside it
+    python -m bench.training --precision bfloat16 --compile   # on a GPU
 
 The published way, with the same modules: float32, all rays and their activations at once, the hypernetwork once per
 view, torch.optim.SparseAdam for the codes and torch.optim.Adam, not fused, for the rest. Each mode of each batch is
@@ -10,20 +10,15 @@ measured in processes of its own, by turns: memory that one has had would serve 
 """
 
 import functools
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
 
-import torch  # noqa: E402
-
-import objectives  # noqa: E402
-import options as common  # noqa: E402
-import row_adam  # noqa: E402
-import training  # noqa: E402
-import util  # noqa: E402
-from bench import measuring, scene  # noqa: E402
+import options as common
+import util
+from bench import measuring, scene
+from rendering.precision import PRECISIONS
+from training import loop, objectives, row_adam
 
 NUM_CLASSES = 7
 
@@ -38,7 +33,7 @@ def build_parser():
     add("--semantic", action="store_true", help=f"with the segmentation U-Net and {NUM_CLASSES} classes")
     add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: that of the device)")
     add("--kept_rays", type=common.at_least(0), help="as in train.py (default: that of the device)")
-    add("--precision", choices=sorted(objectives.PRECISIONS), default="float32", help="as in train.py")
+    add("--precision", choices=sorted(PRECISIONS), default="float32", help="as in train.py")
     common.add_fused(parser)
     add("--compile", action="store_true", help="as in train.py")
     add("--checkpoint_marching", action="store_true", help="as in train.py")
@@ -49,7 +44,7 @@ def build_parser():
 
 
 class Clock:
-    """In place of training.Run: tells when the steps after the first ones began and ended."""
+    """In place of loop.Run: tells when the steps after the first ones began and ended."""
 
     def __init__(self, device, num_skipped):
         self.device, self.num_skipped = device, num_skipped
@@ -90,14 +85,18 @@ def step_here(settings, mode, batch_size):
         rays_per_block, kept_rays, precision, batch = 0, 0, "float32", scene.per_view(batch)
         optimizers = [torch.optim.SparseAdam(codes), torch.optim.Adam(model.networks())]
     objective = objectives.SRNObjective(
-        model, objectives.Weights(), with_classes=options.semantic, rays_per_block=rays_per_block, precision=precision,
+        model,
+        objectives.Weights(),
+        with_classes=options.semantic,
+        rays_per_block=rays_per_block,
+        precision=precision,
         kept_rays=kept_rays,
-    )  # fmt: skip
+    )
     skipped = [batch] * (3 if device.type == "cuda" or options.compile and mode == "fast" else 1)
     num_steps = options.steps or (10 if device.type == "cuda" else 2)
     before = measuring.forget_peak(device)
     clock = Clock(device, len(skipped))
-    training.fit(objective, skipped + [batch] * num_steps, optimizers, clock)
+    loop.fit(objective, skipped + [batch] * num_steps, optimizers, clock)
     seconds = clock.seconds()
     return {"s_per_step": seconds / num_steps, "mb_before": before, "mb_peak": measuring.peak_memory(device)}
 
@@ -123,9 +122,17 @@ def measure(options):
     return measuring.with_ratios(rows, "s_per_step", ["batch"]), limits
 
 
-COLUMNS = {"mode": ("mode", ""), "batch": ("batch", ""), "s_per_step": ("s/step", ".3f"), "images_per_s": ("images/s", ".2f"),
-           "rays_per_s": ("rays/s", ",.0f"), "gflop_per_s": ("GFLOP/s", ",.0f"), "share_of_limit": ("of limit", ".0%"),
-           "mb_peak": ("peak MiB", ",.0f"), "ratio": ("reference/fast", ".2f")}  # fmt: skip
+COLUMNS = {
+    "mode": ("mode", ""),
+    "batch": ("batch", ""),
+    "s_per_step": ("s/step", ".3f"),
+    "images_per_s": ("images/s", ".2f"),
+    "rays_per_s": ("rays/s", ",.0f"),
+    "gflop_per_s": ("GFLOP/s", ",.0f"),
+    "share_of_limit": ("of limit", ".0%"),
+    "mb_peak": ("peak MiB", ",.0f"),
+    "ratio": ("reference/fast", ".2f"),
+}
 
 
 def tables(figures):

@@ -1,6 +1,6 @@
 """How far this project's numbers are from the published ones, a function per fixture of tests/data/parity.
 
-    python tests/deviations.py [--device cuda]        prints a Markdown table; about a minute on two cores
+    python -m tests.deviations [--device cuda]        prints a Markdown table; about a minute on two cores
 
 Each function computes with the project's own code and returns {quantity: (largest deviation, allowed)}. Deviations are
 absolute, or relative to the published number where the quantity says "rel."; those of gradients are relative to the
@@ -15,7 +15,8 @@ and Adam's first steps are close to the sign of the gradient.
 import argparse
 import contextlib
 import functools
-import sys
+import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,21 +24,42 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import data_util
 import geometry
-import losses
-import metrics
 import srns
-import training
 import util
+from evaluation import metrics
+from training import loop, losses
 
 F32, F64 = torch.float32, torch.float64
 WEIGHTS = dict(image=200, seg=8, latent=1, depth=0.001)  # of the loss terms
+PARITY = Path(__file__).parent / "data" / "parity"
 THREADS = 2  # on the CPU, float32's last digits depend on it
 CUDA_FACTOR = 10  # float32 on a GPU may deviate so much more; a guess, not measured so far
 LOOSE = 1e-2  # what is as loose as this is not widened for a GPU
+
+
+class Parity:
+    """Inputs, weights and results of the published implementations; see data/parity/README.md."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        spec = importlib.util.spec_from_file_location("parity_weights", folder / "weights.py")
+        self.weights = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.weights)
+        self.manifest = json.loads((folder / "manifest.json").read_text())
+
+    def load(self, name):
+        """{name: array} of `<name>.npz`."""
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    def state(self, variant, dtype=None, aliases=False):
+        """{published key: tensor} of a variant of the manifest; `dtype` converts the floats."""
+        entries = self.manifest["variants"][variant]["state_dict"]
+        arrays = self.weights.make_state([e for e in entries if aliases or not e.get("alias_of")])
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        return {key: t.to(dtype) if dtype and t.is_floating_point() else t for key, t in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -256,9 +278,7 @@ def srn_single(on):
 
 
 def srn_unet_renderer(on):
-    _, outputs, published, found = rendered(
-        on, "srn_unet_renderer", unet="pixel_generator.", use_unet_renderer=True
-    )
+    _, outputs, published, found = rendered(on, "srn_unet_renderer", unet="pixel_generator.", use_unet_renderer=True)
     rgb, depth = (outputs[name].detach().unflatten(1, (128, 128)) for name in ("rgb", "depth"))
     per_channel = rgb.double().flatten(1, 2)
     return {
@@ -283,7 +303,7 @@ def follow(model, batch, optimizers, num_steps, after_step=lambda: None):
         return {"total": terms["total"]}
 
     run = SimpleNamespace(to_device=lambda batch: batch, after_step=lambda *_: after.append(after_step()))
-    training.fit(losses_of, [batch] * num_steps, optimizers, run)
+    loop.fit(losses_of, [batch] * num_steps, optimizers, run)
     return before, after
 
 
@@ -328,9 +348,12 @@ def latent_fitting(on):
     published = on.results("train_trace")
     model.freeze_networks()
     rows, codes = follow(
-        functools.partial(model, with_classes=False), batch, [code_optimizer(model)], num_steps=5,
+        functools.partial(model, with_classes=False),
+        batch,
+        [code_optimizer(model)],
+        num_steps=5,
         after_step=lambda: model.latent_codes.weight.detach().clone(),
-    )  # fmt: skip
+    )
     computed = columns(rows, "image", "latent", "depth", "total")
     return {
         "losses (rel.)": on.relative(computed, published["fit_losses"], f64=1e-9, f32=1e-3),
@@ -498,8 +521,6 @@ def full_float32():
 
 @util.command
 def main(argv=None):
-    from conftest import PARITY, Parity
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     device = str(util.pick_device(parser.parse_args(argv).device))

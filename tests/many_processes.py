@@ -6,7 +6,7 @@ import socket
 
 import torch
 
-import distributed
+from training import distributed
 
 
 def run(function, folder, num_processes=2, joins=True):
@@ -34,6 +34,10 @@ def _join(rank, function, folder, num_processes, port, joins):
 def environment(rank=0, num_processes=2):
     """What torchrun sets, all strings."""
     return {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes),
-        "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": "0",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "0",
+    }

@@ -30,9 +30,7 @@ def write_split(root, names=("ball_a", "ball_b"), num_views=4, side=SIDE, pixel_
         (root / name / "intrinsics.txt").write_text(f"{focal} {centre} {centre} 0.\n0. 0. 0.\n1.\n{side} {side}\n")
         for view in range(num_views):
             azimuth_deg, elevation_deg = 137.5 * (first_view + view), 60.0 * math.sin(1 + first_view + view)
-            cam2world = geometry.look_at(
-                geometry.on_sphere(torch.tensor(azimuth_deg), torch.tensor(elevation_deg), DISTANCE)
-            )
+            cam2world = geometry.look_at(geometry.on_sphere(torch.tensor(azimuth_deg), torch.tensor(elevation_deg), DISTANCE))
             rgba, seg_labels = ball(cam2world, side, pixel_center, seed=sum(map(ord, name)))
             iio.imwrite(root / name / "rgb" / f"{view:06d}.png", rgba)
             np.save(root / name / "seg" / f"{view:06d}.npy", seg_labels)
@@ -54,9 +52,7 @@ def ball(cam2world, side, pixel_center, seed):
     rgb = (0.6 + 0.4 * normals[:, 2:]) * colour * hit[:, None]
     rgba = np.concatenate([rgb, hit[:, None]], axis=1)
     seg_labels = np.where(hit, np.where(normals[:, 2] > 0, 1, 2), 0)
-    return (rgba * 255).round().astype(np.uint8).reshape(side, side, 4), seg_labels.astype(np.uint8).reshape(
-        side, side
-    )
+    return (rgba * 255).round().astype(np.uint8).reshape(side, side, 4), seg_labels.astype(np.uint8).reshape(side, side)
 
 
 def train_options(split, logging_root, log_dir, **options):

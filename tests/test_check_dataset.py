@@ -12,7 +12,7 @@ import pytest
 import scenes
 
 import check_dataset
-import dataset_checks
+from datasets.checks import contents
 
 PROGRAM = Path(check_dataset.__file__)
 
@@ -59,9 +59,11 @@ def test_every_fault_is_printed_and_the_last_line_counts_them(ball_class, capsys
     with pytest.raises(SystemExit):
         check_dataset.main([str(ball_class)])
     written = capsys.readouterr().out
-    for kind, path in (("unreadable image (1)", "Ball.train/ball_b/rgb/000002.png: not a PNG file"),
-                       ("principal point (1)", "Ball.test/ball_y/intrinsics.txt: the principal point (8, 99) lies outside"),
-                       ("OpenGL axes (1)", "Ball.test/ball_z/pose: the poses look like OpenGL axes")):  # fmt: skip
+    for kind, path in (
+        ("unreadable image (1)", "Ball.train/ball_b/rgb/000002.png: not a PNG file"),
+        ("principal point (1)", "Ball.test/ball_y/intrinsics.txt: the principal point (8, 99) lies outside"),
+        ("OpenGL axes (1)", "Ball.test/ball_z/pose: the poses look like OpenGL axes"),
+    ):
         assert kind in written and path in written
     assert rows_of(written)["Ball.train"][0] == "2"
 
@@ -127,7 +129,7 @@ def test_settings_that_cannot_be_read_are_a_fault(ball_class, refuses):
 
 def test_the_quick_form_decodes_nothing(ball_class, monkeypatch, capsys):
     monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda *_: pytest.fail("an image was decoded"))
-    monkeypatch.setattr(dataset_checks, "count_pixels", lambda *_: pytest.fail("a label map was read"))
+    monkeypatch.setattr(contents, "count_pixels", lambda *_: pytest.fail("a label map was read"))
     check_dataset.main([str(ball_class), "--quick"])
     assert "no faults among names, headers and cameras" in capsys.readouterr().out
 
@@ -146,8 +148,12 @@ def test_processes_find_what_one_process_finds(ball_class, capsys):
 def test_the_program_exits_with_0_or_2(ball_class, has_fault):
     if has_fault:
         (ball_class / "Ball.train" / "ball_a" / "pose" / "000000.txt").unlink()
-    done = subprocess.run([sys.executable, PROGRAM, ball_class, "--picture", ball_class.parent / "new" / "cameras.png"],
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, PROGRAM, ball_class, "--picture", ball_class.parent / "new" / "cameras.png"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 * has_fault, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert ("check_dataset.py: error: 1 fault in 1 of 5 instances" in last) == has_fault

@@ -16,9 +16,12 @@ def srn_contents(**sizes):
     torch.manual_seed(0)
     model = srns.SRN(**(SIZES | sizes))
     return {
-        "model": model.state_dict(), "sizes": model.sizes, "instances": ["b", "a"], "step": 7,
+        "model": model.state_dict(),
+        "sizes": model.sizes,
+        "instances": ["b", "a"],
+        "step": 7,
         "settings": {"pixel_center": 0.5, "blend_alpha": True},
-    }  # fmt: skip
+    }
 
 
 def head_contents(kind="linear"):
@@ -103,9 +106,7 @@ def test_an_optimizer_comes_back_with_its_state(tmp_path):
     ]
     again = torch.optim.Adam([weight], lr=0.5)
     again.load_state_dict(state)
-    assert again.param_groups[0]["lr"] == 0.1 and again.state[weight]["exp_avg"].tolist() == pytest.approx(
-        [0.1] * 3
-    )
+    assert again.param_groups[0]["lr"] == 0.1 and again.state[weight]["exp_avg"].tolist() == pytest.approx([0.1] * 3)
 
 
 def test_code_hidden_in_a_file_is_not_run(tmp_path):
@@ -206,9 +207,7 @@ def test_a_code_goes_to_the_object_of_its_name(tmp_path, names, rows):
 
 def test_an_object_without_a_code_gets_nobody_elses(tmp_path):
     checkpoint = checkpoints.load(saved(tmp_path / "srn.pth", srn_contents()))
-    with pytest.raises(
-        util.InputError, match="srn.pth: holds no latent code for 1 of the 2 instances in data, such as c"
-    ):
+    with pytest.raises(util.InputError, match="srn.pth: holds no latent code for 1 of the 2 instances in data, such as c"):
         checkpoints.rows_of(checkpoint, ["a", "c"], "data")
 
 

@@ -47,8 +47,17 @@ def test_runs_stand_side_by_side_with_the_best_in_bold(tmp_path, compare):
 
 def test_all_scores_have_their_rows_in_order(tmp_path, compare):
     names = ["psnr", "ssim", "psnr_rgba", "ssim_rgba", "miou", "miou_no_background"]
-    summary = {score: 0.5 for score in [*names, *(f"{name}_instances" for name in names), "category_miou",
-                                        "category_miou_no_background", "miou_3d", "category_miou_3d"]}  # fmt: skip
+    summary = {
+        score: 0.5
+        for score in [
+            *names,
+            *(f"{name}_instances" for name in names),
+            "category_miou",
+            "category_miou_no_background",
+            "miou_3d",
+            "category_miou_3d",
+        ]
+    }
     rows, _ = compare(write_run(tmp_path / "run", part_iou={"seat": 0.5}, part_iou_3d={"seat": 0.25}, **summary))
     kinds = ["PSNR (dB)", "SSIM", "PSNR RGBA (dB)", "SSIM RGBA", "mIoU", "mIoU without background"]
     expected = ["score", "---", "images", "instances"]
@@ -107,9 +116,12 @@ def test_csv_has_no_marks_and_the_notes_stay_out_of_it(tmp_path, capsys):
     compare_results.main([one, two, "--csv"])
     written = capsys.readouterr()
     assert list(csv.reader(io.StringIO(written.out))) == [
-        ["score", "one", "two"], ["images", "6", "6"], ["instances", "2", "2"],
-        ["PSNR (dB)", "20.0000", ""], ["SSIM", "", "0.5000"],
-    ]  # fmt: skip
+        ["score", "one", "two"],
+        ["images", "6", "6"],
+        ["instances", "2", "2"],
+        ["PSNR (dB)", "20.0000", ""],
+        ["SSIM", "", "0.5000"],
+    ]
     assert "rendered at different sides" in written.err
 
 

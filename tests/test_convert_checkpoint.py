@@ -19,10 +19,15 @@ def ours(tmp_path):
     torch.manual_seed(0)
     model = srns.SRN(**TINY)
     contents = {
-        "model": model.state_dict(), "sizes": model.sizes, "step": 7, "settings": dict(published.SETTINGS),
-        "instances": ["a", "b"], "split": "Ball.train", "views": {"a": ["000000"]},
+        "model": model.state_dict(),
+        "sizes": model.sizes,
+        "step": 7,
+        "settings": dict(published.SETTINGS),
+        "instances": ["a", "b"],
+        "split": "Ball.train",
+        "views": {"a": ["000000"]},
         "observed": ["rgb"],
-    }  # fmt: skip
+    }
     checkpoints.save(tmp_path / "ours.pth", contents)
     return tmp_path / "ours.pth"
 

@@ -125,9 +125,7 @@ def test_turning_and_moving_camera_and_scene_together_changes_no_depth():
     net, phi, (uv, cam2world, intrinsics) = marcher(), some_phi(), views()
     motion = geometry.look_at(torch.tensor([0.3, -0.8, 0.4]))
     _, depth_steps = net(phi, uv, cam2world, intrinsics)
-    _, moved = net(
-        lambda points: phi(geometry.world_to_camera(points, motion)), uv, motion @ cam2world, intrinsics
-    )
+    _, moved = net(lambda points: phi(geometry.world_to_camera(points, motion)), uv, motion @ cam2world, intrinsics)
     assert torch.allclose(moved, depth_steps, atol=1e-5)
 
 
@@ -159,14 +157,7 @@ def test_the_gradient_at_the_hidden_state_is_limited_at_every_step():
 
 
 def test_the_limit_is_ten():
-    assert custom_layers.limit_gradient(torch.tensor([-1e9, -10.5, -9.5, 0, 3, 11])).tolist() == [
-        -10,
-        -10,
-        -9.5,
-        0,
-        3,
-        10,
-    ]
+    assert custom_layers.limit_gradient(torch.tensor([-1e9, -10.5, -9.5, 0, 3, 11])).tolist() == [-10, -10, -9.5, 0, 3, 10]
 
 
 def test_it_runs_where_no_gradient_is_wanted():

@@ -23,9 +23,7 @@ def load_published(parity, loader, name, side):
 def test_rgba_images_are_cropped_whitened_and_averaged_as_published(parity, name, side):
     image, _ = data_util.load_image(parity.folder / "files" / f"{name}.png", side)
     assert image.dtype == np.float32
-    np.testing.assert_allclose(
-        image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -49,12 +47,7 @@ def write_png(path, pixels):
     return path
 
 
-RED, HALF_BLUE, HIDDEN_GREEN, OPAQUE_WHITE = (
-    (255, 0, 0, 255),
-    (0, 0, 255, 51),
-    (0, 255, 0, 0),
-    (255, 255, 255, 255),
-)
+RED, HALF_BLUE, HIDDEN_GREEN, OPAQUE_WHITE = ((255, 0, 0, 255), (0, 0, 255, 51), (0, 255, 0, 0), (255, 255, 255, 255))
 
 
 @pytest.fixture
@@ -393,9 +386,7 @@ def test_poses_in_every_layout_are_those_of_the_published_code(parity):
         np.testing.assert_array_equal(pose, np.array(row["matrix"], dtype=np.float32), err_msg=row["file"])
 
 
-@pytest.mark.parametrize(
-    "text", ["1\t0 0  0\n0 1 0 0\n\n0 0 1 5\n0 0 0 1\n\n", "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n\n"]
-)
+@pytest.mark.parametrize("text", ["1\t0 0  0\n0 1 0 0\n\n0 0 1 5\n0 0 0 1\n\n", "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n\n"])
 def test_tabs_double_blanks_and_empty_lines_in_a_pose_do_no_harm(tmp_path, text):
     (tmp_path / "pose.txt").write_text(text)
     expected = np.eye(4)
@@ -442,9 +433,14 @@ def test_a_pose_that_cannot_be_used_is_named(tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    "text", ["1 0 0 0\n0 1 0 0\n0 0 1 5\n0 0 0 1\n", "1\t0 0  0\r\n0 1e0 0 0\n\n0 0 +1. 5e-1\n0 0 0 1",
-             "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n", "0.1 -.2 3 4 5 6 7 8 9 10 11 12 13 14 15 1E1"],
-)  # fmt: skip
+    "text",
+    [
+        "1 0 0 0\n0 1 0 0\n0 0 1 5\n0 0 0 1\n",
+        "1\t0 0  0\r\n0 1e0 0 0\n\n0 0 +1. 5e-1\n0 0 0 1",
+        "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n",
+        "0.1 -.2 3 4 5 6 7 8 9 10 11 12 13 14 15 1E1",
+    ],
+)
 def test_a_plain_pose_is_parsed_as_the_careful_reader_does(tmp_path, text):
     (tmp_path / "pose.txt").write_bytes(text.encode())
     parsed = np.array(data_util.parse_plain_pose(text.encode())).reshape(4, 4)
@@ -491,17 +487,10 @@ def test_a_text_file_that_is_missing_is_named(tmp_path, reader):
 
 def test_class_names_stand_at_their_ids(tmp_path):
     (tmp_path / "list.txt").write_text("3 chair arm\n0 other\n\n1\tchair_head leaf\n")
-    assert data_util.load_class_names(tmp_path / "list.txt") == [
-        "other",
-        "chair_head leaf",
-        "class 2",
-        "chair arm",
-    ]
+    assert data_util.load_class_names(tmp_path / "list.txt") == ["other", "chair_head leaf", "class 2", "chair arm"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "\n\n", "back 0\n", "0 back\n-1 seat\n", "0.5 back\n", "0 back\n1 seat\n1 leg\n"]
-)
+@pytest.mark.parametrize("text", ["", "\n\n", "back 0\n", "0 back\n-1 seat\n", "0.5 back\n", "0 back\n1 seat\n1 leg\n"])
 def test_a_class_list_that_cannot_be_used_is_named(tmp_path, text):
     (tmp_path / "broken.txt").write_text(text)
     with pytest.raises(util.InputError, match="broken.txt"):
@@ -518,9 +507,17 @@ def test_dataset_json_sets_the_half_pixel_rule_and_the_treatment_of_alpha(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[0.5]", '{"pixel_center": "middle"}', '{"pixel_center": null}', '{"pixel_center": NaN}',
-             '{"blend_alpha": "false"}'],
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "{",
+        "[0.5]",
+        '{"pixel_center": "middle"}',
+        '{"pixel_center": null}',
+        '{"pixel_center": NaN}',
+        '{"blend_alpha": "false"}',
+    ],
+)
 def test_a_dataset_json_that_cannot_be_used_is_named(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(util.InputError, match="dataset.json"):

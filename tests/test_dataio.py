@@ -61,9 +61,7 @@ def test_hidden_folders_and_files_beside_the_instances_are_no_instances(own_spli
     assert [folder.name for folder in dataio.instance_folders(own_split)] == ["ball_a", "ball_b"]
 
 
-@pytest.mark.parametrize(
-    "num_views, limit, expected", [(50, 3, [0, 24, 49]), (5, 5, [0, 1, 2, 3, 4]), (7, 1, [0])]
-)
+@pytest.mark.parametrize("num_views, limit, expected", [(50, 3, [0, 24, 49]), (5, 5, [0, 1, 2, 3, 4]), (7, 1, [0])])
 def test_views_are_spread_evenly_from_the_first_to_the_last(num_views, limit, expected):
     assert dataio.choose_views(num_views, limit) == expected
 
@@ -153,11 +151,7 @@ def test_without_labels_no_label_map_is_needed(own_split):
 
 
 def test_the_class_list_is_looked_for_beside_the_split(split, monkeypatch):
-    assert data_util.load_class_names(dataio.find_class_list(split, "Ball")) == [
-        "background",
-        "upper half",
-        "lower half",
-    ]
+    assert data_util.load_class_names(dataio.find_class_list(split, "Ball")) == ["background", "upper half", "lower half"]
     monkeypatch.chdir(split)
     assert dataio.find_class_list(".", "Ball").is_file()
 
@@ -173,9 +167,7 @@ def test_an_item_is_one_observation_with_all_its_rays(split):
     assert (item["instance_idx"], item["observation_idx"]) == (1, 7)
     image, _ = data_util.load_image(instance.rgb_paths[2], 8)
     np.testing.assert_array_equal(item["rgb"], image.reshape(64, 4))
-    np.testing.assert_array_equal(
-        item["seg_labels"], data_util.load_seg_labels(instance.seg_paths[2], 8, 0.5).ravel()
-    )
+    np.testing.assert_array_equal(item["seg_labels"], data_util.load_seg_labels(instance.seg_paths[2], 8, 0.5).ravel())
     np.testing.assert_array_equal(item["cam2world"], instance.poses[2])
     np.testing.assert_allclose(item["intrinsics"], [[9.6, 0, 4], [0, 9.6, 4], [0, 0, 1]], rtol=1e-6)
     assert item["uv"][:2].tolist() == [[0.5, 0.5], [1.5, 0.5]]
@@ -185,11 +177,7 @@ def test_instances_may_have_different_numbers_of_views(own_split):
     for folder, suffix in (("rgb", "png"), ("pose", "txt"), ("seg", "npy")):
         (own_split / "ball_a" / folder / f"000001.{suffix}").unlink()
     dataset = make_dataset(own_split)
-    assert [dataset.name_of(i) for i in (1, 3, 4)] == [
-        ("ball_a", "000002"),
-        ("ball_a", "000004"),
-        ("ball_b", "000000"),
-    ]
+    assert [dataset.name_of(i) for i in (1, 3, 4)] == [("ball_a", "000002"), ("ball_a", "000004"), ("ball_b", "000000")]
 
 
 def test_random_rays_carry_the_colour_and_class_of_their_pixels(split):
@@ -391,9 +379,16 @@ def test_batches_are_collated_tensors(split):
     batch = next(iter(dataio.training_batches(make_dataset(split), 3, 0, 1)))
     shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
     assert shapes == {
-        "instance_idx": (3,), "observation_idx": (3,), "uv": (3, 256, 2), "cam2world": (3, 4, 4),
-        "intrinsics": (3, 3, 3), "rgb": (3, 256, 4), "seg_labels": (3, 256), "instances": (2,), "instance_of": (3,),
-    }  # fmt: skip
+        "instance_idx": (3,),
+        "observation_idx": (3,),
+        "uv": (3, 256, 2),
+        "cam2world": (3, 4, 4),
+        "intrinsics": (3, 3, 3),
+        "rgb": (3, 256, 4),
+        "seg_labels": (3, 256),
+        "instances": (2,),
+        "instance_of": (3,),
+    }
     kinds = {name: tensor.dtype for name, tensor in batch.items()}
     integers = ("instance_idx", "observation_idx", "seg_labels", "instances", "instance_of")
     assert all(kinds[name] == torch.int64 for name in integers)

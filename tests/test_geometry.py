@@ -178,9 +178,7 @@ def test_an_orbit_is_a_full_turn_in_equal_steps_from_the_front_to_the_right():
     assert torch.allclose(eyes, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "dtype, file, atol", [(torch.float64, "geometry_f64", 1e-12), (torch.float32, "geometry", 5e-6)]
-)
+@pytest.mark.parametrize("dtype, file, atol", [(torch.float64, "geometry_f64", 1e-12), (torch.float32, "geometry", 5e-6)])
 def test_rays_and_points_are_those_of_the_published_code(parity, dtype, file, atol):
     given = {name: tensor.to(dtype) for name, tensor in tensors(parity.load("geometry")).items()}
     published = {name: tensor.to(dtype) for name, tensor in tensors(parity.load(file)).items()}

@@ -79,8 +79,6 @@ def test_the_gradient_of_an_image_reaches_its_own_code_only(hyper_phi):
 
 def test_the_last_weights_of_a_hypernetwork_start_ten_times_smaller():
     torch.manual_seed(0)
-    net = hyperlayers.HyperLinear(
-        latent_dim=8, hyper_features=128, in_features=20, out_features=40
-    ).hypo_params.net
+    net = hyperlayers.HyperLinear(latent_dim=8, hyper_features=128, in_features=20, out_features=40).hypo_params.net
     assert net[1].net[0].weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.05)
     assert net[-1].weight.std().item() == pytest.approx(0.1 * math.sqrt(2 / 128), rel=0.05)

@@ -13,11 +13,11 @@ import checkpoints
 import dataio
 import geometry
 import interpolate
-import rendering
 import srns
 import util
-import videos
 import visual
+from evaluation import videos
+from rendering import renderer
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES = 5
@@ -90,7 +90,7 @@ def rendered(path, split, name, pixel_center=0.5, side=scenes.SIDE, head=None):
         "cam2world": torch.from_numpy(instance.poses[0])[None],
         "intrinsics": torch.from_numpy(instance.intrinsics.matrix(side))[None],
     }
-    outputs = rendering.render(model, batch, head)
+    outputs = renderer.render(model, batch, head)
     seg_logits = outputs["seg_logits"][0]
     labels = seg_logits.argmax(dim=-1).view(side, side)
     return visual.to_uint8(util.as_image(outputs["rgb"])[0]), visual.label_picture(labels, seg_logits.shape[-1])
@@ -124,9 +124,7 @@ def test_the_way_is_straight_and_eased():
 
 
 @pytest.mark.parametrize("pixel_center", [0.0, 0.5])
-def test_the_ends_are_the_instances_themselves_seen_as_in_training(
-    distinct, one_view, save, tmp_path, pixel_center
-):
+def test_the_ends_are_the_instances_themselves_seen_as_in_training(distinct, one_view, save, tmp_path, pixel_center):
     """The data say 0.5 here; which rule the model knows is told by its checkpoint."""
     path = save(distinct | {"settings": {"pixel_center": pixel_center, "blend_alpha": False}})
     folder = film(one_view, path, tmp_path, path="views", batch_size=2)
@@ -148,9 +146,7 @@ def test_on_the_way_the_picture_changes_though_the_camera_stands_still(distinct,
             assert np.abs(rgb[a] - rgb[b]).max() > 2, (a, b)
 
 
-def test_instances_are_gone_through_in_the_order_of_their_names_on_the_command_line(
-    distinct, one_view, save, tmp_path
-):
+def test_instances_are_gone_through_in_the_order_of_their_names_on_the_command_line(distinct, one_view, save, tmp_path):
     path = save(distinct)
     folder = film(one_view, path, tmp_path, path="views", specific_ins="ball_b,ball_a,ball_b")
     rgb = pictures(folder, "rgb")
@@ -184,9 +180,7 @@ def test_the_worlds_up_may_be_another_axis():
     assert (way[:, 1, 1] < 0).all()  # down in the image is down in the world
 
 
-@pytest.mark.parametrize(
-    "num_views, expected", [(9, [0, 2, 4, 6, 8]), (5, [0, 1, 2, 3, 4]), (3, [0, 0, 1, 2, 2])]
-)
+@pytest.mark.parametrize("num_views, expected", [(9, [0, 2, 4, 6, 8]), (5, [0, 1, 2, 3, 4]), (3, [0, 0, 1, 2, 2])])
 def test_views_are_spread_over_the_frames_in_order(num_views, expected):
     poses = torch.eye(4).repeat(num_views, 1, 1)
     poses[:, 0, 3] = torch.arange(num_views)
@@ -284,9 +278,7 @@ def test_a_gif_that_stands_still_takes_as_long(tmp_path):
     assert durations == [100, 50, 50]
 
 
-@pytest.mark.parametrize(
-    "height, width, expected", [(16, 20, (256, 320)), (129, 131, (130, 132)), (300, 301, (300, 302))]
-)
+@pytest.mark.parametrize("height, width, expected", [(16, 20, (256, 320)), (129, 131, (130, 132)), (300, 301, (300, 302))])
 def test_frames_are_enlarged_by_whole_factors_to_even_sides(height, width, expected):
     picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     frame = videos.watchable(picture)
@@ -355,8 +347,7 @@ def test_codes_without_names_belong_to_the_sorted_folders(ball_split, save, tmp_
 def test_tracing_steps_can_be_given_where_the_checkpoint_does_not_tell_them(ball_split, save, tmp_path):
     path = save(vanilla())
     by_default, ten, three = (
-        pictures(film(ball_split, path, tmp_path / str(steps), tracing_steps=steps), "rgb")[0]
-        for steps in (None, 10, 3)
+        pictures(film(ball_split, path, tmp_path / str(steps), tracing_steps=steps), "rgb")[0] for steps in (None, 10, 3)
     )
     assert np.array_equal(by_default, ten) and not np.array_equal(by_default, three)
 

@@ -1,4 +1,4 @@
-"""make_dataset.py and dataset_writer.py: what is written, where, and that it is the same every time."""
+"""make_dataset.py and datasets/making/class_folder.py: what is written, where, and that it is the same every time."""
 
 import json
 import os
@@ -11,28 +11,35 @@ import time
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import test_furniture
 import torch
 
 import data_util
-import dataset_writer
-import furniture
 import geometry
 import make_dataset
-import making
-import meshes
 import util
-import viewpoints
+from datasets.making import class_folder, furniture, render_options, viewpoints
+from datasets.meshes import triangle_mesh
+from tests.making import test_furniture
 
 pytest.importorskip("embreex")
 
-TINY = ("--instances 2 --val_instances 1 --test_instances 1 --views 3 --train_val_views 2 --test_views 70 "
-        "--sidelength 16")
+TINY = "--instances 2 --val_instances 1 --test_instances 1 --views 3 --train_val_views 2 --test_views 70 --sidelength 16"
 
 
 def make(out, flags="", obj_name="Chair", num_workers=1):
-    make_dataset.main(["procedural", "--obj_name", obj_name, "--out", str(out), "--num_workers", str(num_workers),
-                       *TINY.split(), *flags.split()])
+    make_dataset.main(
+        [
+            "procedural",
+            "--obj_name",
+            obj_name,
+            "--out",
+            str(out),
+            "--num_workers",
+            str(num_workers),
+            *TINY.split(),
+            *flags.split(),
+        ]
+    )
     return out / obj_name
 
 
@@ -103,7 +110,7 @@ def test_point_clouds_are_of_the_objects_that_are_rendered(chairs):
     table = np.loadtxt(folder / data_util.CLOUD_POINTS)
     assert table.shape == (10_000, 10)
     np.testing.assert_allclose(np.linalg.norm(table[:, 3:6], axis=1), 1, atol=2e-3)
-    expected = meshes.sample_surface(mesh, 10_000, np.random.default_rng(list(b"chair_0001")))
+    expected = triangle_mesh.sample_surface(mesh, 10_000, np.random.default_rng(list(b"chair_0001")))
     np.testing.assert_allclose(table[:, :3], expected.points, atol=1e-5)
     np.testing.assert_allclose(table[:, 6:9], 255 * mesh.colours[expected.triangle_ids], atol=0.5)
     assert (table[:, 9] == 255).all()
@@ -123,26 +130,26 @@ def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
 def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_elsewhere(chairs):
     clouds = {
         split: (chairs / f"Chair.{split}" / "chair_0000" / data_util.CLOUD_POINTS).read_bytes()
-        for split in making.SPLITS
+        for split in render_options.SPLITS
     }
     assert clouds["train"] == clouds["train_val"] and len(set(clouds.values())) == 3
 
 
 def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
-    unlabelled = meshes.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
+    unlabelled = triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
     cam2world = viewpoints.spiral(1).numpy()
-    loaded, style = meshes.LoadedMesh(unlabelled), dataset_writer.Style(sidelength=8)
-    dataset_writer.write_instance(tmp_path / "box", "train", lambda: loaded, cam2world, style)
+    loaded, style = triangle_mesh.LoadedMesh(unlabelled), class_folder.Style(sidelength=8)
+    class_folder.write_instance(tmp_path / "box", "train", lambda: loaded, cam2world, style)
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
 
 
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
-    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).mesh.vertices for split in making.SPLITS}
+    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).mesh.vertices for split in render_options.SPLITS}
     assert np.array_equal(mesh["train"], mesh["train_val"])
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
-    train, train_val = (making.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
+    train, train_val = (render_options.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
     assert torch.cdist(train, train_val).min() > 1e-4
 
 
@@ -193,18 +200,16 @@ def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
 
 
 def box(label=1, faults=()):
-    return meshes.LoadedMesh(meshes.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
+    return triangle_mesh.LoadedMesh(triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
 
 
 def fails_with(error):
     raise error
 
 
-def write_boxes(out, loads, style=dataset_writer.Style(sidelength=8), **options):
-    instances = [
-        dataset_writer.Instance("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)
-    ]
-    return dataset_writer.write_class(out, "Box", ["background", "box"], instances, style, {}, **options)
+def write_boxes(out, loads, style=class_folder.Style(sidelength=8), **options):
+    instances = [class_folder.Instance("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)]
+    return class_folder.write_class(out, "Box", ["background", "box"], instances, style, {}, **options)
 
 
 def test_interrupted_before_anything_is_finished_leaves_nothing(tmp_path):
@@ -244,8 +249,22 @@ def test_what_a_killed_run_left_of_an_object_is_made_anew(tmp_path):
 
 def started(out, num_workers=2):
     """A real process that makes chairs, in a process group of its own, after it has finished the first of them."""
-    command = [sys.executable, make_dataset.__file__, "procedural", "--obj_name", "Chair", "--out", str(out), "--num_workers",
-               str(num_workers), *TINY.split(), "--sidelength", "128", "--instances", "6"]  # fmt: skip
+    command = [
+        sys.executable,
+        make_dataset.__file__,
+        "procedural",
+        "--obj_name",
+        "Chair",
+        "--out",
+        str(out),
+        "--num_workers",
+        str(num_workers),
+        *TINY.split(),
+        "--sidelength",
+        "128",
+        "--instances",
+        "6",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     journal = out / ".Chair.unfinished" / "journal.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_text().count("\n")):
@@ -282,7 +301,7 @@ def test_a_killed_run_takes_its_processes_along(tmp_path):
 def test_another_seed_gives_other_poses(tmp_path):
     parser = make_dataset.build_parser()
     arguments = ["procedural", "--obj_name", "Chair", "--out", str(tmp_path), "--seed"]
-    one, other = (making.cameras(parser.parse_args([*arguments, seed]), "train", 0) for seed in "01")
+    one, other = (render_options.cameras(parser.parse_args([*arguments, seed]), "train", 0) for seed in "01")
     assert not torch.allclose(one, other)
 
 
@@ -290,7 +309,7 @@ def test_an_unfinished_set_is_not_mixed_with_one_of_other_options(tmp_path):
     loads = [box, lambda: fails_with(KeyboardInterrupt)]
     with pytest.raises(KeyboardInterrupt):
         write_boxes(tmp_path, loads)
-    other = dataset_writer.Style(sidelength=16)
+    other = class_folder.Style(sidelength=16)
     with pytest.raises(util.InputError, match="other options.*--overwrite"):
         write_boxes(tmp_path, [box, box], other)
     write_boxes(tmp_path, [box, box], other, overwrite=True)
@@ -319,7 +338,7 @@ def test_broken_objects_are_all_named_and_left_out_only_on_request(tmp_path, cap
     assert [(outcome.views, len(outcome.faults)) for outcome in outcomes] == [(2, 0), (0, 1), (2, 1)]
     folder = tmp_path / "Box"
     assert sorted(path.name for path in (folder / "Box.train").iterdir()) == ["box_0", "box_2"]
-    assert len((folder / dataset_writer.LEFT_OUT).read_text().splitlines()) == 2
+    assert len((folder / class_folder.LEFT_OUT).read_text().splitlines()) == 2
     assert json.loads((folder / "dataset.json").read_text())["splits"]["train"]["instances"] == 2
 
 
@@ -327,7 +346,7 @@ def test_what_was_mended_is_made_and_no_longer_told(tmp_path):
     with pytest.raises(util.InputError):
         write_boxes(tmp_path, [box, lambda: box(faults=("a.png: no such file",))])
     write_boxes(tmp_path, [box, box])
-    assert not (tmp_path / "Box" / dataset_writer.LEFT_OUT).exists()
+    assert not (tmp_path / "Box" / class_folder.LEFT_OUT).exists()
     assert len(list((tmp_path / "Box" / "Box.train").iterdir())) == 2
 
 
@@ -345,14 +364,22 @@ def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("flags", "named"), [
-    ("--test_views 65", r"--test_views.*'65'.*at least 70"), ("--instances 0", r"--instances.*'0'.*at least 1"),
-    ("--sidelength x", r"--sidelength.*'x'.*whole number"), ("--obj_name Lamp", r"--obj_name.*Lamp"),
-    ("--elevation_deg 60,10", "--elevation_deg.*LOW first"), ("--light 1,2", "--light.*three numbers"),
-    ("--light 0,0,0", "--light.*direction"), ("--radius 0", "--radius.*above 0"), ("--radius 0.4", "inside the object"),
-    ("--fov_deg 180", "--fov_deg.*below 180"),
-    ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
-])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--test_views 65", r"--test_views.*'65'.*at least 70"),
+        ("--instances 0", r"--instances.*'0'.*at least 1"),
+        ("--sidelength x", r"--sidelength.*'x'.*whole number"),
+        ("--obj_name Lamp", r"--obj_name.*Lamp"),
+        ("--elevation_deg 60,10", "--elevation_deg.*LOW first"),
+        ("--light 1,2", "--light.*three numbers"),
+        ("--light 0,0,0", "--light.*direction"),
+        ("--radius 0", "--radius.*above 0"),
+        ("--radius 0.4", "inside the object"),
+        ("--fov_deg 180", "--fov_deg.*below 180"),
+        ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
+    ],
+)
 def test_bad_flags_are_named(tmp_path, capsys, flags, named):
     with pytest.raises(SystemExit) as stop:
         make(tmp_path, flags)
@@ -370,24 +397,46 @@ def test_missing_embree_says_what_to_install(tmp_path, capsys, monkeypatch):
 
 
 def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):
-    models = {f"Tiny/{name}": {**test_furniture.ENTRY, "split": split}
-              for name, split in (("b", "train"), ("a", "train"), ("c", "val"), ("d", "test"))}
+    models = {
+        f"Tiny/{name}": {**test_furniture.ENTRY, "split": split}
+        for name, split in (("b", "train"), ("a", "train"), ("c", "val"), ("d", "test"))
+    }
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({"classes": {"chair": ["background", "a", "b", "c", "d"]}, "models": models}))
     monkeypatch.setattr(furniture, "LABELS_PATH", labels)
     archives = tmp_path / "archives"
     archives.mkdir()
     test_furniture.write_archive(archives / "Tiny.sh3f")
-    make_dataset.main(["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out"), "--variants", "2",
-                       "--archive_dir", str(archives), "--views", "2", "--train_val_views", "1",
-                       "--test_views", "70", "--sidelength", "16", "--num_workers", "1"])
+    make_dataset.main(
+        [
+            "furniture",
+            "--obj_name",
+            "Chair",
+            "--out",
+            str(tmp_path / "out"),
+            "--variants",
+            "2",
+            "--archive_dir",
+            str(archives),
+            "--views",
+            "2",
+            "--train_val_views",
+            "1",
+            "--test_views",
+            "70",
+            "--sidelength",
+            "16",
+            "--num_workers",
+            "1",
+        ]
+    )
     folder = tmp_path / "out" / "Chair"
-    names = {split: sorted(path.name for path in (folder / f"Chair.{split}").iterdir())
-             for split in making.SPLITS}
+    names = {split: sorted(path.name for path in (folder / f"Chair.{split}").iterdir()) for split in render_options.SPLITS}
     assert names["train"] == ["Tiny-a", "Tiny-a-v1", "Tiny-a-v2", "Tiny-b", "Tiny-b-v1", "Tiny-b-v2"]
     assert names["train_val"] == names["train"]
     assert names["val"] == ["Tiny-c"] and names["test"] == ["Tiny-d"]
     assert "| Tiny-b-v2 | Nobody |" in (folder / "ATTRIBUTION.md").read_text()
     with pytest.raises(util.InputError, match="exists already"):
-        make_dataset.make_furniture(make_dataset.build_parser().parse_args(
-            ["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out")]))
+        make_dataset.make_furniture(
+            make_dataset.build_parser().parse_args(["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out")])
+        )

@@ -7,7 +7,7 @@ import torch
 
 import custom_layers
 import data_util
-import fused
+from kernels import fused
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NO_DEVICE = ("image_io",)  # files are read by the CPU

@@ -25,11 +25,31 @@ TINY_MODEL = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_ste
 def workplace(tmp_path_factory):
     """A folder whose name holds a blank, with a tiny data set, in which the four stages have been run in order."""
     folder = tmp_path_factory.mktemp("two words")
-    make_dataset.main([
-        "procedural", "--obj_name", "Chair", "--out", str(folder / "data"), "--sidelength", str(SIDE),
-        "--instances", str(NUM_CHAIRS), "--views", "4", "--train_val_views", "2", "--val_instances", "1",
-        "--test_instances", str(NUM_UNSEEN), "--test_views", str(NUM_VIEWS), "--num_workers", "1",
-    ])  # fmt: skip
+    make_dataset.main(
+        [
+            "procedural",
+            "--obj_name",
+            "Chair",
+            "--out",
+            str(folder / "data"),
+            "--sidelength",
+            str(SIDE),
+            "--instances",
+            str(NUM_CHAIRS),
+            "--views",
+            "4",
+            "--train_val_views",
+            "2",
+            "--val_instances",
+            "1",
+            "--test_instances",
+            str(NUM_UNSEEN),
+            "--test_views",
+            str(NUM_VIEWS),
+            "--num_workers",
+            "1",
+        ]
+    )
     run("training_scripts/vanilla_srn.sh", folder, *ONE_STAGE, *TINY_MODEL, "--max_steps_per_img_sidelength", "6")
     run("seg_scripts/linear_update.sh", folder, *ONE_STAGE, "--max_steps_per_img_sidelength", "10")
     run("test_scripts/single_shot.sh", folder, *ONE_STAGE, "--max_steps_per_img_sidelength", "4")
@@ -53,8 +73,12 @@ def rows_of(folder):
 
 
 def test_every_stage_leaves_a_checkpoint_of_its_instances(workplace):
-    for name, steps, count in (("vanilla_srn", {6}, NUM_CHAIRS), ("linear_update", range(1, 100), NUM_CHAIRS),
-                               ("single_shot", {4}, NUM_UNSEEN), ("multi_shot", {4}, NUM_UNSEEN)):  # fmt: skip
+    for name, steps, count in (
+        ("vanilla_srn", {6}, NUM_CHAIRS),
+        ("linear_update", range(1, 100), NUM_CHAIRS),
+        ("single_shot", {4}, NUM_UNSEEN),
+        ("multi_shot", {4}, NUM_UNSEEN),
+    ):
         checkpoint = checkpoints.load(workplace / "logs" / "Chair" / name)
         assert checkpoint["step"] in steps  # those of the linear update are Newton's
         assert len(checkpoint["instances"]) == count

@@ -6,16 +6,23 @@ import pytest
 import torch
 
 import checkpoints
-import losses
 import published
 import srns
 import util
+from training import losses
 
 TINY = dict(num_instances=3, latent_dim=4, hidden_features=8, tracing_steps=2)
 SIZES = dict(
-    num_instances=4, latent_dim=256, hidden_features=256, tracing_steps=None, rgb_channels=3, num_classes=None,
-    fit_single_srn=False, has_params=False, use_unet_renderer=False,
-)  # fmt: skip
+    num_instances=4,
+    latent_dim=256,
+    hidden_features=256,
+    tracing_steps=None,
+    rgb_channels=3,
+    num_classes=None,
+    fit_single_srn=False,
+    has_params=False,
+    use_unet_renderer=False,
+)
 VARIANTS = {  # of the manifest: the published form, and the sizes that its file tells
     "srn_semantic": ("semantic", SIZES | dict(rgb_channels=4, num_classes=7)),
     "srn_vanilla": ("srn2019", SIZES),
@@ -216,11 +223,17 @@ def trained(**sizes):
 
 
 def contents_of(model, optimizers):
-    return copy.deepcopy({
-        "model": model.state_dict(), "sizes": model.sizes, "instances": ["a", "b", "c"],
-        "settings": published.SETTINGS, "step": 2, "path": "ours.pth",
-        **{f"optimizer_{i}": optimizer.state_dict() for i, optimizer in enumerate(optimizers)},
-    })  # fmt: skip
+    return copy.deepcopy(
+        {
+            "model": model.state_dict(),
+            "sizes": model.sizes,
+            "instances": ["a", "b", "c"],
+            "settings": published.SETTINGS,
+            "step": 2,
+            "path": "ours.pth",
+            **{f"optimizer_{i}": optimizer.state_dict() for i, optimizer in enumerate(optimizers)},
+        }
+    )
 
 
 def there_and_back(contents, form, tmp_path):
@@ -284,9 +297,10 @@ def test_heads_go_there_and_back_with_their_optimizer(kind, tmp_path):
     head(torch.rand(5, 8)).square().sum().backward()
     optimizer.step()
     contents = {
-        "model": head.state_dict(), "sizes": dict(kind=kind, in_features=8, num_classes=3),
+        "model": head.state_dict(),
+        "sizes": dict(kind=kind, in_features=8, num_classes=3),
         "optimizer_0": optimizer.state_dict(),
-    }  # fmt: skip
+    }
     back, notes = there_and_back(contents, "semantic", tmp_path)
     assert notes == [] and back["sizes"] == contents["sizes"]
     assert_same_state(back["model"], contents["model"])
@@ -433,14 +447,20 @@ HYPER = "hyper_phi.layers.0.hyper_linear."
         ({published.CODES: torch.zeros(0, 4)}, r"latent_codes.weight is \(0, 4\)"),
         ({published.CODES: [1, 2]}, "expected a tensor for latent_codes.weight, found a list"),
         ({3: torch.zeros(1)}, "expected a tensor for 3"),
-        ({"class_generator.out_layer_weight": torch.zeros(3, 128, 3, 3)},
-         "class_generator.out_layer_weight and class_generator.out_layer.0.weight are names of one"),
-        ({"class_generator.in_layer.0.weight": torch.zeros(1)},
-         "class_generator.in_layer.0.weight and class_generator.in_layer.0.net.1.weight are names"),
-        ({f"{HYPER}hypo_params.net.2.bias": torch.zeros(32)},
-         f"{HYPER}slave_params.net.2.bias and {HYPER}hypo_params.net.2.bias are names of one"),
+        (
+            {"class_generator.out_layer_weight": torch.zeros(3, 128, 3, 3)},
+            "class_generator.out_layer_weight and class_generator.out_layer.0.weight are names of one",
+        ),
+        (
+            {"class_generator.in_layer.0.weight": torch.zeros(1)},
+            "class_generator.in_layer.0.weight and class_generator.in_layer.0.net.1.weight are names",
+        ),
+        (
+            {f"{HYPER}hypo_params.net.2.bias": torch.zeros(32)},
+            f"{HYPER}slave_params.net.2.bias and {HYPER}hypo_params.net.2.bias are names of one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_entry_that_is_not_as_it_should_be_is_named(semantic, tmp_path, changes, complaint):
     with pytest.raises(util.InputError, match=f"spoilt.pth: .*{complaint}") as error:
         load_spoilt(tmp_path, semantic, changes)
@@ -479,13 +499,17 @@ def test_a_model_saved_from_within_data_parallel_is_read(semantic, tmp_path):
     [
         None,
         {},
-        {"state": {1: {"step": 1, "exp_avg": torch.zeros(3, 4), "exp_avg_sq": torch.zeros(3, 4)}},
-         "param_groups": [{"params": [0, 1]}]},
-        {"state": {0: {"step": 1, "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}},
-         "param_groups": [{"params": [0]}]},
+        {
+            "state": {1: {"step": 1, "exp_avg": torch.zeros(3, 4), "exp_avg_sq": torch.zeros(3, 4)}},
+            "param_groups": [{"params": [0, 1]}],
+        },
+        {
+            "state": {0: {"step": 1, "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}},
+            "param_groups": [{"params": [0]}],
+        },
         {"state": {0: 3}, "param_groups": [{"params": [0]}]},
     ],
-)  # fmt: skip
+)
 def test_an_optimizer_that_does_not_fit_is_left_out_with_a_word(semantic, capsys, optimizer):
     checkpoint = published.from_published({"model": semantic, "optimizer_0": optimizer}, "odd.pth")
     assert "optimizer_0" not in checkpoint

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import head_update
-import stage_inputs
-import stages
 import test
 import train
-import training
+from training import head_update, loop, stage_data, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTIC = [
@@ -89,8 +86,11 @@ def test_every_experiment_has_a_script_whose_options_are_understood(
 
 
 def test_no_config_is_without_a_script(recorder, tmp_path):
-    used = {arguments[arguments.index("-c") + 1] for script, _, variables in EXPERIMENTS
-            for arguments in [called(recorder, script, tmp_path, **variables)]}  # fmt: skip
+    used = {
+        arguments[arguments.index("-c") + 1]
+        for script, _, variables in EXPERIMENTS
+        for arguments in [called(recorder, script, tmp_path, **variables)]
+    }
     configs = {
         str(path.relative_to(ROOT)) for folder in ("train_configs", "test_configs") for path in (ROOT / folder).iterdir()
     }
@@ -108,7 +108,7 @@ def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tm
     monkeypatch.chdir(ROOT)
     options = train.read_options(arguments)
     assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
-    assert training.schedule(options) == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+    assert loop.schedule(options) == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
 
 
 def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)
-        assert not stage_inputs.reads_images(options) and stage_inputs.observed(options) == ["seg"]
+        assert not stage_data.reads_images(options) and stage_data.observed(options) == ["seg"]
 
 
 def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):
@@ -152,8 +152,14 @@ def test_without_a_split_of_other_views_nothing_is_validated(recorder, tmp_path)
 
 def test_a_fit_goes_on_where_that_is_asked_for(recorder, tmp_path, monkeypatch):
     for script in ("single_shot", "reverse_linear", "cars_two_shot"):
-        _, *arguments = called(recorder, f"test_scripts/{script}.sh", tmp_path, RESUME="1", SRN="fitted", CONFIG="chairs_2019"
-                               if script == "cars_two_shot" else "chairs")  # fmt: skip
+        _, *arguments = called(
+            recorder,
+            f"test_scripts/{script}.sh",
+            tmp_path,
+            RESUME="1",
+            SRN="fitted",
+            CONFIG="chairs_2019" if script == "cars_two_shot" else "chairs",
+        )
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)

@@ -7,8 +7,7 @@ import util
 
 
 @pytest.mark.parametrize(
-    "variant, sizes",
-    [("srn_semantic", dict(rgb_channels=4, num_classes=7)), ("srn_vanilla", dict(rgb_channels=3))],
+    "variant, sizes", [("srn_semantic", dict(rgb_channels=4, num_classes=7)), ("srn_vanilla", dict(rgb_channels=3))]
 )
 def test_state_dict_has_the_published_keys_and_shapes(parity, variant, sizes):
     with torch.device("meta"):
@@ -37,26 +36,27 @@ def some_batch(side=16, instances=(0, 2)):
         "instance_idx": torch.tensor(instances),
         "uv": geometry.pixel_grid(side, side, 0.5).expand(batch, -1, 2),
         "cam2world": geometry.look_at(eyes),
-        "intrinsics": torch.tensor([[1.2 * side, 0, side / 2], [0, 1.2 * side, side / 2], [0, 0, 1]]).expand(
-            batch, 3, 3
-        ),
+        "intrinsics": torch.tensor([[1.2 * side, 0, side / 2], [0, 1.2 * side, side / 2], [0, 0, 1]]).expand(batch, 3, 3),
     }
 
 
 def test_outputs_have_the_shapes_that_the_docstring_promises():
     outputs = tiny(num_classes=5, rgb_channels=4)(some_batch())
     assert {name: tuple(tensor.shape) for name, tensor in outputs.items()} == {
-        "z": (2, 8), "points": (2, 256, 3), "depth": (2, 256, 1), "depth_steps": (3, 2, 256, 1),
-        "features": (2, 256, 16), "rgb": (2, 256, 4), "seg_logits": (2, 256, 5),
-    }  # fmt: skip
+        "z": (2, 8),
+        "points": (2, 256, 3),
+        "depth": (2, 256, 1),
+        "depth_steps": (3, 2, 256, 1),
+        "features": (2, 256, 16),
+        "rgb": (2, 256, 4),
+        "seg_logits": (2, 256, 5),
+    }
 
 
 def test_the_colour_is_that_of_the_features_at_the_point_of_the_last_depth():
     model, batch = tiny(), some_batch()
     outputs = model(batch)
-    points = geometry.camera_to_world(
-        geometry.lift(batch["uv"], outputs["depth"], batch["intrinsics"]), batch["cam2world"]
-    )
+    points = geometry.camera_to_world(geometry.lift(batch["uv"], outputs["depth"], batch["intrinsics"]), batch["cam2world"])
     assert torch.allclose(outputs["points"], points, atol=1e-5)
     features = model.hyper_phi(outputs["z"])(points)
     assert torch.allclose(outputs["features"], features, atol=1e-4)

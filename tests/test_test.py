@@ -12,15 +12,14 @@ import torch
 
 import checkpoints
 import data_util
-import metrics
 import published
-import rendering
-import scoring
 import srns
 import test
 import train
 import util
 import visual
+from evaluation import metrics, scoring
+from rendering import renderer
 
 CLASSES = ["background", "upper half", "lower half"]  # of scenes.CLASS_LIST
 VIEWS = [f"{view:06d}" for view in range(4)]
@@ -37,9 +36,7 @@ def other_views(tmp_path_factory):
 def evaluation(other_views, semantic_run, tmp_path_factory):
     """The folder of an evaluation with everything on."""
     logs = tmp_path_factory.mktemp("evaluation")
-    test.main(
-        scenes.test_options(other_views, logs, "all", semantic_run, point_cloud=True, batch_size=3, input_idcs=2)
-    )
+    test.main(scenes.test_options(other_views, logs, "all", semantic_run, point_cloud=True, batch_size=3, input_idcs=2))
     return logs / "all"
 
 
@@ -145,12 +142,8 @@ def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, seman
         assert float(table[scoring.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "options", [dict(batch_size=1), dict(batch_size=32), dict(preload=True), dict(num_workers=1)]
-)
-def test_scores_depend_neither_on_batches_nor_on_point_clouds(
-    evaluation, other_views, semantic_run, tmp_path, options
-):
+@pytest.mark.parametrize("options", [dict(batch_size=1), dict(batch_size=32), dict(preload=True), dict(num_workers=1)])
+def test_scores_depend_neither_on_batches_nor_on_point_clouds(evaluation, other_views, semantic_run, tmp_path, options):
     """`evaluation` has batches of 3 and point clouds; the published scores change with both."""
     folder = evaluate(other_views, semantic_run, tmp_path, "again", input_idcs=2, save_out_first_n=0, **options)
     for rows_of in (observations, instances):
@@ -168,7 +161,7 @@ def test_scores_depend_neither_on_batches_nor_on_point_clouds(
 def test_scores_do_not_depend_on_how_many_rays_are_rendered_at_once(
     evaluation, other_views, semantic_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(rendering.RAYS_PER_BLOCK, "cpu", 200)
+    monkeypatch.setitem(renderer.RAYS_PER_BLOCK, "cpu", 200)
     folder = evaluate(other_views, semantic_run, tmp_path, "again", input_idcs=2, save_out_first_n=0, batch_size=2)
     for name, row in observations(evaluation).items():
         assert float(observations(folder)[name]["psnr_rgba"]) == pytest.approx(float(row["psnr_rgba"]), abs=2e-5)
@@ -176,14 +169,10 @@ def test_scores_do_not_depend_on_how_many_rays_are_rendered_at_once(
 
 def test_views_that_the_codes_were_fitted_to_are_not_scored(ball_split, semantic_run, tmp_path):
     new = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x", "ball_y"))
-    fitting = dict(
-        checkpoint_path=semantic_run, overwrite_embeddings=True, class_weight=0, specific_observation_idcs="0,3"
-    )
+    fitting = dict(checkpoint_path=semantic_run, overwrite_embeddings=True, class_weight=0, specific_observation_idcs="0,3")
     train.main(scenes.train_options(new, tmp_path, "fitted", **fitting))
     folder = evaluate(new, tmp_path / "fitted", tmp_path, "test")
-    assert list(observations(folder)) == [
-        (name, view) for name in ("ball_x", "ball_y") for view in ("000001", "000002")
-    ]
+    assert list(observations(folder)) == [(name, view) for name in ("ball_x", "ball_y") for view in ("000001", "000002")]
     assert [path.name for path in sorted((folder / "000000" / "input").iterdir())] == ["000000.png", "000003.png"]
     everything = evaluate(new, tmp_path / "fitted", tmp_path, "everything", score_input_views=True)
     assert len(observations(everything)) == 8
@@ -225,9 +214,7 @@ def test_without_a_class_list_only_images_are_scored(other_views, semantic_run, 
 def test_a_head_takes_the_place_of_the_unet(evaluation, ball_split, other_views, semantic_run, tmp_path, kind):
     training = dict(checkpoint_path=semantic_run, model_type=kind, max_steps_per_img_sidelength=20, lr=1e-2)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **training))
-    folder = evaluate(
-        other_views, semantic_run, tmp_path, "test", eval_mode=kind, linear_path=tmp_path / "head"
-    )
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", eval_mode=kind, linear_path=tmp_path / "head")
     by_unet, by_head = observations(evaluation), observations(folder)
     name = "ball_a", "000000"
     assert by_head[name]["psnr"] == by_unet[name]["psnr"]
@@ -289,14 +276,7 @@ def test_scored_input_views_still_count_as_given(other_views, semantic_run, tmp_
 
 
 def test_the_tables_and_the_contact_sheet_exist(evaluation):
-    for name in (
-        "final_miou.csv",
-        "observations.csv",
-        "results.txt",
-        "results.json",
-        "params.txt",
-        "contact_sheet.png",
-    ):
+    for name in ("final_miou.csv", "observations.csv", "results.txt", "results.json", "params.txt", "contact_sheet.png"):
         assert (evaluation / name).stat().st_size > 0, name
     with open(evaluation / "final_miou.csv", newline="") as file:
         assert [row["instance_id"] for row in csv.DictReader(file)] == ["ball_a", "ball_b"]
@@ -309,7 +289,7 @@ def test_point_clouds_hold_each_surface_point_once_without_the_background(evalua
     options = test.read_options(scenes.test_options(other_views, "unused", "unused", semantic_run))
     dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
     batch = torch.utils.data.default_collate([dataset[i] for i in range(4)])  # ball_a
-    outputs = rendering.render(model, batch)
+    outputs = renderer.render(model, batch)
     solid = outputs["seg_logits"].argmax(-1) > 0
     for kind in ("rgb", "seg"):
         cloud = plyfile.PlyData.read(evaluation / "000000" / f"point_cloud_{kind}.ply")["vertex"]
@@ -339,17 +319,13 @@ def test_a_vanilla_srn_is_rendered_without_classes(obj_name, ball_split, other_v
 
 
 def test_chosen_views_and_instances_keep_their_names(other_views, semantic_run, tmp_path):
-    folder = evaluate(
-        other_views, semantic_run, tmp_path, "test", specific_ins="ball_b", specific_observation_idcs="3,1"
-    )
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", specific_ins="ball_b", specific_observation_idcs="3,1")
     assert list(observations(folder)) == [("ball_b", "000003"), ("ball_b", "000001")]
     assert sorted(path.name for path in (folder / "000000" / "rgb").iterdir()) == ["000001.png", "000003.png"]
 
 
 def test_a_view_that_is_named_twice_is_scored_once(other_views, semantic_run, tmp_path):
-    folder = evaluate(
-        other_views, semantic_run, tmp_path, "test", specific_observation_idcs="1,1", save_out_first_n=0
-    )
+    folder = evaluate(other_views, semantic_run, tmp_path, "test", specific_observation_idcs="1,1", save_out_first_n=0)
     assert list(observations(folder)) == [("ball_a", "000001"), ("ball_b", "000001")]
 
 
@@ -480,9 +456,7 @@ def test_rows_of_the_table_have_the_numbers_of_their_folders(ball_split, semanti
 
 def test_objects_without_codes_are_named(refused, semantic_run, tmp_path):
     new = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_a", "ball_x"))
-    refused(
-        scenes.test_options(new, tmp_path, "test", semantic_run), "holds no latent code for 1 of the 2 instances"
-    )
+    refused(scenes.test_options(new, tmp_path, "test", semantic_run), "holds no latent code for 1 of the 2 instances")
 
 
 def test_another_class_list_than_the_models_is_named(refused, other_views, semantic_run, tmp_path):
@@ -490,9 +464,7 @@ def test_another_class_list_than_the_models_is_named(refused, other_views, seman
     with open(tmp_path / "Ball" / "Ball-level-1.txt", "a") as file:
         file.write("3 handle\n")
     split = tmp_path / "Ball" / other_views.name
-    refused(
-        scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, but the model tells 3 apart"
-    )
+    refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, but the model tells 3 apart")
 
 
 def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_views, semantic_run, tmp_path):
@@ -500,9 +472,7 @@ def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_vie
     train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
     arguments = scenes.test_options(other_views, tmp_path, "test", tmp_path / "head")
     refused(arguments, "holds a segmentation head, not an SRN")
-    arguments = scenes.test_options(
-        other_views, tmp_path, "test", semantic_run, eval_mode="linear", linear_path=semantic_run
-    )
+    arguments = scenes.test_options(other_views, tmp_path, "test", semantic_run, eval_mode="linear", linear_path=semantic_run)
     refused(arguments, "holds an SRN, not a segmentation head")
 
 
@@ -560,7 +530,7 @@ def test_the_unet_baseline_segments_the_rendered_image(ball_split, other_views, 
     head = checkpoints.load_head(checkpoints.load(tmp_path / "unet"), model).eval()
     options = test.read_options(scenes.test_options(other_views, "x", "y", semantic_run))
     dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
-    outputs = rendering.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
+    outputs = renderer.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
     expected = visual.label_picture(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
     assert np.array_equal(iio.imread(folder / "000000" / "seg" / "000000.png"), expected)
     assert (folder / "000000" / "point_cloud_seg.ply").exists()
@@ -578,9 +548,7 @@ def test_codes_fitted_to_label_maps_are_shown_with_the_map_they_were_given(seman
     fitting = dict(checkpoint_path=semantic_run, overwrite_embeddings=True, l1_weight=0, specific_observation_idcs=1)
     train.main(scenes.train_options(new, tmp_path, "fitted", **fitting))
     folder = evaluate(new, tmp_path / "fitted", tmp_path, "test")
-    given, labels, image = (
-        (folder / "000000" / kind / "000001.png").read_bytes() for kind in ("input", "seg_gt", "rgb_gt")
-    )
+    given, labels, image = ((folder / "000000" / kind / "000001.png").read_bytes() for kind in ("input", "seg_gt", "rgb_gt"))
     assert given == labels != image
     assert ("ball_x", "000001") not in observations(folder)
 

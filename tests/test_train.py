@@ -11,13 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data_util
-import head_update
-import objectives
-import rendering
 import srns
-import stages
 import train
-import training
+from rendering import renderer
+from training import head_update, loop, objectives, stages
 
 PROGRAM = Path(train.__file__)
 
@@ -96,7 +93,7 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     arguments += ["--max_steps_per_img_sidelength", "1,2", "--batch_size_per_img_sidelength", "3,4"]
     options = train.read_options(arguments)
     assert (options.lr, options.class_weight, options.img_sidelengths) == (0.5, 0, [8, 32])
-    assert training.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
+    assert loop.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
 PUBLISHED_CONFIG = """
@@ -137,7 +134,7 @@ embedding_size: 256
 def test_a_config_with_every_published_flag_is_understood(tmp_path):
     (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG)
     options = train.read_options(["-c", str(tmp_path / "config.yml")])
-    assert training.schedule(options) == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
+    assert loop.schedule(options) == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
     assert options.preload and options.validation is False and options.checkpoint_path is None
     assert not (options.has_params or options.fit_single_srn or options.freeze_networks or options.overwrite_embeddings)
     update = "model_type: linear\nlinear_path: null\nnum_classes: 6\nvalidation_path: null\nspecific_ins: [a, b]\n"
@@ -156,7 +153,7 @@ def test_a_published_config_of_2019_is_one_without_labels(tmp_path, capsys):
 
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
-    assert training.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
+    assert loop.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
     assert (options.lr, options.l1_weight, options.class_weight) == (4e-4, 200, 8)
     assert (options.kl_weight, options.reg_weight) == (1, 1e-3)
 
@@ -186,11 +183,7 @@ def label_beyond_the_list(split):
 
 BAD_DATA = {
     "missing": (shutil.rmtree, {}, "Ball.train: no such folder"),
-    "empty": (
-        lambda split: [shutil.rmtree(path) for path in split.iterdir()],
-        {},
-        "Ball.train: no instance folders",
-    ),
+    "empty": (lambda split: [shutil.rmtree(path) for path in split.iterdir()], {}, "Ball.train: no instance folders"),
     "no class list": (remove_class_list, {}, "Ball-level-1.txt: no class list there"),
     "a pose too few": (lambda split: (split / "ball_b/pose/000001.txt").unlink(), {}, "4 images but 3 poses"),
     "a torn image": (cut_an_image, {}, "000001.png: the PNG is cut short"),
@@ -207,18 +200,14 @@ def test_data_that_cannot_be_used_are_named(refused, own_split, tmp_path, fault)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("spoil, reason", [
-    (spoil_an_image, "000001.png: cannot be read as an image"),
-    (label_beyond_the_list, "000001.npy: labels from 9 to 9"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [(spoil_an_image, "000001.png: cannot be read as an image"), (label_beyond_the_list, "000001.npy: labels from 9 to 9")],
+)
 def test_what_only_reading_finds_ends_the_run_in_one_line(own_split, tmp_path, capsys, num_workers, spoil, reason):
     spoil(own_split)
     with pytest.raises(SystemExit) as stopped:
-        train.main(
-            scenes.train_options(
-                own_split, tmp_path, "run", max_steps_per_img_sidelength=4, num_workers=num_workers
-            )
-        )
+        train.main(scenes.train_options(own_split, tmp_path, "run", max_steps_per_img_sidelength=4, num_workers=num_workers))
     written = capsys.readouterr().err
     assert stopped.value.code == 2 and reason in written.splitlines()[-1] and "Traceback" not in written
 
@@ -246,9 +235,7 @@ def test_a_split_of_other_objects_is_not_validated_on_unless_asked_for(ball_spli
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_named(refused, ball_split, semantic_run, tmp_path, options, reason):
-    refused(
-        scenes.train_options(ball_split, tmp_path, "run", **{"checkpoint_path": semantic_run, **options}), reason
-    )
+    refused(scenes.train_options(ball_split, tmp_path, "run", **{"checkpoint_path": semantic_run, **options}), reason)
 
 
 def test_another_class_list_than_the_checkpoints_is_refused(refused, own_split, semantic_run, tmp_path):
@@ -270,9 +257,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(refused, ball_split, tmp_path
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     arguments = scenes.train_options(tmp_path / "Ball.train", tmp_path / "logs", "run", class_weight=0)
     done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, cwd=tmp_path)
-    expected = (
-        f"train.py: error: {tmp_path}/Ball.train: no such folder; expected a split such as Chair/Chair.train\n"
-    )
+    expected = f"train.py: error: {tmp_path}/Ball.train: no such folder; expected a split such as Chair/Chair.train\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
@@ -290,16 +275,23 @@ PICTURES = {"Output_vs_gt", "Output_vs_gt_seg", "rgb_error_fig", "pred_depth", "
 
 def test_a_run_shows_what_the_published_one_shows(ball_split, tmp_path):
     """Validation is on the trained objects seen from other views, given in another order and number."""
-    val = scenes.write_split(
-        tmp_path / "Ball" / "Ball.train_val", names=("ball_b", "ball_x"), num_views=2, first_view=20
-    )
+    val = scenes.write_split(tmp_path / "Ball" / "Ball.train_val", names=("ball_b", "ball_x"), num_views=2, first_view=20)
     train.main(scenes.train_options(ball_split, tmp_path, "run", val_root=val))
     tags = event_tags(tmp_path / "run")
     assert tags["scalars"] == {
-        "scaled_distortion_loss", "scaled_class_loss", "scaled_regularization_loss", "scaled_latent_loss",
+        "scaled_distortion_loss",
+        "scaled_class_loss",
+        "scaled_regularization_loss",
+        "scaled_latent_loss",
         "total_loss",
-        "val_dist_loss", "val_class_loss", "val_psnr", "val_ssim", "val_miou", "embed_min", "embed_max",
-    }  # fmt: skip
+        "val_dist_loss",
+        "val_class_loss",
+        "val_psnr",
+        "val_ssim",
+        "val_miou",
+        "embed_min",
+        "embed_max",
+    }
     assert tags["images"] == PICTURES | {f"val_{name}" for name in PICTURES}
     assert tags["histograms"] == {"stopping_distances", "val_stopping_distances"}
     projector = (tmp_path / "run" / "events" / "projector_config.pbtxt").read_text()
@@ -324,9 +316,16 @@ def test_a_checkpoint_says_what_it_was_trained_on_and_how(semantic_run):
     assert checkpoint["views"]["ball_b"] == ["000000", "000001", "000002", "000003"]
     assert checkpoint["settings"] == {"pixel_center": 0.5, "blend_alpha": False}
     assert checkpoint["sizes"] == dict(
-        num_instances=2, latent_dim=8, hidden_features=16, tracing_steps=3, rgb_channels=3, num_classes=3,
-        fit_single_srn=False, has_params=False, use_unet_renderer=False,
-    )  # fmt: skip
+        num_instances=2,
+        latent_dim=8,
+        hidden_features=16,
+        tracing_steps=3,
+        rgb_channels=3,
+        num_classes=3,
+        fit_single_srn=False,
+        has_params=False,
+        use_unet_renderer=False,
+    )
     codes, networks = (checkpoint[f"optimizer_{i}"]["param_groups"][0] for i in (0, 1))
     assert (codes["lr"], codes["betas"], codes["eps"], len(codes["params"])) == (4e-4, (0.5, 0.5), 1e-5, 1)
     assert (networks["lr"], networks["betas"], networks["eps"]) == (4e-4, (0.9, 0.999), 1e-8)
@@ -339,13 +338,12 @@ def test_the_weights_of_the_loss_terms_are_applied():
         + "--l1_weight 2 --reg_weight 3 --kl_weight 5 --class_weight 7".split()
     )
     outputs = {
-        "rgb": torch.zeros(1, 4, 3), "depth": torch.full((1, 4, 1), -0.1), "z": torch.full((1, 2), 2.0),
+        "rgb": torch.zeros(1, 4, 3),
+        "depth": torch.full((1, 4, 1), -0.1),
+        "z": torch.full((1, 2), 2.0),
         "seg_logits": torch.zeros(1, 4, 2),
-    }  # fmt: skip
-    batch = {
-        "rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1),
-        "seg_labels": torch.zeros(1, 4).long(),
     }
+    batch = {"rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1), "seg_labels": torch.zeros(1, 4).long()}
     model = srns.SRN(1, latent_dim=2, hidden_features=4)
     weights = stages.srn_objective(options, torch.device("cpu"), model).weights
     terms = {name: term.item() for name, term in objectives.srn_terms(weights, outputs, batch).items()}
@@ -362,9 +360,7 @@ def test_the_same_seed_trains_the_same_model_and_another_one_another(ball_split,
 
 
 def test_the_number_of_images_of_a_batch_may_exceed_the_data(ball_split, tmp_path):
-    options = dict(
-        class_weight=0, batch_size_per_img_sidelength=12, max_num_instances_train=1, max_num_observations_train=1
-    )
+    options = dict(class_weight=0, batch_size_per_img_sidelength=12, max_num_instances_train=1, max_num_observations_train=1)
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
     assert checkpoints.load(tmp_path / "run")["views"] == {"ball_a": ["000000"]}
 
@@ -382,13 +378,13 @@ def test_a_model_trained_with_images_tells_more_than_their_mean_colour(ball_spli
 
 def test_validation_renders_each_object_with_its_own_code_in_eval_mode(ball_split, tmp_path, monkeypatch):
     """ball_b is row 1 of the latent table, though the only object of the validation split."""
-    seen, original = [], rendering.render
+    seen, original = [], renderer.render
 
     def recording(model, batch, **options):
         seen.append((model.training, batch["instance_idx"].tolist()))
         return original(model, batch, **options)
 
-    monkeypatch.setattr(rendering, "render", recording)
+    monkeypatch.setattr(renderer, "render", recording)
     val = scenes.write_split(tmp_path / "Ball" / "Ball.train_val", names=("ball_b",), num_views=2)
     train.main(scenes.train_options(ball_split, tmp_path, "run", val_root=val))
     assert [rows for _, rows in seen if len(rows) == 2] == [[1, 1]] * 2  # the scores, the pictures
@@ -433,9 +429,13 @@ def test_new_codes_start_near_the_mean_or_near_zero(ball_split, semantic_run, tm
     checkpoint["model"]["latent_codes.weight"] = torch.tensor([[4.0], [6.0]]).expand(2, 8).clone()
     checkpoints.save(tmp_path / "far.pth", checkpoint)
     options = dict(
-        checkpoint_path=tmp_path / "far.pth", overwrite_embeddings=True, code_init=code_init, class_weight=0,
-        num_starts=1, code_step=0,
-    )  # fmt: skip
+        checkpoint_path=tmp_path / "far.pth",
+        overwrite_embeddings=True,
+        code_init=code_init,
+        class_weight=0,
+        num_starts=1,
+        code_step=0,
+    )
     train.main(scenes.train_options(ball_split, tmp_path, "fitted", **options))
     codes = checkpoints.load(tmp_path / "fitted")["model"]["latent_codes.weight"]
     assert codes.mean().item() == pytest.approx(near, abs=0.05)
@@ -443,11 +443,7 @@ def test_new_codes_start_near_the_mean_or_near_zero(ball_split, semantic_run, tm
 
 @pytest.mark.parametrize("stage", [dict(overwrite_embeddings=True, class_weight=0), dict(model_type="linear")])
 def test_where_the_unet_has_no_part_the_image_may_have_any_side(ball_split, semantic_run, tmp_path, stage):
-    train.main(
-        scenes.train_options(
-            ball_split, tmp_path, "run", checkpoint_path=semantic_run, img_sidelengths=12, **stage
-        )
-    )
+    train.main(scenes.train_options(ball_split, tmp_path, "run", checkpoint_path=semantic_run, img_sidelengths=12, **stage))
     assert checkpoints.load(tmp_path / "run")["step"] >= 1
 
 
@@ -482,13 +478,9 @@ def test_a_head_learns_on_a_frozen_srn(ball_split, semantic_run, tmp_path, kind)
     events = EventAccumulator(str(tmp_path / "head" / "events"))
     events.Reload()
     final = events.Scalars("scaled_class_loss")[-1].value
-    labels = np.concatenate(
-        [np.load(ball_split / "ball_b" / "seg" / f"00000{view}.npy").ravel() for view in (0, 1)]
-    )
+    labels = np.concatenate([np.load(ball_split / "ball_b" / "seg" / f"00000{view}.npy").ravel() for view in (0, 1)])
     shares = np.bincount(labels) / len(labels)
-    assert (
-        final < 8 * -(shares * np.log(shares)).sum()
-    )  # better than the share of each class, which needs no features
+    assert final < 8 * -(shares * np.log(shares)).sum()  # better than the share of each class, which needs no features
     assert "val_psnr" not in events.Tags()["scalars"]
 
 
@@ -505,6 +497,4 @@ def test_a_head_reads_the_codes_of_its_instances_by_name(ball_split, semantic_ru
 def test_a_head_on_objects_without_codes_is_refused(refused, semantic_run, tmp_path):
     new = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x",))
     options = dict(checkpoint_path=semantic_run, model_type="linear")
-    refused(
-        scenes.train_options(new, tmp_path, "head", **options), "holds no latent code for 1 of the 1 instances"
-    )
+    refused(scenes.train_options(new, tmp_path, "head", **options), "holds no latent code for 1 of the 1 instances")

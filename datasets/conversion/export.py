@@ -1,0 +1,86 @@
+"""From our layout to what other programs read: images and transforms.json, or images and a COLMAP model."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import data_util
+import dataio
+import util
+from datasets.conversion import colmap, source_views, transforms_json
+from datasets.making import atomic_folders
+
+FORMS = ("transforms", "colmap-text", "colmap-binary")
+
+
+def export(options):
+    """Convert an instance, or each instance of a split, to the form `options.to`."""
+    source, out = Path(options.source), Path(options.out)
+    single = (source / "intrinsics.txt").exists()
+    folders = [source] if single else dataio.instance_folders(source)
+    targets = [out] if single else [out / folder.name for folder in folders]
+    source_views.check_apart(source, [out])
+    for target in targets:
+        source_views.check_apart(target, [source])
+        atomic_folders.check_target(target, options.overwrite)
+    pixel_center = dataio.dataset_settings(source.resolve().parent if single else source).pixel_center
+    faults, num_views = source_views.Faults(options.skip_broken), []
+    for folder, target in zip(tqdm(folders, unit="instance"), targets):
+        with faults.of(folder.name), atomic_folders.new_folder(target, options.overwrite) as temporary:
+            num_views.append(export_instance(folder, temporary, options.to, pixel_center))
+    if not num_views:
+        raise util.InputError(f"{source}: nothing could be converted: {faults.found[-1][1]}")
+    faults.report(out, len(num_views), sum(num_views))
+
+
+def export_instance(folder, target, form, pixel_center):
+    """Write one instance: images/, its cameras, and labels/ with classes.txt where there are labels.
+
+    returns the number of views
+    """
+    with_labels = any((folder / "seg").glob("*.npy"))
+    instance = dataio.read_instance(folder, with_labels=with_labels)
+    intrinsics = instance.intrinsics
+    poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
+    names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text has none
+    for name, path, pose in zip(names, instance.rgb_paths, poses):
+        source_views.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
+        size = source_views.picture_size(path)
+        if size != (intrinsics.height, intrinsics.width):
+            raise util.InputError(
+                f"{path}: has {size[1]} x {size[0]} pixels (width x height), but intrinsics.txt says {intrinsics.width} x "
+                f"{intrinsics.height}; expected the same"
+            )
+        _copy(path, target / "images" / name)
+    for name, path in zip(names, instance.seg_paths):
+        _copy(path, target / "labels" / f"{os.path.splitext(name)[0]}.npy")
+    split = folder.resolve().parent
+    class_list = split.parent / f"{split.parent.name}-level-1.txt"
+    if with_labels and class_list.exists():
+        _copy(class_list, target / "classes.txt")
+
+    shift = 0.5 - pixel_center  # there the centre of a pixel is at + 0.5
+    camera = data_util.Intrinsics(
+        intrinsics.focal, intrinsics.cx + shift, intrinsics.cy + shift, intrinsics.height, intrinsics.width
+    )
+    if form == "transforms":
+        transforms_json.write(target, names, poses, camera)
+    else:
+        colmap.write(target, names, poses, camera, binary=form == "colmap-binary")
+    return len(names)
+
+
+def load_pose(path, is_world2cam):
+    """cam2world (4, 4) of a pose file that data_util.load_pose takes, in float64."""
+    data_util.load_pose(path, is_world2cam)
+    numbers = [number for line in data_util.read_numbers(path) for number in line]
+    pose = np.array(numbers[:16]).reshape(4, 4)
+    return np.linalg.inv(pose) if is_world2cam else pose
+
+
+def _copy(path, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)

@@ -1,0 +1,157 @@
+"""One object in one split, from posed images to an instance folder of our layout: see datasets/conversion/convert.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+
+import data_util
+import geometry
+import util
+from datasets.conversion import lenses, source_views
+from datasets.conversion.source_views import LABEL_MAPS, PICTURES
+
+
+@dataclass
+class NewInstance:
+    """What becomes an instance folder: the views of one object in one split."""
+
+    name: str
+    folder: Path
+    views: list  # of source_views.SourceView, in order
+    faults: source_views.Faults
+    masks: dict  # {view name: file}; None where no masks are asked for
+    labels: dict  # {view name: file}; empty: the instance gets no seg/
+    num_classes: int
+    unlabelled: int  # value in the label maps that stands for no label, or None
+    camera: data_util.Intrinsics
+    centre: np.ndarray  # (3,) point of the source's world that becomes the origin
+    scale: float
+    num_written: int = 0  # views
+
+
+def plan(options, name, views, folders, num_classes, faults, within=""):
+    """What an object becomes, a list of NewInstance, one for each of its splits that has views.
+
+    views:   {split: source_views.SourceViews}; folders: {split: where the instance folder goes}
+    within:  subfolder of --masks and --labels
+    """
+    everything = [view for of_split in views.values() for view in of_split]
+    if not everything:
+        raise util.InputError(f"{name}: no view can be used: {faults.found[-1][1]}")
+    centre, scale = np.zeros(3), 1.0
+    if options.recentre:
+        centre, scale = recentring(np.stack([view.cam2world for view in everything]), options.camera_distance, name)
+    by_file_name = len({Path(view.name).stem for view in everything}) == len(everything)
+
+    def beside(folder, of_split, suffixes):
+        found = {
+            view.name: source_views.find_beside(Path(folder) / within, view.name, suffixes, by_file_name) for view in of_split
+        }
+        return {view: path for view, path in found.items() if path is not None}
+
+    instances = []
+    for split, of_split in views.items():
+        if not of_split:
+            continue
+        camera = lenses.common_camera(view.lens for view in of_split)
+        resampled = sum(lenses.needs_resampling(view.lens, camera) for view in of_split)
+        if resampled:
+            print(
+                f"{name}: {resampled} of {len(of_split)} views are resampled to one pinhole camera, f {camera.focal:.2f}, "
+                f"centre {camera.cx:.2f} {camera.cy:.2f}, {camera.width} x {camera.height} pixels (width x height)"
+            )
+        instances.append(
+            NewInstance(
+                name,
+                folders[split],
+                of_split,
+                faults,
+                masks=None if options.masks is None else beside(options.masks, of_split, PICTURES),
+                labels={} if options.labels is None else beside(options.labels, of_split, LABEL_MAPS),
+                num_classes=num_classes,
+                unlabelled=options.unlabelled,
+                camera=camera,
+                centre=centre,
+                scale=scale,
+            )
+        )
+    return instances
+
+
+def recentring(cam2world, distance, name):
+    """The point (3,) that cameras (V, 4, 4) look at, and the scale that puts them `distance` away from it on average."""
+    cameras = torch.from_numpy(cam2world)
+    centre = geometry.viewing_target(cameras)
+    axes = cam2world[:, :3, 2]
+    spread = np.linalg.eigvalsh((np.eye(3) - axes[:, :, None] * axes[:, None]).mean(axis=0))
+    depth = geometry.depth_of(centre.expand(len(cameras), 1, 3), cameras)
+    if spread[0] < 1e-4 or depth.median() <= 0:
+        raise util.InputError(
+            f"--recentre: the cameras of {name} do not look at one point (their axes are parallel, or point away from each "
+            "other); leave the option away and place the object yourself"
+        )
+    return centre.numpy(), distance / geometry.viewing_distance(cameras)
+
+
+def write(folder, instance, progress):
+    """Write the views of a NewInstance into `folder`; the number of those written."""
+    for kind in ("rgb", "pose", *(["seg"] if instance.labels else [])):
+        (folder / kind).mkdir()
+    camera, names = instance.camera, []
+    for view in instance.views:
+        with instance.faults.of(view.name):
+            image, seg_labels = load(view, instance)
+            file_name = f"{len(names):06d}"
+            iio.imwrite(folder / "rgb" / f"{file_name}.png", image, compress_level=1)
+            if seg_labels is not None:
+                np.save(folder / "seg" / f"{file_name}.npy", seg_labels)
+            pose = view.cam2world.copy()
+            pose[:3, 3] = instance.scale * (pose[:3, 3] - instance.centre)
+            np.savetxt(folder / "pose" / f"{file_name}.txt", pose, fmt="%.17g")
+            names.append(view.name)
+        progress.update()
+    if not names:
+        raise util.InputError(f"{instance.name}: no view can be used: {instance.faults.found[-1][1]}")
+    (folder / "intrinsics.txt").write_text(
+        f"{camera.focal!r} {camera.cx!r} {camera.cy!r} 0.\n0. 0. 0.\n1.\n{camera.height} {camera.width}\n"
+    )
+    x, y, z = instance.centre.tolist()
+    moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then all scaled by {instance.scale!r}"
+    source_views.write_names(folder, names, moved if (x, y, z, instance.scale) != (0, 0, 0, 1) else None)
+    return len(names)
+
+
+def load(view, instance):
+    """image (H, W, 3 or 4) uint8 and seg_labels (H, W) integers (None where the instance has none) of a view."""
+    image, seg_labels = source_views.load_picture(view.path), None
+    if instance.masks is not None:
+        path = instance.masks.get(view.name)
+        if path is None:
+            stem = Path(view.name).stem
+            raise util.InputError(f"{view.path}: there is no mask named {stem} in --masks; add it or leave the view out")
+        mask = source_views.load_mask(path)
+        _check_size(mask, image, path)
+        alpha = image[..., 3] if image.shape[2] == 4 else np.full(mask.shape, 255, np.uint8)
+        image = np.dstack([image[..., :3], np.where(mask, alpha, np.uint8(0))])
+    if instance.labels:
+        seg_labels = np.full(image.shape[:2], util.UNLABELLED)
+        if view.name in instance.labels:
+            path = instance.labels[view.name]
+            seg_labels = source_views.load_labels(path, instance.num_classes, instance.unlabelled)
+            _check_size(seg_labels, image, path)
+    if lenses.needs_resampling(view.lens, instance.camera):
+        image = lenses.resample_image(image, view.lens, instance.camera)
+        seg_labels = None if seg_labels is None else lenses.resample_labels(seg_labels, view.lens, instance.camera)
+    narrow = np.int16 if instance.num_classes < 2**15 else np.int32
+    return image, None if seg_labels is None else seg_labels.astype(narrow)
+
+
+def _check_size(found, image, path):
+    if found.shape != image.shape[:2]:
+        raise util.InputError(
+            f"{path}: has {found.shape[1]} x {found.shape[0]} pixels (width x height), its image {image.shape[1]} x "
+            f"{image.shape[0]}; expected the same"
+        )

@@ -1,0 +1,302 @@
+"""Chairs and tables of Sweet Home 3D's furniture, with the part labels of furniture_labels/.
+
+The meshes lie in .sh3f archives (zip: OBJ, MTL, textures) of the Debian package `sweethome3d-furniture`. What is
+read from them stays data: members are looked up by name in the archive and never written to disk.
+
+Shapes: T triangles, F faces of an OBJ file.
+"""
+
+import json
+import posixpath
+import shutil
+import subprocess
+import tempfile
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+import util
+from datasets.meshes import obj, triangle_mesh
+
+LABELS_PATH = Path(__file__).parent / "furniture_labels" / "labels.json"
+PACKAGE = "sweethome3d-furniture"
+FIRST_CUT = 100  # a face label from here on names a decision tree: cuts[label - 100]
+ALBEDO_FLOOR = 0.12  # several materials are black, which would hide the shape
+MAX_MEMBER_BYTES = 2**28
+STRETCH = (0.8, 1.25)  # of variants, along each axis
+
+
+def catalogue():
+    """(class names by category, entry by model name) of labels.json; its README tells the format."""
+    labels = json.loads(LABELS_PATH.read_text(encoding="utf-8"))
+    return labels["classes"], labels["models"]
+
+
+def attribution(entries):
+    """The text that names authors, licences and sources; it goes with every picture of these models.
+
+    entries: {instance name: entry in labels.json}
+    """
+    rows = [
+        f"| {name} | {entry['author']} | {entry['licence']} | {entry.get('source') or ''} |"
+        for name, entry in entries.items()
+    ]
+    return "\n".join(
+        [
+            "# Who made these models",
+            "",
+            "The pictures are renders of meshes that come with Sweet Home 3D's additional furniture, converted to OBJ",
+            "by Emmanuel Puybaret / eTeks. Pose, scale and lighting were changed; instances whose name ends in -v and",
+            "a number are also recoloured and stretched. The licences are CC0 1.0, CC BY 3.0",
+            "(https://creativecommons.org/licenses/by/3.0/) and CC BY 3.0 US",
+            "(https://creativecommons.org/licenses/by/3.0/us/).",
+            "",
+            "| instance | author | licence | source |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------------------------- archives
+
+
+def find_archives(wanted, archive_dir, cache):
+    """{file name: path} of the wanted .sh3f archives.
+
+    archive_dir: a folder that holds them at any depth, a .deb package, or None to download that package
+    cache:       folder in which a package is unpacked
+    """
+    if archive_dir is None:
+        source = _unpacked(None, Path(cache))
+    elif Path(archive_dir).is_dir():
+        source = Path(archive_dir)
+    elif Path(archive_dir).is_file():
+        source = _unpacked(Path(archive_dir).resolve(), Path(cache))
+    else:
+        raise util.InputError(f"--archive_dir {archive_dir}: no such folder or file")
+    found = {path.name: path for path in sorted(source.rglob("*.sh3f"))}
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise util.InputError(
+            f"{source}: {', '.join(missing)} not found, expected in this folder or below; "
+            f"pass --archive_dir with the unpacked Debian package {PACKAGE} 1.8"
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _unpacked(package, cache):
+    """The folder below `cache` with the contents of a Debian package, which is downloaded where None is given."""
+    target = cache / (PACKAGE if package is None else package.stem)
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise util.InputError(f"cannot write to {cache}: {error.strerror}; choose another --out") from None
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        if package is None:
+            _call(["apt-get", "download", PACKAGE], scratch, "run `apt-get update`, or get the package elsewhere")
+            package = next(Path(scratch).glob("*.deb"))
+        unpacked = Path(scratch) / "unpacked"
+        _call(["dpkg-deb", "-x", str(package), str(unpacked)], scratch, "unpack it elsewhere")
+        shutil.move(unpacked, target)
+    return target
+
+
+def _call(command, folder, advice):
+    advice = f"{advice} and pass the folder of its .sh3f archives as --archive_dir"
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        raise util.InputError(f"{command[0]} is not on this machine; {advice}") from None
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise util.InputError(f"`{' '.join(command)}` failed: {reason}; {advice}")
+
+
+class Archive:
+    """A zip archive whose members are read by name, errors telling both names."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive, {error}") from None
+        self._members = set(self._zip.namelist())
+
+    def __contains__(self, member):
+        return member in self._members
+
+    def read(self, member):
+        try:
+            info = self._zip.getinfo(member)
+            if info.file_size > MAX_MEMBER_BYTES:
+                raise util.InputError(f"{self.path}: {member} has {info.file_size} bytes, too many for furniture")
+            return self._zip.read(info)
+        except (KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise util.InputError(f"{self.path}: cannot read {member}, {error}") from None
+
+
+# --------------------------------------------------------------------------------------------------- meshes
+
+
+def load(archive_path, entry, variant_rng=None):
+    """The labelled mesh of one model in canonical pose. A generator makes it a recoloured, stretched variant.
+
+    entry: the model's entry in labels.json
+    """
+    archive, member = Archive(archive_path), entry["member"]
+    parsed = obj.parse_obj(archive.read(member).decode("utf-8", errors="replace"), f"{archive_path}: {member}")
+    if len(parsed.sizes) != entry["faces"]:
+        raise util.InputError(
+            f"{archive_path}: {member} has {len(parsed.sizes)} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
+        )
+    colours, textures = _materials(archive, member, parsed)
+    if variant_rng is not None:
+        colours, textures = recolour(colours, textures, variant_rng)
+
+    rotation = np.array(entry["rotation"]).reshape(3, 3)
+    positions = entry["scale"] * (parsed.positions @ rotation.T) - np.array(entry["centre"])
+    triangles, face_ids = obj.triangulate(parsed)
+    kept = obj.first_of_each_face(parsed)[face_ids]
+    triangles, face_ids = triangles[kept], face_ids[kept]
+    uv_ids = parsed.uv_ids[triangles]
+    uv = np.concatenate([parsed.uv, [[0.0, 0.0]]])[uv_ids]  # NO_UV picks the last
+    corners = np.concatenate([positions[parsed.position_ids[triangles]], uv], axis=-1)  # (T, 3, 5)
+
+    face_labels = np.concatenate([np.full(count, label) for label, count in entry["labels_rle"]])
+    corners, labels, parents = cut_labels(corners, face_labels[face_ids], entry.get("cuts", []))
+    material_ids = parsed.material_ids[face_ids[parents]]
+    texture_of = {material: i for i, material in enumerate(textures)}
+    texture_ids = np.array([texture_of.get(i, triangle_mesh.UNTEXTURED) for i in range(len(colours))])[material_ids]
+    no_uv = (uv_ids[parents] == obj.NO_UV).any(axis=1)
+    mesh = triangle_mesh.Mesh(
+        vertices=corners[..., :3].reshape(-1, 3),
+        triangles=np.arange(3 * len(corners)).reshape(-1, 3),
+        labels=labels.astype(np.uint8),
+        colours=colours[material_ids],
+        texture_ids=np.where(no_uv, triangle_mesh.UNTEXTURED, texture_ids),
+        corner_uv=corners[..., 3:],
+        textures=list(textures.values()),
+    )
+    if variant_rng is not None:
+        stretch = np.exp(variant_rng.uniform(*np.log(STRETCH), size=3))
+        mesh = replace(mesh, vertices=mesh.vertices * stretch)
+    return triangle_mesh.to_unit_diagonal(mesh)
+
+
+def _materials(archive, member, parsed):
+    """Per material of an OBJ file: colours (M, 3), and {material id: texture (H, W, 4) uint8} where it has one."""
+    folder = posixpath.dirname(member)
+
+    def read_mtl(name):
+        library = posixpath.join(folder, name)
+        if library not in archive:
+            return {}
+        text = archive.read(library).decode("utf-8", errors="replace")
+        return obj.parse_mtl(text, f"{archive.path}: {library}")
+
+    def read_texture(name):
+        path = posixpath.join(folder, name)
+        return _read_texture(archive, path) if path in archive else None
+
+    colours, textures = obj.appearance(parsed, read_mtl, read_texture)
+    return np.maximum(colours, ALBEDO_FLOOR), textures
+
+
+def _read_texture(archive, path):
+    try:
+        return iio.imread(archive.read(path), extension=posixpath.splitext(path)[1].lower(), mode="RGBA")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise util.InputError(f"{archive.path}: {path} is not a readable image, {error}") from None
+
+
+def cut_labels(corners, labels, cuts):
+    """Splits the triangles that reach over a part boundary, until each has one class.
+
+    corners: (T, 3, 3 + n) canonical position and n further values per corner, which are interpolated
+    labels:  (T,) class ids, or FIRST_CUT + index into `cuts`
+    returns  corners (T', 3, 3 + n), labels (T',), and the triangle that each comes from (T',)
+    """
+    done = [(corners[labels < FIRST_CUT], labels[labels < FIRST_CUT], np.flatnonzero(labels < FIRST_CUT))]
+    waiting = [
+        (corners[labels == FIRST_CUT + i], np.flatnonzero(labels == FIRST_CUT + i), tree) for i, tree in enumerate(cuts)
+    ]
+    while waiting:
+        corners, parents, node = waiting.pop()
+        if isinstance(node, dict):
+            for side, (pieces, sources) in zip(("neg", "pos"), split_at_plane(corners, node["plane"])):
+                waiting.append((pieces, parents[sources], node[side]))
+        else:
+            done.append((corners, np.full(len(corners), node), parents))
+    return tuple(np.concatenate(column) for column in zip(*done))
+
+
+def split_at_plane(corners, plane):
+    """Cuts triangles (T, 3, 3 + n) at the plane a*x + b*y + c*z = d.
+
+    returns two pairs, for the side below d and the one from d on: pieces, and the triangle that each comes from
+    """
+    signed = corners[..., :3] @ np.array(plane[:3]) - plane[3]  # (T, 3)
+    beyond = signed >= 0
+    num_beyond = beyond.sum(axis=1)
+    crossing = np.flatnonzero((num_beyond == 1) | (num_beyond == 2))
+    lone_is_beyond = num_beyond[crossing] == 1
+    lone = (beyond[crossing] == lone_is_beyond[:, None]).argmax(axis=1)  # the corner that is alone on its side
+    order = (lone[:, None] + np.arange(3)) % 3
+    a, b, c = np.moveaxis(np.take_along_axis(corners[crossing], order[..., None], axis=1), 1, 0)
+    at_a, at_b, at_c = np.take_along_axis(signed[crossing], order, axis=1).T[..., None]
+    on_ab, on_ac = a + (b - a) * at_a / (at_a - at_b), a + (c - a) * at_a / (at_a - at_c)
+    tip = np.stack([a, on_ab, on_ac], axis=1)
+    rest = np.concatenate([np.stack([on_ab, b, c], axis=1), np.stack([on_ab, c, on_ac], axis=1)])
+
+    sides = []
+    for is_beyond in (False, True):
+        whole = np.flatnonzero(num_beyond == (3 if is_beyond else 0))
+        has_tip = lone_is_beyond == is_beyond
+        has_rest = np.tile(~has_tip, 2)
+        sides.append(
+            (
+                np.concatenate([corners[whole], tip[has_tip], rest[has_rest]]),
+                np.concatenate([whole, crossing[has_tip], np.tile(crossing, 2)[has_rest]]),
+            )
+        )
+    return sides
+
+
+# ------------------------------------------------------------------------------------------------- variants
+
+
+def recolour(colours, textures, rng):
+    """Draws each material towards a random tint and keeps its pattern of light and dark.
+
+    The tint depends on nothing but chance, so it does not give the part away.
+    """
+    colours, textures = colours.copy(), dict(textures)
+    for i in range(len(colours)):
+        tint, strength = random_tint(rng), rng.uniform(0.5, 0.9)
+        if i in textures:
+            rgb = _tinted(textures[i][..., :3] / 255, obj.mean_colour(textures[i]), tint, strength)
+            textures[i] = np.concatenate([(255 * rgb + 0.5).astype(np.uint8), textures[i][..., 3:]], axis=-1)
+        colours[i] = np.maximum(_tinted(colours[i], colours[i], tint, strength), ALBEDO_FLOOR)
+    return colours, textures
+
+
+def random_tint(rng):
+    """A muted sRGB colour (3,) of any hue."""
+    hue = 2 * np.pi * (rng.random() + np.arange(3) / 3)
+    grey = rng.uniform(0.3, 0.75)
+    return np.clip(grey + rng.uniform(0.05, 0.25) * np.cos(hue), 0, 1)
+
+
+def _tinted(rgb, mean, tint, strength):
+    """rgb (..., 3) mixed with the tint, which is as much lighter or darker as rgb is than the mean (3,)."""
+    brightness = rgb.mean(axis=-1, keepdims=True) / max(mean.mean(), ALBEDO_FLOOR)
+    return np.clip((1 - strength) * rgb + strength * tint * brightness, 0, 1)

@@ -1,0 +1,66 @@
+"""Rendering whole images without gradients, a block of rays at a time."""
+
+import torch
+
+import hyperlayers
+import util
+from rendering import blocks
+from rendering.precision import autocast, to_float32
+
+RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**18}
+
+
+def expect_side(sidelength, model, head=None):
+    """An InputError unless the U-Nets that take part in rendering can halve a side of that many pixels."""
+    multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
+    if sidelength % multiple:
+        raise util.InputError(f"--img_sidelength {sidelength}: a U-Net takes part and needs a multiple of {multiple}")
+
+
+@torch.no_grad()
+def render(model, batch, head=None, with_classes=True, keep_features=False, precision="float32"):
+    """Everything that can be seen along the rays of a batch, as srns.SRN.forward gives it, a block of rays at a time.
+
+    batch: as the model takes it, on its device; whole images if a U-Net takes part
+    head:  one of srns.HEADS; its seg_logits replace those of the model's own U-Net
+    with_classes: False leaves the model's segmentation U-Net out
+    keep_features: the features are a KiB a ray, and left out otherwise
+    precision: see rendering.precision.PRECISIONS
+    returns the outputs' dict; rgb, depth, points (B, R, ...), depth_steps (S, B, R, 1), and seg_logits (B, R, K) where there
+    is a head or a U-Net
+    """
+    num_views, num_rays, _ = batch["uv"].shape
+    device = batch["uv"].device
+    z, phi = model.scene(batch)
+    unets = model.sizes["use_unet_renderer"] or with_classes and head is None and model.class_generator is not None
+    of_rays = {name: batch[name] for name in ("uv", "cam2world", "intrinsics")}
+    pieces = blocks.split(num_views, num_rays, RAYS_PER_BLOCK.get(device.type, RAYS_PER_BLOCK["cpu"]), device)
+
+    def render_block(views, rays):
+        block = blocks.cut(of_rays, views, rays, {"uv"})
+        with autocast(device.type, precision):
+            block = model.per_ray(block, (None, phi.part(views) if isinstance(phi, hyperlayers.Phi) else phi))
+            if head is not None and head.reads == "features":
+                block["seg_logits"] = head(block["features"])
+        if not (keep_features or unets):
+            del block["features"]
+        return to_float32(block)
+
+    def fill(share):
+        for views, rays in share:
+            for name, part in render_block(views, rays).items():
+                outputs[name][..., views, rays, :] = part
+
+    outputs = {
+        name: part.new_empty(*part.shape[:-3], num_views, num_rays, part.shape[-1])
+        for name, part in render_block(slice(0, 1), slice(0, 1)).items()
+    }
+    blocks.deal(pieces, fill, device)
+    with autocast(device.type, precision):
+        if unets:
+            outputs |= to_float32(model.per_image(outputs["features"], with_classes and head is None))
+        if head is not None and head.reads == "rgb":
+            outputs["seg_logits"] = head(outputs["rgb"]).float()
+    if not keep_features:
+        outputs.pop("features", None)
+    return outputs if z is None else outputs | {"z": z}

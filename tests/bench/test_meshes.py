@@ -1,0 +1,21 @@
+"""bench/meshes.py: that it measures what it says."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("embreex")
+
+
+def test_prints_a_table_and_writes_the_same_figures(tmp_path):
+    sizes = ["--views", "8", "--faces", "400", "--sidelength", "16", "--num_workers", "1"]
+    command = [sys.executable, "-m", "bench.meshes", *sizes, "--json", str(tmp_path / "figures.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["views"] == 8 and figures["faces"] == 400 and figures["sidelength"] == 16
+    assert figures["seconds"] > 0 and figures["cpu_ms_per_view"] > 0
+    header, _, row = done.stdout.splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == list(figures)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [f"{value:,}" for value in figures.values()]

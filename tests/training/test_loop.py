@@ -1,0 +1,321 @@
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import scenes
+import torch
+
+import checkpoints
+import dataio
+import srns
+import train
+import util
+from training import loop, objectives, row_adam
+
+
+class PlainRun:
+    """Stands in for loop.Run where nothing is to be written."""
+
+    def __init__(self):
+        self.seen = []
+
+    def to_device(self, batch):
+        return batch
+
+    def after_step(self, step, losses, batch):
+        self.seen.append((step, sum(losses.values()).item()))
+
+
+def fit_a_line(num_steps, optimizer_of=torch.optim.Adam, lr=0.05, **options):
+    """Fits y = 2 x + 1. Returns the model and the run."""
+    torch.manual_seed(0)
+    model, run = torch.nn.Linear(1, 1), PlainRun()
+    x = torch.linspace(-1, 1, 20)[:, None]
+    loop.fit(
+        lambda batch: {"square": (model(batch["x"]) - batch["y"]).square().mean()},
+        [{"x": x, "y": 2 * x + 1}] * num_steps,
+        [optimizer_of(model.parameters(), lr=lr)],
+        run,
+        **options,
+    )
+    return model, run
+
+
+def test_fit_learns():
+    model, run = fit_a_line(300)
+    assert run.seen[0][1] > 0.5 and run.seen[-1][1] < 1e-4
+    assert model.weight.item() == pytest.approx(2, abs=0.02) and model.bias.item() == pytest.approx(1, abs=0.02)
+
+
+def test_steps_are_counted_from_the_start_step():
+    assert [step for step, _ in fit_a_line(3, start_step=5)[1].seen] == [6, 7, 8]
+
+
+def test_the_gradient_of_one_step_does_not_pile_up_onto_the_next():
+    """Plain gradient descent on a constant gradient: three steps of the same length."""
+    weight, run = torch.nn.Parameter(torch.zeros(1)), PlainRun()
+    loop.fit(lambda batch: {"linear": weight.sum()}, [{}] * 3, [torch.optim.SGD([weight], lr=0.5)], run)
+    assert [loss for _, loss in run.seen] == [0, -0.5, -1] and weight.item() == -1.5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(value):
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(FloatingPointError, match="step 3.*bad"):
+        loop.fit(
+            lambda batch: {"good": weight.sum(), "bad": batch["scale"] * weight.square().sum()},
+            [{"scale": 1.0}, {"scale": 1.0}, {"scale": value}],
+            [torch.optim.SGD([weight], lr=0.01)],
+            PlainRun(),
+        )
+    assert weight.isfinite().all()
+
+
+@pytest.mark.parametrize("end", [5, 250])
+def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_told(monkeypatch, end):
+    """There the loss is not read in every step; the optimizers are told on the device to leave everything as it is."""
+    monkeypatch.setattr(loop, "is_cheap_to_read", lambda tensor: False)
+    weight, table = torch.nn.Parameter(torch.ones(2)), torch.nn.Embedding(3, 2, sparse=True)
+    optimizers = [torch.optim.Adam([weight], lr=0.1, fused=True), row_adam.RowAdam([table.weight], lr=0.1)]
+    seen, run = [], PlainRun()
+
+    def losses_of(batch):
+        seen.append((weight.detach().clone(), table.weight.detach().clone()))
+        return {"loss": (weight.sum() + table(torch.tensor([1])).sum()) * batch["scale"]}
+
+    scales = [1.0, 1.0, math.nan] + [1.0] * (end - 3)
+    with pytest.raises(FloatingPointError, match="not finite at step 3; nothing was trained since"):
+        loop.fit(losses_of, [{"scale": scale} for scale in scales], optimizers, run)
+    assert len(run.seen) == min(end, loop.FiniteWatch.STEPS_PER_CHECK - 1)
+    before, after = seen[2], (weight.detach(), table.weight.detach())
+    assert all(torch.equal(*pair) for pair in zip(before, after)) and not torch.equal(before[0], seen[0][0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_does_not_wait_for_the_gpu(ball_split):
+    model = srns.SRN(2, latent_dim=8, hidden_features=16, tracing_steps=3).to("cuda")
+    instances = dataio.index_split(ball_split)
+    dataset = dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(ball_split), preload=True)
+    objective = objectives.SRNObjective(model, objectives.Weights(), rays_per_block=100, precision="bfloat16")
+    optimizers = [row_adam.RowAdam([model.latent_codes.weight]), torch.optim.Adam(model.networks(), fused=True)]
+    run = PlainRun()
+    run.to_device = lambda batch: {name: tensor.to("cuda", non_blocking=True) for name, tensor in batch.items()}
+    run.after_step = lambda *_: torch.cuda.set_sync_debug_mode("error")  # from the second step on
+    try:
+        loop.fit(objective, dataio.training_batches(dataset, 2, 0, 5), optimizers, run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# What reads ahead
+
+
+def test_batches_come_in_order_and_errors_come_through():
+    def batches():
+        yield from range(5)
+        raise util.InputError("the sixth is broken")
+
+    got = []
+    with pytest.raises(util.InputError, match="the sixth is broken"):
+        for batch in dataio.prefetched(batches()):
+            got.append(batch)
+    assert got == [0, 1, 2, 3, 4]
+    assert list(dataio.prefetched(range(20), depth=1)) == list(range(20))
+
+
+def test_who_stops_reading_ahead_leaves_no_thread_behind():
+    before, made = threading.active_count(), []
+
+    def batches():
+        for i in range(10**6):
+            made.append(i)
+            yield i
+
+    reading = dataio.prefetched(batches(), depth=2)
+    assert next(reading) == 0
+    reading.close()
+    for _ in range(50):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.05)
+    assert threading.active_count() == before and len(made) < 10
+
+
+def test_the_learning_rate_factor_is_of_every_optimizers_own_rate():
+    """Steps of plain gradient descent on a gradient of 1 are as long as the rate."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], lr=lr) for weight, lr in zip(weights, (1.0, 10.0))]
+    loop.fit(
+        lambda batch: {"linear": sum(weights).sum()},
+        [{}] * 3,
+        optimizers,
+        PlainRun(),
+        learning_rate=lambda step: {1: 0.5, 2: 1.0, 3: 0.0}[step],
+    )
+    assert [weight.item() for weight in weights] == [-1.5, -15]
+
+
+def test_without_warmup_and_decay_the_rate_is_constant():
+    factor = loop.warmup_and_decay(100)
+    assert {factor(step) for step in (1, 50, 100)} == {1}
+
+
+def test_warmup_is_linear_and_decay_a_cosine_to_zero():
+    factor = loop.warmup_and_decay(100, warmup_steps=10, decay_fraction=0.4)
+    expected = {1: 0.1, 5: 0.5, 10: 1, 60: 1, 70: (1 + math.cos(math.pi / 4)) / 2, 80: 0.5, 100: 0}
+    for step, value in expected.items():
+        assert factor(step) == pytest.approx(value, abs=1e-12), step
+
+
+# What surrounds the loop
+
+
+def event_scalars(folder):
+    """{tag: {step: value}} of a run's tensorboard files."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder / "events"))
+    events.Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
+    called = []
+    with loop.Run(tmp_path, torch.device("cpu"), num_steps=7) as run:
+        run.every += [(3, lambda step: called.append(("three", step))), (100, lambda step: called.append(("end", step)))]
+        for step in range(1, 8):
+            run.after_step(step, {"x": torch.tensor(1.0)}, {"seg_labels": torch.zeros(2)})
+    assert called == [("three", 3), ("three", 6), ("three", 7), ("end", 7)]
+
+
+def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
+    with loop.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
+        for step in (1, 2):
+            run.after_step(step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {"seg_labels": torch.zeros(2)})
+    scalars = event_scalars(tmp_path)
+    assert (scalars["scaled_a_loss"][2], scalars["scaled_b_loss"][2], scalars["total_loss"][2]) == (1.5, 2, 3.5)
+
+
+# Schedules and resuming, through train.main
+
+
+def final_checkpoint(folder, step):
+    checkpoint = checkpoints.load(folder)
+    assert checkpoint["step"] == step
+    return checkpoint
+
+
+def assert_same_tensors(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=name)
+
+
+def assert_same_state(a, b):
+    """Optimizers' state dicts, moments and all."""
+    assert a["param_groups"] == b["param_groups"]
+    for index in a["state"]:
+        for name, value in a["state"][index].items():
+            torch.testing.assert_close(torch.as_tensor(value), torch.as_tensor(b["state"][index][name]), rtol=0, atol=1e-6)
+
+
+RESUMABLE = dict(
+    initial_depth_std=0.02,
+    class_weight=0,
+    rays_per_image=40,
+    foreground_fraction=0.5,
+    lr=1e-2,
+    lr_warmup_steps=2,
+    lr_decay_fraction=0.5,
+    max_steps_per_img_sidelength=6,
+    batch_size_per_img_sidelength=3,
+    steps_til_ckpt=1,
+)
+
+
+@pytest.fixture(scope="module")
+def run_through(ball_split, tmp_path_factory):
+    """A run of six steps with random rays and a learning rate that rises and falls."""
+    logs = tmp_path_factory.mktemp("run_through")
+    train.main(scenes.train_options(ball_split, logs, "through", **RESUMABLE))
+    return logs / "through"
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 4], ids=["in the warm-up", "at full rate", "in the decay"])
+def test_stopped_and_resumed_gives_the_numbers_of_a_run_through(ball_split, run_through, tmp_path, stopped_at):
+    halfway = next((run_through / "checkpoints").glob(f"*_iter_{stopped_at:06d}.pth"))
+    train.main(scenes.train_options(ball_split, tmp_path, "resumed", checkpoint_path=halfway, **RESUMABLE))
+    through, resumed = (final_checkpoint(folder, 6) for folder in (run_through, tmp_path / "resumed"))
+    assert_same_tensors(through["model"], resumed["model"])
+    for name in ("optimizer_0", "optimizer_1"):
+        assert_same_state(through[name], resumed[name])
+    before = checkpoints.load(halfway)["model"]["latent_codes.weight"]
+    assert (before - resumed["model"]["latent_codes.weight"]).abs().min() > 1e-5  # else this would prove nothing
+
+
+class Recorder:
+    """Notes the side, batch size and rays of every batch that training asks for."""
+
+    def __init__(self, monkeypatch):
+        self.batches = []
+        original = dataio.training_batches
+
+        def recording(dataset, *args, **options):
+            for batch in original(dataset, *args, **options):
+                self.batches.append((dataset.sidelength, len(batch["uv"]), batch["uv"].shape[1]))
+                yield batch
+
+        monkeypatch.setattr(dataio, "training_batches", recording)
+
+
+SCHEDULE = dict(
+    class_weight=0, img_sidelengths="8,16", max_steps_per_img_sidelength="2,3", batch_size_per_img_sidelength="3,1"
+)
+EIGHT, SIXTEEN = (8, 3, 64), (16, 1, 256)
+
+
+def test_the_image_side_changes_after_the_steps_of_a_stage(ball_split, tmp_path, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    train.main(scenes.train_options(ball_split, tmp_path, "run", **SCHEDULE))
+    assert recorder.batches == [EIGHT] * 2 + [SIXTEEN] * 3
+    final_checkpoint(tmp_path / "run", 5)
+
+
+@pytest.mark.parametrize("done, left", [(1, [EIGHT] + [SIXTEEN] * 3), (2, [SIXTEEN] * 3), (4, [SIXTEEN])])
+def test_resuming_goes_on_in_the_stage_where_it_was(ball_split, tmp_path, monkeypatch, done, left):
+    """The published code trains the first stage for ever when it is resumed past its end."""
+    train.main(scenes.train_options(ball_split, tmp_path, "first", class_weight=0, max_steps_per_img_sidelength=1))
+    recorder = Recorder(monkeypatch)
+    options = dict(SCHEDULE, checkpoint_path=tmp_path / "first", start_step=done)
+    train.main(scenes.train_options(ball_split, tmp_path, "resumed", **options))
+    assert recorder.batches == left
+    if left:
+        final_checkpoint(tmp_path / "resumed", 5)
+
+
+def test_a_run_that_has_nothing_left_to_train_says_so(ball_split, tmp_path, capsys):
+    train.main(scenes.train_options(ball_split, tmp_path, "run", class_weight=0, max_steps_per_img_sidelength=1))
+    options = scenes.train_options(
+        ball_split, tmp_path, "again", class_weight=0, max_steps_per_img_sidelength=1, checkpoint_path=tmp_path / "run"
+    )
+    with pytest.raises(SystemExit):
+        train.main(options)
+    assert "nothing left to train: step 1 of 1" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_resuming_into_the_same_folder_goes_on_counting(ball_split, tmp_path):
+    options = dict(class_weight=0, max_steps_per_img_sidelength=2)
+    train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
+    options["max_steps_per_img_sidelength"] = 4
+    train.main(scenes.train_options(ball_split, tmp_path, "run", checkpoint_path=tmp_path / "run", **options))
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["epoch_0000_iter_000002.pth", "epoch_0001_iter_000004.pth"]  # 8 images, 2 a step
+    assert {2, 4} <= set(event_scalars(tmp_path / "run")["total_loss"])
+
+
+def test_a_folder_of_a_run_holds_what_was_asked_for(semantic_run):
+    assert isinstance(semantic_run, Path)
+    lines = (semantic_run / "params.txt").read_text().splitlines()
+    assert "tracing_steps: 3" in lines and "img_sidelengths: [16]" in lines

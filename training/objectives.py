@@ -1,0 +1,186 @@
+"""What a batch costs: the weighted loss terms of the stages, as modules from a batch to a dict of scalars."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import hyperlayers
+import util
+from rendering import blocks
+from rendering.precision import autocast, to_float32
+from training import distributed, losses
+
+PER_VIEW = {"cam2world", "intrinsics"}
+PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # tensors of a batch
+RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # a CPU's caches hold so many
+KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
+
+
+def rays_at_once(options, device):
+    """--rays_per_block and --kept_rays, or what suits the device where they are None."""
+    given = (options.rays_per_block, RAYS_PER_BLOCK), (options.kept_rays, KEPT_RAYS)
+    return [suited[device.type] if rays is None else rays for rays, suited in given]
+
+
+class Weights(NamedTuple):
+    """Of the loss terms of stages 1 and 3."""
+
+    image: float = 200.0
+    classes: float = 8.0
+    latent: float = 1.0
+    depth: float = 1e-3
+
+
+def srn_terms(weights, outputs, batch, share=1.0, num_labelled=None):
+    """The weighted loss terms of some rays, each where its observation is there: a dict of ().
+
+    share:        of these rays among all rays that the loss is the mean of
+    num_labelled: () labelled rays among all (default: those of this batch)
+    """
+    terms = {"regularization": share * weights.depth * losses.depth_loss(outputs["depth"])}
+    if "rgb" in batch:
+        rgb = outputs["rgb"]
+        terms["distortion"] = share * weights.image * losses.image_loss(rgb, batch["rgb"][..., : rgb.shape[-1]])
+    if "z" in outputs:
+        terms["latent"] = share * weights.latent * losses.latent_loss(outputs["z"])
+    if "seg_logits" in outputs:
+        terms["class"] = weights.classes * losses.segmentation_loss(outputs["seg_logits"], batch["seg_labels"], num_labelled)
+    return terms
+
+
+class SRNObjective(nn.Module):
+    """The loss of stages 1 and 3: batch -> {"distortion": (), ...}, weighted. Only their plain sum may be differentiated.
+
+    model:   srns.SRN
+    weights: Weights
+    head:    a head of stage 2, frozen, whose classes are compared with the labels
+    with_classes: whether the model's own U-Net is
+    rays_per_block: how many rays are in flight at once, 0: all, with all their activations
+    kept_rays: of how many rays in blocks the activations are kept where something looks at images first, see `needs_images`
+    precision: "float32", or "bfloat16" for the products of matrices; geometry, the marcher's state, what makes the weights of
+        phi, and the losses are float32 all the same
+    num_processes: how many share the batch. Each then has its share of the loss, and gradients are summed over them
+    """
+
+    def __init__(
+        self,
+        model,
+        weights,
+        head=None,
+        with_classes=False,
+        rays_per_block=0,
+        precision="float32",
+        num_processes=1,
+        kept_rays=0,
+    ):
+        super().__init__()
+        self.model, self.head = model, head
+        self.weights, self.with_classes = weights, with_classes
+        self.rays_per_block, self.kept_rays = rays_per_block, kept_rays
+        self.precision, self.num_processes = precision, num_processes
+
+    def forward(self, batch):
+        model = self.model
+        if model.training and model.ray_marcher.initial_depth_std:  # drawn once, though a block may be computed twice
+            batch = batch | {"initial_depth": model.ray_marcher.draw_initial_depth(batch["uv"][..., :1])}
+        z, phi = model.scene(batch)
+        pieces = blocks.split(*batch["uv"].shape[:2], self.rays_per_block, batch["uv"].device)
+        share = 1 / self.num_processes
+        num_labelled = self.num_labelled(batch)
+        if len(pieces) > 1 and not self.needs_images():
+            return self.terms_by_blocks(batch, z, phi, pieces, num_labelled)
+        with self.autocast(batch):
+            outputs = model.per_ray(batch, (z, phi)) if len(pieces) == 1 else self.per_ray_by_blocks(batch, z, phi, pieces)
+            outputs |= model.per_image(outputs["features"], self.with_classes)
+            if self.head is not None:
+                outputs["seg_logits"] = self.head(outputs[self.head.reads])
+        return srn_terms(self.weights, to_float32(outputs), batch, share, num_labelled)
+
+    def needs_images(self):
+        """Whether something looks at neighbouring rays, so that blocks of rays cannot be scored by themselves."""
+        reads_images = self.head is not None and self.head.reads == "rgb"
+        return self.with_classes or self.model.sizes["use_unet_renderer"] or reads_images
+
+    def terms_by_blocks(self, batch, z, phi, pieces, num_labelled):
+        """The terms, gradients and all, without ever holding more than a block."""
+        names = ["regularization"] + ["distortion"] * ("rgb" in batch) + ["class"] * (self.head is not None)
+        num_rays = batch["uv"][..., 0].numel()
+
+        def terms_of(views, rays, scene):
+            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
+            if self.head is not None:
+                outputs["seg_logits"] = self.head(outputs["features"])
+            share = block["uv"][..., 0].numel() / num_rays / self.num_processes
+            terms = srn_terms(self.weights, to_float32(outputs), block, share, num_labelled)
+            return torch.stack([terms[name] for name in names])
+
+        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
+        parameters = [*self.parameters_of_rays(), *(self.head.parameters() if self.head is not None else ())]
+        autocast = functools.partial(self.autocast, batch)
+        summed = blocks.sum_over_blocks(terms_of, pieces, scene_of(phi), parameters, autocast)
+        terms = dict(zip(names, summed))
+        if z is not None:
+            terms["latent"] = self.weights.latent * losses.latent_loss(z) / self.num_processes
+        return terms
+
+    def per_ray_by_blocks(self, batch, z, phi, pieces):
+        """As SRN.per_ray, but for points and depth_steps; what is not kept is computed once more when gradients need it."""
+        names = ["features", "depth"] + ["rgb"] * (not self.model.sizes["use_unet_renderer"])
+
+        def outputs_of(views, rays, scene):
+            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
+            return tuple(outputs[name] for name in names)
+
+        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
+        autocast = functools.partial(self.autocast, batch)
+        num_kept = self.kept_rays // blocks.num_rays_of(pieces[0])
+        outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast, num_kept)
+        return dict(zip(names, outputs)) | ({} if z is None else {"z": z})
+
+    def parameters_of_rays(self):
+        """The parameters that every ray meets, beside the scene's."""
+        model = self.model
+        modules = [model.ray_marcher, model.phi, None if model.sizes["use_unet_renderer"] else model.pixel_generator]
+        return [parameter for module in modules if module is not None for parameter in module.parameters()]
+
+    def num_labelled(self, batch):
+        """() labelled rays of the batch, over all processes; None where no labels are learnt from."""
+        if "seg_labels" not in batch:
+            return None
+        return distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
+
+    def autocast(self, batch):
+        return autocast(batch["uv"].device.type, self.precision)
+
+
+class HeadObjective(nn.Module):
+    """The loss of stage 2: batch (inputs, seg_labels) -> {"class": (), "head": ()}, weighted.
+
+    reg_weight: of the sum of squares of the head's weights; num_processes: as in SRNObjective
+    """
+
+    def __init__(self, head, class_weight, reg_weight=0.0, num_processes=1):
+        super().__init__()
+        self.head, self.class_weight, self.reg_weight, self.num_processes = head, class_weight, reg_weight, num_processes
+
+    def forward(self, batch):
+        num_labelled = distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
+        loss = losses.segmentation_loss(self.head(batch["inputs"]), batch["seg_labels"], num_labelled)
+        terms = {"class": self.class_weight * loss}
+        if self.reg_weight:
+            terms["head"] = self.reg_weight * losses.weight_loss(self.head) / self.num_processes
+        return terms
+
+
+def scene_of(phi):
+    """The tensors of a hyperlayers.Phi, for `blocks`; none of a phi that is a network of its own."""
+    return [tensor for layer in phi.layers for tensor in layer] if isinstance(phi, hyperlayers.Phi) else []
+
+
+def phi_of(scene, phi):
+    """The phi that `scene_of` took apart."""
+    return hyperlayers.Phi(list(zip(scene[::2], scene[1::2]))) if scene else phi
