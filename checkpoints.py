@@ -9,19 +9,26 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
     observed      what was learnt from, a list of "rgb" and "seg"
     settings      pixel_center and blend_alpha of the data
+    code_fits     state of the fits that stage 3 with --code_solver fast left, in place of an optimizer's
     srn           of a head: the fingerprint of the SRN whose features it reads
+
+`open_srn` and `open_head` do all that a program needs to use a checkpoint.
 """
 
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import data_util
+import dataio
 import published
 import srns
 import util
+
+CODE_FITS = "code_fits"
 
 
 def save(path, contents):
@@ -34,7 +41,7 @@ def file_name(epoch, step):
 
 
 def find(path):
-    """The file itself, or the checkpoint with the most steps in a folder or in its `checkpoints` folder."""
+    """Path of the file, or of the checkpoint with the most steps in a folder or in its `checkpoints` folder."""
     path = Path(path)
     if path.is_file():
         return path
@@ -52,7 +59,7 @@ def steps_in_name(path):
 
 
 def load(path):
-    """Reads the checkpoint that `find` finds, on the CPU."""
+    """Read the checkpoint that `find` finds, on the CPU."""
     path = find(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,27 +90,28 @@ def load_state(module, state, path):
 
 
 def restore_optimizers(checkpoint, optimizers):
-    """Give each optimizer its state back; its learning rate and its other options stay the ones asked for now.
+    """Give each optimizer its state back; its learning rate and other options stay those of this run.
 
-    A file without any optimizer's state is trained on with fresh ones, as the published programs did with every file.
+    A file without the state of any optimizer is trained on with fresh ones, as the published programs did with every file.
     """
-    if not any(key.startswith("optimizer") for key in checkpoint):
+    if CODE_FITS not in checkpoint and not any(key.startswith("optimizer") for key in checkpoint):
         print(f"note: {checkpoint['path']} holds no state of an optimizer; training goes on with a fresh one")
         return
     for i, optimizer in enumerate(optimizers):
         state = checkpoint.get(f"optimizer_{i}", {}).get("state")
         if not state:
             raise util.InputError(
-                f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; was "
-                f"it written while latent codes were fitted? To go on with that, pass --freeze_networks"
+                f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; if it "
+                f"was written while latent codes were fitted, pass --freeze_networks to go on with that"
             )
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def load_srn(checkpoint, **wanted):
-    """The SRN of a checkpoint. `wanted` are sizes the user asked for; None means whatever the file has.
+    """The SRN of a checkpoint.
 
-    Published files do not tell tracing_steps: it is 10 there, as published, unless the user says otherwise.
+    wanted: sizes that the user asked for, which must be those of the file; None for any. Published files do not store
+    tracing_steps: the user's choice counts, else the published 10
     """
     sizes = dict(checkpoint["sizes"])
     if "hidden_features" not in sizes:
@@ -131,8 +139,9 @@ def load_head(checkpoint, model):
         raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
     if "srn" in checkpoint and checkpoint["srn"] != fingerprint(model):
         raise util.InputError(
-            f"{checkpoint['path']}: was learnt on the features of another SRN than the one it is to read now; give the SRN "
-            f"it was learnt on, or learn a head for this one"
+            f"{checkpoint['path']}: was learnt on the features of another SRN; give the SRN that it was learnt "
+            f"on, or learn a "
+            f"head for this one"
         )
     head = kind(sizes["in_features"], sizes["num_classes"])
     load_state(head, checkpoint["model"], checkpoint["path"])
@@ -140,7 +149,7 @@ def load_head(checkpoint, model):
 
 
 def fingerprint(model):
-    """Tells an SRN's features from another's: a checksum of all that makes them but the codes, a str of hex digits."""
+    """Checksum of everything that determines an SRN's features except the codes, as hex digits."""
     parts = ("hyper_phi.", "phi.", "ray_marcher.")
     checksum = 0
     for key, tensor in model.state_dict().items():
@@ -155,11 +164,11 @@ def in_features(kind, model):
 
 
 def with_names(checkpoint, folders, where, chosen=()):
-    """The checkpoint with `instances`, for one that knows no names (published ones do not).
+    """The checkpoint with `instances` filled in where the file does not store them, as published files do not.
 
     folders: names of all instance folders of the split `where`, sorted; chosen: names of those that are used now
-    The published rule gives row i to the i-th folder; it is followed where there are as many rows as folders, or as
-    many as are chosen, and nowhere else.
+    By the published rule row i belongs to the i-th folder. It applies where there are as many rows as folders, or as many as
+    are chosen; otherwise InputError.
     """
     num_codes = checkpoint["sizes"].get("num_instances")
     if checkpoint["instances"] is not None or not num_codes:
@@ -168,57 +177,141 @@ def with_names(checkpoint, folders, where, chosen=()):
         folders = chosen
     if num_codes != len(folders):
         raise util.InputError(
-            f"{checkpoint['path']}: holds {num_codes} latent codes without the names of their instances, and {where} has "
-            f"{len(folders)} instances, so whose they are is open; give the names with convert_checkpoint.py --instances"
+            f"{checkpoint['path']}: does not store instance names, and its {num_codes} latent codes cannot be "
+            f"matched with the "
+            f"{len(folders)} instances of {where}; add the names with convert_checkpoint.py --instances"
         )
     print(
-        f"note: {checkpoint['path']} names no instances; its {num_codes} codes go to the folders of {where} in sorted order"
+        f"note: {checkpoint['path']} does not store instance names; its {num_codes} codes are assigned to the folders of "
+        f"{where} in sorted order"
     )
     return checkpoint | {"instances": list(folders)}
 
 
-def rows_of(checkpoint, names, where):
-    """Rows of the latent table that belong to the named instances: a code goes to the object of that name or to nobody."""
-    row = {name: i for i, name in enumerate(checkpoint["instances"])}
-    missing = [name for name in names if name not in row]
-    if missing:
+# Opening
+
+
+@dataclass(frozen=True)
+class OpenSRN:
+    """An SRN and what its checkpoint says about it. contents: the checkpoint as `load` returns it."""
+
+    model: srns.SRN
+    contents: dict
+
+    @property
+    def path(self):
+        return self.contents["path"]
+
+    @property
+    def step(self):
+        return self.contents["step"]
+
+    @property
+    def instances(self):
+        """Names of the instances, row by row of the latent table; None where the file has none."""
+        return self.contents["instances"]
+
+    @property
+    def settings(self):
+        """data_util.DatasetSettings that the model was trained with."""
+        return data_util.DatasetSettings(**self.contents["settings"])
+
+    def rows(self, names, where):
+        """Rows of the latent table for the named instances of the split `where`, a list of int.
+
+        Zeros, which nothing reads, for a model without a table. An InputError where an instance has no code.
+        """
+        if self.model.latent_codes is None:
+            self._expect_single_object(names, where)
+            return [0] * len(names)
+        row = {name: i for i, name in enumerate(self.instances)}
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise util.InputError(
+                f"{self.path}: holds no latent code for {len(missing)} of the {len(names)} instances in {where}, such as "
+                f"{missing[0]}; fit codes to them first, with --overwrite_embeddings"
+            )
+        return [row[name] for name in names]
+
+    def _expect_single_object(self, names, where):
+        if self.model.sizes["fit_single_srn"] and (len(names) != 1 or self.instances not in (None, names)):
+            known = f", {self.instances[0]}" if self.instances else ""
+            raise util.InputError(f"{self.path}: holds one object only{known}; choose it in {where} with --specific_ins")
+
+    def expect_instances(self, names, where):
+        """An InputError unless the names are those of the latent table, in its order."""
+        if self.instances is not None and names != self.instances:
+            raise util.InputError(
+                f"{self.path}: was trained on other instances than {where} gives; resume on the same instances, or fit codes "
+                f"to new ones with --overwrite_embeddings"
+            )
+
+    def note_other_settings(self, settings):
+        """Print a note where the data's settings are not those that the model was trained with."""
+        if settings != self.settings:
+            found, trained = settings, self.settings
+            print(
+                f"note: the data have pixel_center {found.pixel_center:g} and blend_alpha {found.blend_alpha}, "
+                f"but {self.path} "
+                f"was trained with {trained.pixel_center:g} and {trained.blend_alpha}"
+            )
+
+    def expect_width(self, instances):
+        """An InputError where codes come with the data and have another size than the model's."""
+        width = self.model.sizes["latent_dim"]
+        for instance in instances if self.model.sizes["has_params"] else ():
+            if instance.params is not None and instance.params.shape[1] != width:
+                raise util.InputError(
+                    f"{instance.folder}/params: found vectors of {instance.params.shape[1]} numbers, expected {width} as in "
+                    f"{self.path}"
+                )
+
+
+def open_srn(path, split=None, max_num_instances=dataio.ALL, specific_ins=(), **wanted):
+    """The OpenSRN of a file or folder, on the CPU.
+
+    split:  folder whose instances name the codes of a file without names, see `with_names`; None: such codes stay
+            without names. max_num_instances, specific_ins: which of its instances are used
+    wanted: sizes that the user asked for, see `load_srn`
+    """
+    contents = load(path)
+    if split is not None:
+        every = [folder.name for folder in dataio.instance_folders(split)]
+        chosen = [folder.name for folder in dataio.instance_folders(split, max_num_instances, specific_ins)]
+        contents = with_names(contents, every, split, chosen)
+    return OpenSRN(load_srn(contents, **wanted), contents)
+
+
+def open_head(path, model, option=None, kind=None):
+    """The head of a file or folder for what `model`, an SRN, gives it to read, and its checkpoint; on the CPU.
+
+    option, kind: the option that names the kind of head, and its value; None: any kind will do
+    """
+    contents = load(path)
+    head = load_head(contents, model)
+    found = contents["sizes"]["kind"]
+    if kind not in (None, found):
         raise util.InputError(
-            f"{checkpoint['path']}: holds no latent code for {len(missing)} of the {len(names)} instances in {where}, "
-            f"such as {missing[0]}; fit codes to them first, with --overwrite_embeddings"
+            f"{contents['path']}: holds a head of kind {found}, but {option} is {kind}; give {option} {found}"
         )
-    return [row[name] for name in names]
+    return head, contents
 
 
 def rows_for(model, checkpoint, names, where):
-    """As `rows_of` for a model of whatever variant: zeros, which nobody reads, where it has no table of codes."""
-    if model.latent_codes is not None:
-        return rows_of(checkpoint, names, where)
-    if model.sizes["fit_single_srn"] and (len(names) != 1 or checkpoint["instances"] not in (None, names)):
-        known = ", " + checkpoint["instances"][0] if checkpoint["instances"] else ""
-        raise util.InputError(f"{checkpoint['path']}: knows one object only{known}; choose it in {where} with --specific_ins")
-    return [0] * len(names)
+    return OpenSRN(model, checkpoint).rows(names, where)
+
+
+def rows_of(checkpoint, names, where):
+    return OpenSRN(load_srn(checkpoint), checkpoint).rows(names, where)
 
 
 def note_other_settings(checkpoint, settings):
-    """Tell the user where the data's settings are not those of the data that the model was trained with."""
-    trained = settings_of(checkpoint)
-    if settings != trained:
-        print(f"note: the data say {settings}, but {checkpoint['path']} was trained with {trained}")
+    OpenSRN(None, checkpoint).note_other_settings(settings)
 
 
 def expect_width(checkpoint, instances):
-    """An InputError where codes come with the data, and are of another size than the checkpoint's."""
-    if not checkpoint["sizes"].get("has_params"):
-        return
-    width = checkpoint["sizes"]["latent_dim"]
-    for instance in instances:
-        if instance.params is not None and instance.params.shape[1] != width:
-            raise util.InputError(
-                f"{instance.folder}/params: vectors of {instance.params.shape[1]} numbers, but {checkpoint['path']} was "
-                f"trained with {width}"
-            )
+    OpenSRN(load_srn(checkpoint), checkpoint).expect_width(instances)
 
 
 def settings_of(checkpoint):
-    """The data settings the model was trained with."""
-    return data_util.DatasetSettings(**checkpoint["settings"])
+    return OpenSRN(None, checkpoint).settings

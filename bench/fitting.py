@@ -23,7 +23,7 @@ import train
 import util
 from bench import measuring
 from rendering import renderer
-from training import run_folder, validation
+from training import watch as watching
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = {
@@ -127,7 +127,7 @@ def fit_here(settings, mode, others):
         if seconds > options.budget:
             raise BudgetSpent
 
-    shows, run_folder.watch = run_folder.watch, watch  # no pictures: they take time that is not the fit's
+    shows, watching.attach = watching.attach, watch  # no pictures: they take time that is not the fit's
     keeps = util.keep_freed_memory
     if mode == "reference":
         util.keep_freed_memory = lambda: False
@@ -136,7 +136,7 @@ def fit_here(settings, mode, others):
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 train.main.__wrapped__(arguments_of(options, mode, others, folder))
     finally:
-        run_folder.watch, util.keep_freed_memory = shows, keeps
+        watching.attach, util.keep_freed_memory = shows, keeps
     mb_peak = measuring.peak_memory(device)
     if not copies or copies[-1][0] < seen["codes"][0]:
         copies.append((seen["codes"][0], seen["codes"][1].clone()))
@@ -185,7 +185,7 @@ def scores_of(options, instances, settings, model, codes, head, device):
         batch = {name: x.to(device) for name, x in batch.items()}
         batch["z"] = codes[batch["instance_idx"]]
         outputs = renderer.render(model, batch, head, with_classes=False)
-        found += zip(batch["instance_idx"].tolist(), validation.score_images(outputs, batch))
+        found += zip(batch["instance_idx"].tolist(), watching.score_images(outputs, batch))
     return found
 
 

@@ -10,7 +10,6 @@ and the time of all is told from them, unless --full. Its score needs all steps;
 features that are kept, which changes no number.
 """
 
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ import util
 from bench import measuring
 from kernels import fused
 from rendering import renderer
-from training import head_update, logistic_regression, objectives, stage_data, validation
+from training import head_update, logistic_regression, objectives, stage_data, watch
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED_STEPS, PUBLISHED_BATCH, PUBLISHED_RATE = 5000, 4, 4e-4
@@ -59,22 +58,22 @@ def read_options(argv):
     measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path", "obj_name"])
     names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
     given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
-    return options, train.read_options([*given, "--model_type=linear", *others])
+    return options, train.resolve(train.read_options([*given, "--model_type=linear", *others]))
 
 
-def solved(options, update, device):
+def solved(plan, update, device):
     """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
     fused.use("auto", device)
     begin = time.perf_counter()
-    features, labels, instances = head_update.own_inputs(options, update, device, options.img_sidelengths[-1])
+    features, labels, instances = head_update.own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
     measuring.synchronise(device)
     rendered = time.perf_counter()
     num_classes = update.head.num_classes
-    penalty = options.head_reg_weight
+    penalty = plan.head.head_reg_weight
     if penalty is None:
         penalty, _ = head_update.choose_penalty(features, labels, instances, num_classes)
     else:
-        penalty /= options.class_weight
+        penalty /= plan.weights.classes
     chosen = time.perf_counter()
     solution = logistic_regression.fit(features, labels, num_classes, penalty)
     head = srns.LinearHead(features.shape[1], num_classes).to(device)
@@ -87,16 +86,16 @@ def solved(options, update, device):
     return head, {"s": end - begin, **parts}
 
 
-def published(options, update, device, num_steps, kept=None):
+def published(plan, update, device, num_steps, kept=None):
     """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
     fused.use("off")
-    util.seed_everything(options.seed)
-    side = options.img_sidelengths[-1]
-    dataset = stage_data.make_dataset(options, update.data, update.data.train, side)
+    util.seed_everything(plan.schedule.seed)
+    side = plan.schedule.img_sidelengths[-1]
+    dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, side)
     head = srns.LinearHead(update.sizes["in_features"], update.head.num_classes).to(device)
-    objective = objectives.HeadObjective(head, options.class_weight)
+    objective = objectives.HeadObjective(head, plan.weights.classes)
     optimizer = torch.optim.Adam(head.parameters(), lr=PUBLISHED_RATE)
-    for batch in batches_of(dataset, num_steps, options.seed, kept):
+    for batch in batches_of(dataset, num_steps, plan.schedule.seed, kept):
         if kept is None:
             batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
             with torch.no_grad():
@@ -119,9 +118,9 @@ def batches_of(dataset, num_steps, seed, kept):
     return ([draw.index for draw in batch] for batch in order)
 
 
-def keep_all(options, update, device):
+def keep_all(plan, update, device):
     """[(features (R, C), seg_labels (R,))] of every observation."""
-    dataset = stage_data.make_dataset(options, update.data, update.data.train, options.img_sidelengths[-1])
+    dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, plan.schedule.img_sidelengths[-1])
     needed = len(dataset) * len(dataset.uv) * update.sizes["in_features"] * 4
     if needed > measuring.free_memory(device) // 2:
         return None
@@ -133,48 +132,40 @@ def keep_all(options, update, device):
     return kept
 
 
-def miou(options, update, head, device):
+def miou(plan, update, head, device):
     """Mean IoU over the images of --val_root, as train.py validates; None where there are none."""
     if not update.data.val:
         return None
     row_of = dict(zip(stage_data.names_of(update.data.train), update.rows))
     rows = [row_of[name] for name in stage_data.names_of(update.data.val)]
-    dataset = stage_data.make_dataset(options, update.data, update.data.val, options.img_sidelengths[-1])
+    dataset = stage_data.make_dataset(plan.sources, update.data, update.data.val, plan.schedule.img_sidelengths[-1])
     place = SimpleNamespace(to_device=lambda batch: {name: x.to(device) for name, x in batch.items()})
     render = lambda batch: renderer.render(update.model, batch, head)  # noqa: E731
     batches = dataio.ordered_batches(dataset, 16)
-    return validation.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
+    return watch.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
 
 
-def measure(options, training_options, device):
+def measure(options, plan, device):
     """A dict per mode, and what the figures are of."""
-    update = head_update.open_update(training_options, device)
+    update = head_update.open_update(plan, device)
     with torch.random.fork_rng(devices=[]):
-        head, seconds = solved(training_options, update, device)
-    rows = [
-        {
-            "mode": "fast",
-            "how": "solved",
-            **seconds,
-            "steps_measured": None,
-            "miou": miou(training_options, update, head, device),
-        }
-    ]
+        head, seconds = solved(plan, update, device)
+    rows = [{"mode": "fast", "how": "solved", **seconds, "steps_measured": None, "miou": miou(plan, update, head, device)}]
     if options.reference:
         num_steps = options.adam_steps if options.full else min(options.reference_steps, options.adam_steps)
-        published(training_options, update, device, 1)  # what is loaded late
+        published(plan, update, device, 1)  # what is loaded late
         begin = time.perf_counter()
-        head = published(training_options, update, device, num_steps)
+        head = published(plan, update, device, num_steps)
         seconds = (time.perf_counter() - begin) * options.adam_steps / num_steps
         how = f"{options.adam_steps:,} steps" + ("" if options.full else f", from {num_steps} measured")
         row = {"mode": "reference", "how": how, "s": seconds, "steps_measured": num_steps, "miou": None}
         if update.data.val and num_steps < options.adam_steps:
-            kept = keep_all(training_options, update, device)
-            head = None if kept is None else published(training_options, update, device, options.adam_steps, kept)
+            kept = keep_all(plan, update, device)
+            head = None if kept is None else published(plan, update, device, options.adam_steps, kept)
         if head is not None:
-            row["miou"] = miou(training_options, update, head, device)
+            row["miou"] = miou(plan, update, head, device)
         rows.append(row)
-    side = training_options.img_sidelengths[-1]
+    side = plan.schedule.img_sidelengths[-1]
     num_maps = sum(len(instance.views) for instance in update.data.train)
     what = {"label_maps": num_maps, "sidelength": side, "hidden_features": update.sizes["in_features"]}
     return measuring.with_ratios(rows, "s", []), what
@@ -202,12 +193,10 @@ def tables(figures):
 
 @util.command
 def main(argv=None):
-    options, training_options = read_options(argv)
+    options, plan = read_options(argv)
     device = util.pick_device(options.device)
-    with tempfile.TemporaryDirectory() as folder:
-        training_options.logging_root = folder
-        figures = measuring.start(options)
-        figures["rows"], figures["of"] = measure(options, training_options, device)
+    figures = measuring.start(options)
+    figures["rows"], figures["of"] = measure(options, plan, device)
     measuring.finish(options, figures, tables(figures))
 
 

@@ -90,7 +90,7 @@ class Enough(Exception):
 def train_variant(arguments, threads, budget, keeps_memory=True):
     """Trains, and returns [(seconds of training, step, validation PSNR)]; ends when the budget (s) is spent."""
     import train
-    from training import loop, validation
+    from training import loop, watch
 
     if threads:
         torch.set_num_threads(threads)
@@ -102,11 +102,11 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
         started = time.perf_counter()
         return first_fit(*given, **named)
 
-    def timed(run, step, losses, batch):
+    def timed(run, step, terms, num_rays):
         nonlocal looking_s
         step_ended = time.perf_counter()
         run.seconds = step_ended - started - looking_s
-        after_step(run, step, losses, batch)
+        after_step(run, step, terms, num_rays)
         looking_s += time.perf_counter() - step_ended
         if run.seconds > budget:
             raise Enough
@@ -118,8 +118,8 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
     replaced = [
         (loop, "fit", fit),
         (loop.Run, "after_step", timed),
-        (validation.Validation, "__call__", look),
-        (validation.Preview, "__call__", lambda preview, step: None),
+        (watch.Validation, "__call__", look),
+        (watch.Preview, "__call__", lambda preview, step: None),
     ]
     if not keeps_memory:
         replaced.append((util, "keep_freed_memory", lambda: False))

@@ -53,7 +53,7 @@ class Clock:
     def to_device(self, batch):
         return batch
 
-    def after_step(self, step, losses, batch):
+    def after_step(self, step, terms, num_rays):
         if step == self.num_skipped:
             measuring.synchronise(self.device)
             self.begin = time.perf_counter()

@@ -84,7 +84,9 @@ def test_an_srn_comes_back_as_it_was_saved(tmp_path):
     assert model.sizes == contents["sizes"] and checkpoint["step"] == 7
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, contents["model"][key]), key
-    assert checkpoints.settings_of(checkpoint) == data_util.DatasetSettings(0.5, True)
+    opened = checkpoints.open_srn(tmp_path / "srn.pth")
+    assert opened.settings == data_util.DatasetSettings(0.5, True)
+    assert opened.step == 7 and opened.instances == ["b", "a"] and opened.path == tmp_path / "srn.pth"
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -201,14 +203,14 @@ def test_a_head_in_place_of_an_srn_and_the_other_way_round_is_said(tmp_path):
 
 @pytest.mark.parametrize("names, rows", [(["a", "b"], [1, 0]), (["b"], [0]), (["a"], [1])])
 def test_a_code_goes_to_the_object_of_its_name(tmp_path, names, rows):
-    checkpoint = checkpoints.load(saved(tmp_path / "srn.pth", srn_contents()))
-    assert checkpoints.rows_of(checkpoint, names, "data") == rows
+    srn = checkpoints.open_srn(saved(tmp_path / "srn.pth", srn_contents()))
+    assert srn.rows(names, "data") == rows
 
 
 def test_an_object_without_a_code_gets_nobody_elses(tmp_path):
-    checkpoint = checkpoints.load(saved(tmp_path / "srn.pth", srn_contents()))
+    srn = checkpoints.open_srn(saved(tmp_path / "srn.pth", srn_contents()))
     with pytest.raises(util.InputError, match="srn.pth: holds no latent code for 1 of the 2 instances in data, such as c"):
-        checkpoints.rows_of(checkpoint, ["a", "c"], "data")
+        srn.rows(["a", "c"], "data")
 
 
 def test_codes_without_names_go_to_as_many_folders_and_to_no_others(tmp_path, capsys):
@@ -218,5 +220,5 @@ def test_codes_without_names_go_to_as_many_folders_and_to_no_others(tmp_path, ca
     assert checkpoints.with_names(checkpoint, ["a", "b"], "data")["instances"] == ["a", "b"]
     assert checkpoints.with_names(checkpoint, ["a", "b", "c"], "data", ["b", "c"])["instances"] == ["b", "c"]
     assert capsys.readouterr().out.count("in sorted order") == 2
-    with pytest.raises(util.InputError, match="file.pth: holds 2 latent codes without the names"):
+    with pytest.raises(util.InputError, match="its 2 latent codes cannot be matched with the 3 instances of data"):
         checkpoints.with_names(checkpoint, ["a", "b", "c"], "data", ["a"])

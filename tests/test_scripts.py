@@ -10,7 +10,7 @@ import pytest
 
 import test
 import train
-from training import head_update, loop, stage_data, stages
+from training.plan import Stage, stage_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTIC = [
@@ -18,15 +18,15 @@ SEMANTIC = [
     for obj, config in (("Chair", "chairs"), ("Table", "tables"), ("Chair", "demo"), ("Chair", "demo_furniture"))
 ]
 CLASSES = {  # the experiments of the semantic paper, and the demos: script -> stage
-    "training_scripts/vanilla_srn.sh": stages.pretrain,
-    "training_scripts/semantic_srn.sh": stages.pretrain,
-    "seg_scripts/linear_update.sh": head_update.update_head,
-    "seg_scripts/unet_baseline.sh": head_update.update_head,
-    "test_scripts/single_shot.sh": stages.fit_codes,
-    "test_scripts/two_shot.sh": stages.fit_codes,
-    "test_scripts/multi_shot.sh": stages.fit_codes,
-    "test_scripts/reverse_linear.sh": stages.fit_codes,
-    "test_scripts/reverse_semantic.sh": stages.fit_codes,
+    "training_scripts/vanilla_srn.sh": Stage.PRETRAIN,
+    "training_scripts/semantic_srn.sh": Stage.PRETRAIN,
+    "seg_scripts/linear_update.sh": Stage.UPDATE_HEAD,
+    "seg_scripts/unet_baseline.sh": Stage.UPDATE_HEAD,
+    "test_scripts/single_shot.sh": Stage.FIT_CODES,
+    "test_scripts/two_shot.sh": Stage.FIT_CODES,
+    "test_scripts/multi_shot.sh": Stage.FIT_CODES,
+    "test_scripts/reverse_linear.sh": Stage.FIT_CODES,
+    "test_scripts/reverse_semantic.sh": Stage.FIT_CODES,
     "result_scripts/train_val.sh": None,
     "result_scripts/semantic_srn.sh": None,
     "result_scripts/unet_baseline.sh": None,
@@ -37,13 +37,13 @@ CLASSES = {  # the experiments of the semantic paper, and the demos: script -> s
     "result_scripts/reverse_semantic.sh": None,
 }
 SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG where they are not the script's own
-    ("training_scripts/cars.sh", stages.pretrain, {}),
-    ("training_scripts/cars.sh", stages.pretrain, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
-    ("training_scripts/shepard_metzler.sh", stages.pretrain, {}),
-    ("test_scripts/cars_one_shot.sh", stages.fit_codes, {}),
-    ("test_scripts/cars_two_shot.sh", stages.fit_codes, {}),
-    ("test_scripts/cars_one_shot.sh", stages.fit_codes, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
-    ("test_scripts/cars_two_shot.sh", stages.fit_codes, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("training_scripts/cars.sh", Stage.PRETRAIN, {}),
+    ("training_scripts/cars.sh", Stage.PRETRAIN, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("training_scripts/shepard_metzler.sh", Stage.PRETRAIN, {}),
+    ("test_scripts/cars_one_shot.sh", Stage.FIT_CODES, {}),
+    ("test_scripts/cars_two_shot.sh", Stage.FIT_CODES, {}),
+    ("test_scripts/cars_one_shot.sh", Stage.FIT_CODES, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
+    ("test_scripts/cars_two_shot.sh", Stage.FIT_CODES, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
     ("result_scripts/cars_training_set.sh", None, {}),
     ("result_scripts/cars_one_shot.sh", None, {}),
     ("result_scripts/cars_two_shot.sh", None, {}),
@@ -82,7 +82,7 @@ def test_every_experiment_has_a_script_whose_options_are_understood(
     assert program == ("test.py" if stage is None else "train.py")
     assert options.seed == 5 and options.log_dir and Path(options.data_root).parent.parent == tmp_path / "data"
     if stage is not None:
-        assert stages.of(options) is stage
+        assert stage_of(options) is stage
 
 
 def test_no_config_is_without_a_script(recorder, tmp_path):
@@ -108,7 +108,7 @@ def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tm
     monkeypatch.chdir(ROOT)
     options = train.read_options(arguments)
     assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
-    assert loop.schedule(options) == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+    assert train.resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
 
 
 def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
@@ -117,7 +117,8 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)
-        assert not stage_data.reads_images(options) and stage_data.observed(options) == ["seg"]
+        plan = train.resolve(options)
+        assert not plan.sources.reads_images and plan.observed == ["seg"]
 
 
 def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):
@@ -163,7 +164,7 @@ def test_a_fit_goes_on_where_that_is_asked_for(recorder, tmp_path, monkeypatch):
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)
-        assert options.freeze_networks and not options.overwrite_embeddings and stages.of(options) is stages.fit_codes
+        assert options.freeze_networks and not options.overwrite_embeddings and stage_of(options) is Stage.FIT_CODES
 
 
 def test_without_a_split_of_other_views_the_views_not_trained_on_are_scored(recorder, tmp_path):

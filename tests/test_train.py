@@ -11,10 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data_util
-import srns
 import train
 from rendering import renderer
-from training import head_update, loop, objectives, stages
+from training import head_update, objectives
 
 PROGRAM = Path(train.__file__)
 
@@ -46,7 +45,7 @@ def refused(refuses, tmp_path):
         (dict(img_sidelengths="64,128"), "--img_sidelengths has 2 entries, --max_steps_per_img_sidelength has 1"),
         (dict(img_sidelengths=","), "--img_sidelengths has 0 entries"),
         (dict(img_sidelengths="64;128"), "expected ints with commas"),
-        (dict(max_steps_per_img_sidelength=0), "--max_steps_per_img_sidelength must be positive, found 0"),
+        (dict(max_steps_per_img_sidelength=0), "--max_steps_per_img_sidelength: expected positive integers, found 0"),
         (dict(img_sidelengths=24), "segmentation U-Net needs multiples of 16"),
         (dict(rays_per_image=10), "the segmentation U-Net needs whole images"),
         (dict(foreground_fraction=0.5, class_weight=0), "set --rays_per_image too"),
@@ -54,7 +53,10 @@ def refused(refuses, tmp_path):
         (dict(obj_name=None, class_weight=8), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
-        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "together only where codes are fitted"),
+        (
+            dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"),
+            "together only to fit codes through a head",
+        ),
         (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
         (dict(linear="x", class_weight=0), "--linear"),
@@ -93,7 +95,7 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     arguments += ["--max_steps_per_img_sidelength", "1,2", "--batch_size_per_img_sidelength", "3,4"]
     options = train.read_options(arguments)
     assert (options.lr, options.class_weight, options.img_sidelengths) == (0.5, 0, [8, 32])
-    assert loop.schedule(options) == [(8, 3, 0, 1), (32, 4, 1, 3)]
+    assert train.resolve(options).schedule.parts() == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
 PUBLISHED_CONFIG = """
@@ -134,7 +136,7 @@ embedding_size: 256
 def test_a_config_with_every_published_flag_is_understood(tmp_path):
     (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG)
     options = train.read_options(["-c", str(tmp_path / "config.yml")])
-    assert loop.schedule(options) == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
+    assert train.resolve(options).schedule.parts() == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
     assert options.preload and options.validation is False and options.checkpoint_path is None
     assert not (options.has_params or options.fit_single_srn or options.freeze_networks or options.overwrite_embeddings)
     update = "model_type: linear\nlinear_path: null\nnum_classes: 6\nvalidation_path: null\nspecific_ins: [a, b]\n"
@@ -148,12 +150,12 @@ def test_a_published_config_of_2019_is_one_without_labels(tmp_path, capsys):
     lines = [line for line in PUBLISHED_CONFIG.splitlines() if not line.startswith(later)]
     (tmp_path / "config.yml").write_text("\n".join(lines))
     options = train.read_options(["-c", str(tmp_path / "config.yml")])
-    assert options.class_weight == 0 and "no labels are learnt from" in capsys.readouterr().out
+    assert options.class_weight == 0 and "no labels are read" in capsys.readouterr().out
 
 
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
-    assert loop.schedule(options) == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
+    assert train.resolve(options).schedule.parts() == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
     assert (options.lr, options.l1_weight, options.class_weight) == (4e-4, 200, 8)
     assert (options.kl_weight, options.reg_weight) == (1, 1e-3)
 
@@ -344,8 +346,7 @@ def test_the_weights_of_the_loss_terms_are_applied():
         "seg_logits": torch.zeros(1, 4, 2),
     }
     batch = {"rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1), "seg_labels": torch.zeros(1, 4).long()}
-    model = srns.SRN(1, latent_dim=2, hidden_features=4)
-    weights = stages.srn_objective(options, torch.device("cpu"), model).weights
+    weights = train.resolve(options).weights
     terms = {name: term.item() for name, term in objectives.srn_terms(weights, outputs, batch).items()}
     expected = {"distortion": 2, "regularization": 3 * 100, "latent": 5 * 4, "class": 7 * np.log(2)}
     assert terms == pytest.approx(expected)

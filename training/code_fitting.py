@@ -1,290 +1,204 @@
-"""Stage 3 as a solver of its own: the codes of all instances at once, each by itself, from several starts.
+"""Stage 3: latent codes of unseen objects are fitted to images, to label maps, or to both; everything else is frozen.
 
-A code's loss is the mean over rays of its own instance. Every start moves by an Adam of its own, whose rate is told in
-units of the spread of the trained codes, falls when the loss on fixed rays of the input makes no more progress, and at last
-ends the fit of that start. Nothing that an instance does depends on which others there are, but for rounding, so that
-several processes share the instances out and need not communicate.
+Two solvers do that. The fast one (code_solver.py) fits every code by itself and ends where it makes no more progress. The
+published one trains the codes as stage 1 trains everything, on batches of images; whatever needs whole images needs it.
 """
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-import geometry
-import srns
+import checkpoints
 import util
-from rendering import blocks
-from rendering.precision import autocast, to_float32
-from training import distributed, losses
+from training import code_solver, distributed, loop, objectives, observed_rays, pretraining, run_folder, stage_data, watch
 
-LEARNING_RATE = 0.15  # of the spread of the trained codes, per step
-RAYS_PER_STEP, LEAST_RAYS = 128, 32  # of an instance, shared among its starts; of a start
-WARMUP_STEPS = 5
-BETAS, EPS = (0.9, 0.99), 1e-8
-STEPS_PER_CHECK = 10
-CHECKED_RAYS = 512  # of each instance: on them its starts are compared, and progress is told
-PROGRESS = 0.01  # the share of its loss that a start loses from one check to a later one, if it makes progress
-PATIENCE = 3  # checks without progress until the rate falls
-FALL, LAST_RATE = 0.3, 0.02  # of the rate each time; the share of the first rate below which a start is done
-STEPS_PER_HALVING = 10  # of the starts of an instance, until one is left
-RANKED_RAYS, MAX_RANKED = 64, 512  # of each instance, and trained codes: those that render the input best are starts
+OLD_KEY = "optimizer_0"  # of the state of fits, in files written before they had a key of their own
 
 
-class RayLoss:
-    """What a code costs: codes and pixels of B instances -> a dict of (B,) weighted terms. See objectives.SRNObjective.
+def fit_codes(plan, device):
+    """Fit the latent codes of the instances of the data: new ones, or those of the checkpoint further."""
+    sources = plan.sources
+    is_new = plan.codes.overwrite_embeddings
+    which = () if is_new else (sources.data_root, sources.max_num_instances_train, sources.specific_ins)
+    srn = checkpoints.open_srn(plan.checkpoint_path, *which, **plan.model.sizes)
+    model = srn.model
+    data = stage_data.open_data(sources, srn)
+    if model.latent_codes is None:
+        raise util.InputError(f"{srn.path}: this SRN has no latent codes of its own, so there are none to fit")
+    head = None
+    if plan.linear_path:
+        head, _ = stage_data.open_head(plan, model, data)
+        head.to(device).eval().requires_grad_(False)
+    else:
+        stage_data.expect_classes_of_srn(plan, model, data)
 
-    model, head: srns.SRN and a head that reads features, or None; both frozen
+    trained = model.latent_codes.weight.detach().clone().to(device)
+    if is_new:
+        model.new_codes(len(data.train), start=None if plan.codes.code_init == "normal" else trained.mean(dim=0).cpu())
+        start_step = 0
+    else:
+        srn.expect_instances(stage_data.names_of(data.train), sources.data_root)
+        start_step = srn.step
+    if plan.schedule.start_step is not None:
+        start_step = plan.schedule.start_step
+    model.freeze_networks()
+    model.to(device)
+    fit = fit_fast if uses_fast_solver(plan, model, head) else fit_as_published
+    fit(plan, device, data, model, head, trained, start_step, None if is_new else srn)
+
+
+def uses_fast_solver(plan, model, head):
+    """Whether the fast solver serves; a note says what differs from the schedule, or why it does not."""
+    if plan.codes.code_solver != "fast":
+        return False
+    unet = needs_whole_images(plan, model, head)
+    if unet is not None:
+        print(f"note: {unet} needs whole images, so the codes are fitted as with --code_solver published")
+        return False
+    print("note: --code_solver fast sets the rate and the end of each code's fit; the schedule only limits the steps")
+    return True
+
+
+def needs_whole_images(plan, model, head):
+    """The U-Net that takes part, a str; None where every ray stands for itself."""
+    if model.sizes["use_unet_renderer"]:
+        return "the U-Net renderer"
+    if head is not None and head.reads == "rgb":
+        return "the U-Net baseline"
+    if head is None and plan.sources.reads_labels:
+        return "the SRN's own segmentation U-Net"
+
+
+def fit_as_published(plan, device, data, model, head, trained, start_step, resumed):
+    """Train the codes in the common loop. Arguments as for `fit_fast`."""
+    optimizers = [pretraining.code_optimizer(plan, model)]
+    if resumed is not None:
+        if state_of_fits(resumed.contents) is not None:
+            raise util.InputError(f"{resumed.path}: its codes were fitted with --code_solver fast; go on with that solver")
+        checkpoints.restore_optimizers(resumed.contents, optimizers)
+    pretraining.train_srn(plan, device, data, model, head, optimizers, start_step, resumed and resumed.path)
+
+
+def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
+    """Fit the codes with code_solver. Of several processes, each fits instances of its own.
+
+    data:    stage_data.StageData; model: srns.SRN with the codes to fit, frozen otherwise; head: frozen, or None
+    trained: (T, D) codes that the SRN was trained with
+    resumed: checkpoints.OpenSRN whose codes are fitted further, or None
     """
+    num_processes = distributed.world_size()
+    if num_processes > len(data.train):
+        raise util.InputError(
+            f"{num_processes} processes, but codes of {len(data.train)} instances; start at most {len(data.train)} processes"
+        )
+    last_step = plan.schedule.last_step(start_step)
+    pretraining.prepare_marching(plan, model)
+    fits = begin_fits(plan, device, data, model, head, trained, resumed)
+    folder = run_folder.start(plan, model, resumed and resumed.path)
+    more = lambda: {checkpoints.CODE_FITS: fits.state_dict()}  # noqa: E731
+    save = run_folder.saver(plan, data, folder, model, model.sizes, [], more)
 
-    def __init__(self, model, weights, head=None, precision="float32"):
-        self.model, self.weights, self.head = model, weights, head
-        self.precision = precision
+    def show_from_now():
+        run.every.append((plan.schedule.steps_til_ckpt, save))
+        watch.attach(plan, data, run, model, head, with_classes=False)
 
-    def terms(self, z, drawn, scene=None):
-        """z (B, D) and observed_rays.Drawn of B x R pixels; or of 1 x R pixels that all codes are compared with.
-
-        scene: of the codes, see srns.SRN.scene, where it is known
-        """
-        rays = geometry.Rays(*(x.expand(len(z), -1, -1) for x in drawn.rays))
-        scene = scene or self.model.scene({"z": z})
-        with autocast(z.device.type, self.precision):
-            outputs = self.model.per_ray({"rays": rays}, scene)
-            if self.head is not None:
-                outputs["seg_logits"] = self.head(outputs["features"])
-        outputs, weights = to_float32(outputs), self.weights
-        behind = outputs["depth"].clamp(max=0).square().mean(dim=(1, 2))
-        terms = {"regularization": weights.depth * losses.DEPTH_PENALTY * behind}
-        if drawn.rgb is not None:
-            terms["distortion"] = weights.image * (outputs["rgb"] - drawn.rgb).square().mean(dim=(1, 2))
-        terms["latent"] = weights.latent * z.square().mean(dim=1)
-        if self.head is not None:
-            labels = drawn.seg_labels.expand(len(z), -1)
-            entropy = F.cross_entropy(outputs["seg_logits"].mT, labels, ignore_index=util.UNLABELLED, reduction="none")
-            terms["class"] = weights.classes * entropy.sum(dim=1) / (labels != util.UNLABELLED).sum(dim=1).clamp(min=1)
-        return terms
-
-    def total(self, z, drawn, scene=None):
-        """(B,) what the codes cost in all."""
-        return sum(self.terms(z, drawn, scene).values())
+    with loop.Run(folder, device, last_step, start_step, plan.weights.image) as run:
+        if num_processes == 1:  # otherwise a process knows the codes of the others at the end only
+            show_from_now()
+        step, num_rays = start_step, 0
+        while step < last_step and fits.num_active:
+            step += 1
+            num_rays = fits.num_active * fits.rays_at(step)
+            terms = fits.step(step)
+            if step == last_step and step % code_solver.STEPS_PER_CHECK:  # else the step has looked already
+                fits.keep_best()
+            write_codes(model, fits)
+            if step < last_step and fits.num_active:
+                run.after_step(step, terms, num_rays)
+        step = last_step_anywhere(step, device)
+        terms, psnr, num_done = fits.summary()
+        fits.share()
+        write_codes(model, fits)
+        if num_processes > 1:
+            show_from_now()
+        run.end_at(step)
+        run.after_step(step, terms, num_rays)
+    fit_quality = "" if psnr is None else f"; mean PSNR of the input {psnr:.2f} dB"
+    print(f"fitted the codes of {len(data.train)} instances in {step} steps, {num_done} of them to convergence{fit_quality}")
 
 
-class CodeFits:
-    """The fits of N instances from K starts each, of which M are still going on.
-
-    loss, observed: RayLoss; observed_rays.ObservedRays of the N instances
-    starts:     (N, K, D) codes
-    spread:     of the trained codes, a float
-    instances:  indices of those that are fitted here (default: all)
-    num_rays:   of an instance in each step, shared among its starts
-    foreground_fraction: of the rays that a code's loss is the mean over
-    rays_per_block: how many rays are in flight at once
-
-    `state` holds a row for each of N * K starts: what is needed to go on, exactly.
-    """
-
-    def __init__(
-        self,
+def begin_fits(plan, device, data, model, head, trained, resumed):
+    """The code_solver.CodeFits of this process: new ones, or those that the checkpoint holds. Arguments as for `fit_fast`."""
+    names, seed = stage_data.names_of(data.train), plan.schedule.seed
+    own = range(distributed.rank(), len(names), distributed.world_size())
+    dataset = stage_data.make_dataset(plan.sources, data, data.train, plan.schedule.img_sidelengths[0])
+    observed = observed_rays.ObservedRays(dataset, device, model.sizes["rgb_channels"], seed, own)
+    loss = code_solver.RayLoss(model, plan.weights, head, plan.model.precision)
+    rays_per_block, _ = objectives.rays_at_once(plan.model, device)
+    if resumed is not None:
+        starts = trained.unsqueeze(1)
+    else:
+        first = trained.mean(dim=0).expand(len(names), -1)
+        if plan.codes.code_init == "normal":
+            first = code_solver.normal_codes(names, trained.shape[1], seed).to(device)
+        starts = code_solver.find_starts(loss, observed, trained, first, plan.codes.num_starts, own, rays_per_block)
+    fits = code_solver.CodeFits(
         loss,
         observed,
         starts,
-        spread,
-        instances=None,
-        learning_rate=LEARNING_RATE,
-        num_rays=RAYS_PER_STEP,
-        foreground_fraction=0.0,
-        rays_per_block=2**11,
-    ):
-        self.loss, self.observed = loss, observed
-        self.learning_rate, self.num_rays, self.foreground_fraction = learning_rate, num_rays, foreground_fraction
-        self.rays_per_block = rays_per_block
-        self.num_instances, self.num_starts, _ = starts.shape
-        codes = starts.flatten(0, 1).clone()
-        numbers = codes.new_zeros(len(codes))
-        self.is_own = torch.zeros(self.num_instances, dtype=torch.bool, device=codes.device)
-        self.is_own[slice(None) if instances is None else list(instances)] = True
-        self.state = {
-            "codes": codes,
-            "exp_avg": torch.zeros_like(codes),
-            "exp_avg_sq": torch.zeros_like(codes),
-            "step": numbers.clone(),
-            "rate": numbers + spread,  # a factor on the learning rate
-            "spread": numbers + spread,
-            "idle": numbers.clone(),  # checks without progress
-            "best_loss": numbers + torch.inf,
-            "best_codes": codes.clone(),
-            "is_active": self.is_own.repeat_interleave(self.num_starts),
-        }
-        self.find_active()
+        code_solver.spread_of(trained),
+        own,
+        plan.codes.code_step,
+        plan.schedule.rays_per_image or code_solver.RAYS_PER_STEP,
+        plan.schedule.foreground_fraction,
+        rays_per_block,
+    )
+    state = resumable_state(plan, data, resumed)
+    if state is None:
+        fits.begin()
+        return fits
+    fits.load_state_dict(state)
+    if distributed.sum_over_processes(torch.tensor(fits.num_active)) == 0:
+        raise util.InputError(
+            f"{resumed.path}: the fit of every code has converged; pass --overwrite_embeddings to fit anew, "
+            f"with more starts or "
+            f"to other views"
+        )
+    return fits
 
-    def find_active(self):
-        self.changed = True  # for whoever keeps a copy of the best codes
-        self.rows = torch.nonzero(self.state["is_active"]).squeeze(1)  # (M,)
-        self.instances = self.rows // self.num_starts  # (M,) which each start belongs to
 
-    def by_blocks(self, function, num_rays):
-        """What the function gives for starts, (m,) of `rows` and (m,) instances at a time: a list."""
-        at_once = max(1, blocks.size(len(self.rows) * num_rays, self.rays_per_block, self.rows.device) // num_rays)
-        pieces = list(zip(self.rows.split(at_once), self.instances.split(at_once)))
-        return blocks.map_dealt(lambda piece: function(*piece), pieces, self.rows.device)
+def resumable_state(plan, data, resumed):
+    """The state of the checkpoint's fits; None where there is no checkpoint, or with a note where they cannot go on."""
+    if resumed is None:
+        return None
+    views = {instance.name: list(instance.views) for instance in data.train}
+    state = state_of_fits(resumed.contents)
+    if state is None:
+        reason = "was not fitted with --code_solver fast"
+    elif resumed.contents.get("views") != views or resumed.contents.get("observed") != plan.observed:
+        reason = "was fitted to other observations"
+    else:
+        return state
+    print(f"note: {resumed.path} {reason}; its codes are the start of new fits")
+    return None
 
-    def rays_at(self, step):
-        """How many rays each start is given in a step, while others of its instance are still there."""
-        num_left = -(-self.num_starts // 2 ** ((step - 1) // STEPS_PER_HALVING))
-        return max(min(LEAST_RAYS, self.num_rays), self.num_rays // num_left)
 
-    def begin(self):
-        """See what the starts cost. raises FloatingPointError where that is no number"""
-        with torch.no_grad():
-            cost = self.cost_of_active()
-        self.state["best_loss"][self.rows] = cost
-        if not cost.isfinite().all():
-            raise FloatingPointError(f"loss is {cost[~cost.isfinite()][0].item()} before the first step")
-
-    def step(self, step):
-        """Move every start that goes on. returns the mean over them of each term, a dict of ()"""
-        num_rays = self.rays_at(step)
-
-        def gradient_and_terms(rows, instances):
-            z = self.state["codes"][rows].requires_grad_()
-            drawn = self.observed.draw(instances, step, num_rays, self.foreground_fraction)
-            terms = self.loss.terms(z, drawn)
-            gradient = torch.autograd.grad(sum(terms.values()).sum(), z)[0]
-            return gradient, {name: term.detach() for name, term in terms.items()}
-
-        found = self.by_blocks(gradient_and_terms, num_rays)
-        self.move(torch.cat([gradient for gradient, _ in found]))
-        terms = {name: torch.cat([terms[name] for _, terms in found]).mean() for name in found[0][1]}
-        if step % STEPS_PER_CHECK == 0:
-            self.check()
-        return terms
-
-    def move(self, gradient):
-        """One step of Adam, (M, D). Where the gradient is not finite, nothing moves; the loss tells at the next check."""
-        state, rows, (beta1, beta2) = self.state, self.rows, BETAS
-        gradient = torch.where(gradient.isfinite().all(dim=1, keepdim=True), gradient, 0)
-        state["step"][rows] += 1
-        count = state["step"][rows, None]
-        state["exp_avg"][rows] = mean = torch.lerp(gradient, state["exp_avg"][rows], beta1)
-        state["exp_avg_sq"][rows] = square = torch.lerp(gradient.square(), state["exp_avg_sq"][rows], beta2)
-        size = self.learning_rate * state["rate"][rows, None] * (count / WARMUP_STEPS).clamp(max=1)
-        direction = mean / (1 - beta1**count) / ((square / (1 - beta2**count)).sqrt() + EPS)
-        state["codes"][rows] -= size * direction
-
-    @torch.no_grad()
-    def keep_best(self):
-        """Keep the codes that cost less than before. returns (M,) what they cost now, and the least before"""
-        state, rows = self.state, self.rows
-        cost, best = self.cost_of_active(), state["best_loss"][rows]
-        is_better = cost < best
-        state["best_codes"][rows] = torch.where(is_better[:, None], state["codes"][rows], state["best_codes"][rows])
-        state["best_loss"][rows] = torch.where(is_better, cost, best)
-        self.changed = True
-        return cost, best
-
-    def check(self):
-        """Keep the best codes, lower the rates, and let starts end: those done, and the worse ones of an instance."""
-        cost, best = self.keep_best()
-        state, rows = self.state, self.rows
-        idle = torch.where(cost < (1 - PROGRESS) * best, 0, state["idle"][rows] + 1)
-        falls = idle >= PATIENCE
-        state["idle"][rows] = torch.where(falls, 0, idle)
-        state["rate"][rows] *= torch.where(falls, FALL, 1.0)
-        state["codes"][rows] = torch.where(falls[:, None], state["best_codes"][rows], state["codes"][rows])
-        state["is_active"] &= state["rate"] >= LAST_RATE * state["spread"]
-        by_instance = {name: state[name].view(self.num_instances, -1) for name in ("step", "best_loss")}
-        num_left = self.num_starts / 2 ** (by_instance["step"].amax(dim=1) // STEPS_PER_HALVING)
-        place = by_instance["best_loss"].argsort(dim=1, stable=True).argsort(dim=1)  # 0 is the best
-        state["is_active"] &= (place < num_left.ceil().unsqueeze(1)).flatten()
-        self.find_active()
-
-    def cost_of_active(self):
-        """(M,) what the starts that go on cost, each time on the same rays."""
-
-        def cost(rows, instances):
-            drawn = self.observed.draw(instances, 0, CHECKED_RAYS, self.foreground_fraction)
-            return self.loss.total(self.state["codes"][rows], drawn)
-
-        return torch.cat(self.by_blocks(cost, CHECKED_RAYS))
-
-    def best(self):
-        """(N, D) the best code of every instance by the loss at checks, and (N,) whether its fit is done."""
-        start = self.state["best_loss"].view(self.num_instances, -1).argmin(dim=1)
-        start += self.num_starts * torch.arange(self.num_instances, device=start.device)
-        is_done = ~self.state["is_active"].view(self.num_instances, -1).any(dim=1)
-        return self.state["best_codes"][start], is_done
-
-    @torch.no_grad()
-    def summary(self, num_rays=4096):
-        """How it stands with the best codes of all processes, on rays spread evenly over the input.
-
-        returns the mean of each loss term over the instances, a dict of (); their mean PSNR in dB, None where no image is
-        observed; and how many fits are done
-        """
-        own = torch.nonzero(self.is_own).squeeze(1)
-        codes, is_done = self.best()
-        found = [self.loss.terms(codes[one], self.observed.draw(one, 0, num_rays)) for one in own.split(1)]
-        means = {name: torch.cat([terms[name] for terms in found]).sum() / self.num_instances for name in found[0]}
-        if "distortion" in means:
-            psnr = [losses.psnr_of(terms["distortion"] / self.loss.weights.image) for terms in found]
-            means["psnr"] = codes.new_tensor(sum(psnr) / self.num_instances)
-        means["done"] = is_done[own].sum().to(codes)
-        summed = distributed.sum_over_processes(torch.stack(list(means.values())))
-        means = dict(zip(means, summed))
-        num_done, psnr = int(means.pop("done")), means.pop("psnr", None)
-        return means, None if psnr is None else psnr.item(), num_done
-
-    def share(self):
-        """Bring together what the processes have found, each for its own instances."""
-        if distributed.world_size() == 1:
-            return
-        is_own = self.is_own.repeat_interleave(self.num_starts)
-        for name, tensor in self.state.items():
-            own = torch.where(is_own.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0)
-            self.state[name] = distributed.sum_over_processes(own.long() if tensor.dtype == torch.bool else own).to(tensor)
-        self.is_own[:] = True
-        self.find_active()
-
-    def state_dict(self):
-        """In the form of an optimizer's."""
-        return {"state": {0: dict(self.state)}, "param_groups": [{"num_starts": self.num_starts}]}
-
-    def load_state_dict(self, state_dict):
-        self.state = {name: tensor.clone().to(self.state[name]) for name, tensor in state_dict["state"][0].items()}
-        self.num_starts = len(self.state["codes"]) // self.num_instances
-        self.state["is_active"] &= self.is_own.repeat_interleave(self.num_starts)
-        self.find_active()
+def state_of_fits(contents):
+    """The state of code_solver.CodeFits in a checkpoint, None where there is none. Reads files of earlier versions too."""
+    if checkpoints.CODE_FITS in contents:
+        return contents[checkpoints.CODE_FITS]
+    old = contents.get(OLD_KEY, {}).get("state", {}).get(0, {})
+    return old if "best_loss" in old else None
 
 
 @torch.no_grad()
-def find_starts(loss, observed, trained, first, num_starts, instances, rays_per_block=2**11):
-    """K starts of every instance: the one given, and the K - 1 trained codes that render its input best.
-
-    trained: (T, D), of which at most MAX_RANKED are looked at
-    first:   (N, D)
-    returns  (N, min(K, T + 1), D); instances other than the given ones get copies of their first
-    """
-    some = torch.linspace(0, len(trained) - 1, min(len(trained), MAX_RANKED)).round().long()
-    candidates = trained[some.to(trained.device)]
-    starts = first.unsqueeze(1).repeat(1, min(num_starts, len(candidates) + 1), 1)
-    if starts.shape[1] == 1:
-        return starts
-    pixels = [observed.draw(torch.tensor([i], device=trained.device), 0, RANKED_RAYS) for i in instances]
-    at_once = max(1, 4 * rays_per_block // RANKED_RAYS) if rays_per_block else len(candidates)
-    costs = []
-    for codes in candidates.split(at_once):
-        scene = loss.model.scene({"z": codes})  # once for all instances
-        costs.append(blocks.map_dealt(lambda drawn: loss.total(codes, drawn, scene), pixels, trained.device))
-    for instance, *cost in zip(instances, *costs):
-        starts[instance, 1:] = candidates[torch.cat(cost).argsort(stable=True)[: starts.shape[1] - 1]]
-    return starts
+def write_codes(model, fits):
+    """Copy the best codes so far, of this process's instances, to the latent table."""
+    if fits.has_changed:
+        model.latent_codes.weight.copy_(fits.best()[0])
+        fits.has_changed = False
 
 
-def spread_of(trained):
-    """How far trained codes (T, D) are from their mean: a float, the root mean square of a coordinate."""
-    return max((trained - trained.mean(dim=0)).square().mean().sqrt().item(), srns.CODE_STD)
-
-
-def normal_codes(names, latent_dim, seed):
-    """The published start, codes (N, D) near 0; each depends on the seed and its own instance's name alone."""
-    draws = [np.random.default_rng([seed, *name.encode()]).normal(size=latent_dim) for name in names]
-    return srns.CODE_STD * torch.tensor(np.stack(draws), dtype=torch.float32)
+def last_step_anywhere(step, device):
+    """The largest of the steps that the processes have come to."""
+    steps = torch.zeros(distributed.world_size(), dtype=torch.int64, device=device)
+    steps[distributed.rank()] = step
+    return int(distributed.sum_over_processes(steps).max())

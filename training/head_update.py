@@ -1,175 +1,211 @@
-"""Stage 2: a head that reads classes off a frozen SRN, learnt from label maps. What it reads is rendered once and kept.
+"""Stage 2, the semantic update: a head learns from label maps to read classes off a frozen SRN.
 
-A linear head is the solution of a convex problem and is computed as such (logistic_regression.py); the others, and a
-linear one with --update_solver adam, are trained in the one loop.
+What the head reads is rendered once and kept. A linear head is the solution of a convex problem and is computed as such
+(logistic_regression.py); other heads, and a linear one with --update_solver adam, are trained in the common loop.
 """
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 import checkpoints
 import dataio
-import options as common
 import srns
 import util
 from rendering import renderer
-from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data
+from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data, watch
 
-MAX_KEPT_RAYS = 2**22  # 256 features each are 4 GiB; 30 label maps of 128 x 128 are an eighth of it
-RAYS_TO_CHOOSE_BY = 2**15  # a penalty; more would not choose better, see logistic_regression.choose_penalty
+MAX_KEPT_RAYS = 2**22  # of 256 features each: 4 GiB; 30 label maps of 128 x 128 are an eighth of that
+RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, see logistic_regression.choose_penalty
 
 
-def update_head(options, device):
+@dataclass(frozen=True)
+class Update:
+    """Everything that stage 2 reads, checked.
+
+    rows:      rows of the latent table for data.train, a list of int
+    resumed:   checkpoint of the head whose training goes on, or None; start_step: its steps, or 0
+    sizes:     arguments that build the head
+    fitted:    an SRN and the rows of its table for data.val, or None for `model`
+    """
+
+    model: srns.SRN
+    data: stage_data.StageData
+    rows: list
+    head: torch.nn.Module
+    resumed: dict
+    start_step: int
+    sizes: dict
+    fitted: tuple
+
+    @property
+    def resumed_path(self):
+        return self.resumed["path"] if self.resumed else None
+
+
+def update_head(plan, device):
     """Learn a head on a frozen SRN."""
-    update = open_update(options, device)
-    (solve_head if options.update_solver == "newton" else train_head)(options, device, update)
+    update = open_update(plan, device)
+    solve = solve_head if plan.head.update_solver == "newton" else train_head
+    solve(plan, device, update)
 
 
-def open_update(options, device):
-    """Everything that stage 2 reads, checked: the SRN, the head, the data, and what is known of them."""
-    checkpoint = checkpoints.load(options.checkpoint_path)
-    data = stage_data.open_data(options, checkpoint)
-    checkpoint = stage_data.named(checkpoint, options)
-    model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device)
-    rows = checkpoints.rows_for(model, checkpoint, stage_data.names_of(data.train), options.data_root)
+def open_update(plan, device):
+    """The Update of a plan: the SRN, the head and the data; an InputError where they do not fit each other."""
+    sources = plan.sources
+    which = sources.data_root, sources.max_num_instances_train, sources.specific_ins
+    srn = checkpoints.open_srn(plan.checkpoint_path, *which, **plan.model.sizes)
+    data = stage_data.open_data(sources, srn)
+    model = srn.model.to(device)
+    rows = srn.rows(stage_data.names_of(data.train), sources.data_root)
     model.freeze_networks()
-    kind, head_checkpoint, start_step = srns.HEADS[options.model_type], None, 0
-    if options.linear_path:
-        head, head_checkpoint = stage_data.open_head(options, model, data)
-        start_step = head_checkpoint["step"] if options.start_step is None else options.start_step
+    kind, resumed, start_step = plan.head.model_type, None, 0
+    in_features = checkpoints.in_features(srns.HEADS[kind], model)
+    if plan.linear_path:
+        head, resumed = stage_data.open_head(plan, model, data)
+        start_step = resumed["step"] if plan.schedule.start_step is None else plan.schedule.start_step
     else:
-        head = kind(checkpoints.in_features(kind, model), len(data.class_names))
-    stage_data.expect_sides(
-        options, max(head.side_multiple, model.side_multiple(with_classes=False)), "a U-Net that takes part"
-    )
+        head = srns.HEADS[kind](in_features, len(data.class_names))
+    multiple = max(head.side_multiple, model.side_multiple(with_classes=False))
+    stage_data.expect_sides(plan.schedule, multiple, "a U-Net that takes part")
     if len(data.train) < distributed.world_size():
         raise util.InputError(
-            f"of {distributed.world_size()} processes, {len(data.train)} would have instances to learn from; start as many"
+            f"{distributed.world_size()} processes, but {len(data.train)} instances with label maps; start at most "
+            f"{len(data.train)} processes"
         )
-    return SimpleNamespace(
-        model=model,
-        data=data,
-        rows=rows,
-        kind=kind,
-        head=head.to(device),
-        head_checkpoint=head_checkpoint,
-        start_step=start_step,
-        sizes=dict(kind=options.model_type, in_features=checkpoints.in_features(kind, model), num_classes=head.num_classes),
-        fitted=fitted_srn(options, model, data, device) if options.validation_path else None,
-    )
+    sizes = dict(kind=kind, in_features=in_features, num_classes=head.num_classes)
+    fitted = open_fitted_srn(plan, model, data, device) if sources.validation_path else None
+    return Update(model, data, rows, head.to(device), resumed, start_step, sizes, fitted)
 
 
-def own_inputs(options, update, device, sidelength):
-    """What the head reads of this process's instances: `read_by_head`, and the instance of each ray or view."""
+def open_fitted_srn(plan, model, data, device):
+    """The SRN of --validation_path with rows of its table for data.val; it must have the networks that the head reads."""
+    sources = plan.sources
+    srn = checkpoints.open_srn(sources.validation_path, sources.val_root, **plan.model.sizes)
+    fitted = srn.model.to(device).eval()
+    own, other = model.state_dict(), fitted.state_dict()
+    if any(key not in other or not torch.equal(own[key], other[key]) for key in own if key != "latent_codes.weight"):
+        raise util.InputError(
+            f"{srn.path}: its networks are not those of {plan.checkpoint_path}; give codes that were fitted with that SRN as "
+            f"--validation_path"
+        )
+    return fitted, srn.rows(stage_data.names_of(data.val), sources.val_root)
+
+
+def own_inputs(plan, update, device, sidelength):
+    """What `read_by_head` returns for this process's share of the instances."""
     mine = slice(distributed.rank(), None, distributed.world_size())
-    dataset = stage_data.make_dataset(options, update.data, update.data.train[mine], sidelength)
-    return read_by_head(update.model, update.kind, dataset, update.rows[mine], device)
+    dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train[mine], sidelength)
+    return read_by_head(update.model, type(update.head), dataset, update.rows[mine], device)
 
 
-def start_run(options, device, update, optimizers, first_step, last_step):
-    """The run's folder made, and the loop.Run in it, which saves, shows and validates."""
-    folder = run_folder.start_run(options, update.head, update.head_checkpoint)
+def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
+    """Make the run's folder. returns the loop.Run in it, which saves, shows and validates"""
+    folder = run_folder.start(plan, update.head, update.resumed_path)
     fingerprint = checkpoints.fingerprint(update.model)
-
-    def save(step):
-        more = dict(srn=fingerprint)
-        run_folder.save_checkpoint(options, update.data, folder, update.head, update.sizes, optimizers, step, **more)
-
-    run = loop.Run(folder, device, last_step, first_step, folder.name, module=update.head)
-    run.every.append((options.steps_til_ckpt, save))
-    run_folder.watch(options, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
+    run = loop.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
+    more = lambda: {"srn": fingerprint}  # noqa: E731
+    save = run_folder.saver(plan, update.data, folder, update.head, update.sizes, optimizers, more)
+    run.every.append((plan.schedule.steps_til_ckpt, save))
+    watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
     return run
 
 
 # The convex problem
 
 
-def solve_head(options, device, update):
-    """The linear layer with the least cross-entropy and penalty: the one there is, found to convergence."""
-    features, labels, instances = own_inputs(options, update, device, options.img_sidelengths[-1])
+def solve_head(plan, device, update):
+    """Compute the linear layer with the least penalised cross-entropy, to convergence."""
+    features, labels, instances = own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
     num_classes = update.head.num_classes
-    penalty, why = options.head_reg_weight, "as given"
+    penalty, why = plan.head.head_reg_weight, "as given"
     if penalty is None:
         penalty, why = choose_penalty(features, labels, instances, num_classes)
     else:
-        penalty /= options.class_weight
+        penalty /= plan.weights.classes
     linear = update.head.linear
-    start = (linear.weight, linear.bias) if update.head_checkpoint else None
+    start = (linear.weight, linear.bias) if update.resumed else None
     reduce = distributed.sum_over_processes
     solution = logistic_regression.fit(features, labels, num_classes, penalty, start, reduce=reduce)
     with torch.no_grad():
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)
     last_step = update.start_step + max(1, solution.num_iterations)
-    with start_run(options, device, update, [], last_step - 1, last_step) as run:
+    with start_run(plan, device, update, [], last_step - 1, last_step, shows_bar=False) as run:
         print(
             f"penalty {penalty:.1e} ({why}); {solution.num_iterations} Newton steps, relative gradient "
-            f"{solution.gradient_norm:.1e}{'' if solution.converged else ', which is not converged'}"
+            f"{solution.gradient_norm:.1e}{'' if solution.converged else ', not converged'}"
         )
-        run.after_step(last_step, {"class": torch.tensor(solution.loss)}, {"seg_labels": labels})
+        run.after_step(last_step, {"class": torch.tensor(solution.loss)}, labels.numel())
 
 
 def choose_penalty(features, labels, instances, num_classes):
-    """The penalty that serves held-out objects best, and why, a str. All processes choose by the same rays."""
+    """The penalty that does best on held-out instances, and why, a str. All processes choose by the same rays.
+
+    features: (L, C); labels: (L,) classes; instances: (L,) int64, whom each ray shows
+    """
     share = RAYS_TO_CHOOSE_BY // distributed.world_size()
     if len(labels) > share:
         some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:share].to(labels.device)
         features, labels, instances = features[some], labels[some], instances[some]
-    together = torch.cat([features, instances[:, None].to(features)], dim=1)
-    labels, together = distributed.gather_rows(labels, together)
-    features, instances = together[labels >= 0, :-1], together[labels >= 0, -1].long()
-    labels = labels[labels >= 0]
+    own_labels = labels
+    labels, features = distributed.gather_rows(own_labels, features)
+    _, instances = distributed.gather_rows(own_labels, instances[:, None])
+    is_labelled = labels >= 0  # the others fill up the shares of processes with fewer rays
+    features, labels, instances = features[is_labelled], labels[is_labelled], instances[is_labelled, 0]
     if len(instances.unique()) < 2:
         penalty = min(logistic_regression.PENALTIES, key=lambda x: abs(np.log10(x) + 4))
-        return penalty, "a usual one: there is no second view to hold out"
+        return penalty, "the usual value, since there is no second view to hold out"
     penalty, scores = logistic_regression.choose_penalty(features, labels, instances, num_classes)
     return penalty, f"mIoU {scores[penalty]:.3f} on held-out label maps"
 
 
-# The loop
+# Training
 
 
-def train_head(options, device, update):
-    """Adam on the head, as published for the linear one."""
-    num_processes = distributed.world_size()
-    optimizers = [torch.optim.Adam(update.head.parameters(), lr=options.lr, fused=True)]
-    if update.head_checkpoint is not None:
-        checkpoints.restore_optimizers(update.head_checkpoint, optimizers)
+def train_head(plan, device, update):
+    """Train the head with Adam, as published for the linear one."""
+    schedule = plan.schedule
+    optimizers = [torch.optim.Adam(update.head.parameters(), lr=schedule.lr, fused=True)]
+    if update.resumed is not None:
+        checkpoints.restore_optimizers(update.resumed, optimizers)
 
-    def num_chosen_at(sidelength, batch_size):
-        """Rays, or images, that each process draws in a step."""
-        in_all = batch_size if update.kind.reads == "rgb" else batch_size * (options.rays_per_image or sidelength**2)
-        if in_all % num_processes:
-            raise util.InputError(
-                f"--batch_size_per_img_sidelength: a step of {batch_size} images cannot be dealt evenly to {num_processes} "
-                f"processes; choose a multiple of {num_processes}, or start another number of processes"
-            )
-        return in_all // num_processes
-
-    def batches_of_stage(sidelength, batch_size, first, end):
-        inputs, seg_labels, _ = own_inputs(options, update, device, sidelength)
-        num_chosen = num_chosen_at(sidelength, batch_size)
+    def batches_of_part(sidelength, batch_size, first, end):
+        inputs, seg_labels, _ = own_inputs(plan, update, device, sidelength)
+        num_chosen = num_chosen_at(plan, update.head.reads, sidelength, batch_size)
         for step in range(first, end):
-            chosen = np.random.default_rng((options.seed, step, distributed.rank())).integers(len(inputs), size=num_chosen)
+            chosen = np.random.default_rng((schedule.seed, step, distributed.rank())).integers(len(inputs), size=num_chosen)
             chosen = torch.from_numpy(chosen).to(device)
             yield {"inputs": inputs[chosen], "seg_labels": seg_labels[chosen]}
 
-    for sidelength, batch_size, _, _ in loop.schedule(options):
-        num_chosen_at(sidelength, batch_size)  # what cannot be dealt is refused now, not when its turn comes
-    num_steps = loop.steps_to_go(options, update.start_step)
-    objective = objectives.HeadObjective(update.head, options.class_weight, options.head_reg_weight or 0.0, num_processes)
-    with start_run(options, device, update, optimizers, update.start_step, num_steps) as run:
+    for sidelength, batch_size, _, _ in schedule.parts():
+        num_chosen_at(plan, update.head.reads, sidelength, batch_size)  # a side that comes late is refused now
+    last_step = schedule.last_step(update.start_step)
+    penalty = plan.head.head_reg_weight or 0.0
+    objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty, distributed.world_size())
+    with start_run(plan, device, update, optimizers, update.start_step, last_step) as run:
         loop.fit(
             distributed.wrap(objective),
-            loop.scheduled_batches(options, update.start_step, batches_of_stage),
+            loop.scheduled_batches(schedule, update.start_step, batches_of_part),
             optimizers,
             run,
             update.start_step,
-            loop.warmup_and_decay(num_steps, options.lr_warmup_steps, options.lr_decay_fraction),
-            options.seed,
+            loop.warmup_and_decay(last_step, schedule.lr_warmup_steps, schedule.lr_decay_fraction),
+            schedule.seed,
         )
+
+
+def num_chosen_at(plan, reads, sidelength, batch_size):
+    """Rays, or images, that each process draws in a step; an InputError where the batch cannot be dealt evenly."""
+    rays_per_image = plan.schedule.rays_per_image or sidelength**2
+    in_all, num_processes = batch_size * (1 if reads == "rgb" else rays_per_image), distributed.world_size()
+    if in_all % num_processes:
+        raise util.InputError(
+            f"--batch_size_per_img_sidelength: a step of {batch_size} images cannot be dealt evenly to {num_processes} "
+            f"processes; choose a multiple of {num_processes}, or start another number of processes"
+        )
+    return in_all // num_processes
 
 
 # What a head reads
@@ -178,9 +214,10 @@ def train_head(options, device, update):
 def read_by_head(model, kind, dataset, rows, device):
     """What a kind of head reads, and its labels, on the device.
 
-    Features (L, C) and classes (L,) of all labelled rays of a data set, or of MAX_KEPT_RAYS of them chosen at random;
-    for a head that reads images, rgb (V, R, C) and classes (V, R) of all views. And who each of them shows, (L,) or (V,):
-    the row of the instance in the latent table or, of a single instance, the observation.
+    For a head that reads features: features (L, C) and classes (L,) of all labelled rays, or of MAX_KEPT_RAYS random ones.
+    For a head that reads images: rgb (V, R, C) and classes (V, R) of all views.
+    And what each of them shows, (L,) or (V, R) int64: the row of the instance in the latent table or, where there is a single
+    instance, the observation.
     """
     rows = torch.tensor(rows)
     inputs, seg_labels, shown = [], [], []
@@ -189,30 +226,21 @@ def read_by_head(model, kind, dataset, rows, device):
     max_per_view = MAX_KEPT_RAYS // len(dataset)
     for batch in dataio.ordered_batches(dataset, batch_size=4):
         batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
-        chosen = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
-        inputs.append(renderer.render(model, batch, with_classes=False, keep_features=True)[kind.reads][chosen])
-        seg_labels.append(batch["seg_labels"][chosen])
-        shown.append(batch[shows][:, None].expand_as(batch["seg_labels"])[chosen])
+        is_read = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
+        read = renderer.render(model, batch, with_classes=False, keep_features=True)[kind.reads][is_read]
+        labels = batch["seg_labels"][is_read]
+        shown_here = batch[shows][:, None].expand_as(batch["seg_labels"])[is_read]
         max_here = max_per_view * len(batch["uv"])
-        if kind.reads == "features" and len(inputs[-1]) > max_here:
-            some = torch.randperm(len(inputs[-1]), generator=generator)[:max_here].to(device)
-            inputs[-1], seg_labels[-1], shown[-1] = inputs[-1][some], seg_labels[-1][some], shown[-1][some]
+        if kind.reads == "features" and len(read) > max_here:
+            some = torch.randperm(len(read), generator=generator)[:max_here].to(device)
+            read, labels, shown_here = read[some], labels[some], shown_here[some]
+        inputs.append(read)
+        seg_labels.append(labels)
+        shown.append(shown_here)
     if not any(len(x) for x in inputs):
         raise util.InputError(
-            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose the labelled "
-            f"views and instances with --specific_observation_idcs and --specific_ins"
+            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose "
+            f"other views and "
+            f"instances with --specific_observation_idcs and --specific_ins"
         )
     return torch.cat(inputs), torch.cat(seg_labels), torch.cat(shown)
-
-
-def fitted_srn(options, model, data, device):
-    """The SRN of --validation_path with the rows of its table for data.val; it must be the one that the head reads."""
-    checkpoint = stage_data.named(checkpoints.load(options.validation_path), options, options.val_root)
-    fitted = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()
-    own, other = model.state_dict(), fitted.state_dict()
-    if any(key not in other or not torch.equal(own[key], other[key]) for key in own if key != "latent_codes.weight"):
-        raise util.InputError(
-            f"{checkpoint['path']}: its networks are not those of {options.checkpoint_path}; give codes that were "
-            f"fitted with that SRN as --validation_path"
-        )
-    return fitted, checkpoints.rows_for(fitted, checkpoint, stage_data.names_of(data.val), options.val_root)

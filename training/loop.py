@@ -1,7 +1,4 @@
-"""The one training loop, what surrounds it, and the learning-rate schedule.
-
-Stages differ in what they train and in their loss, so that is what they pass in.
-"""
+"""The training loop that all stages share, the learning-rate schedule, and what surrounds a step."""
 
 import math
 import sys
@@ -13,74 +10,88 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import dataio
-import util
-from training import distributed, summaries
-from training import losses as loss_terms
+from training import distributed, losses, row_adam, watch
 
-SECONDS_PER_REPORT = 0.5  # how often losses are read for the progress bar and tensorboard's scalars
+SECONDS_PER_REPORT = 0.5  # between two readings of the losses for the progress bar and tensorboard's scalars
+SECONDS_PER_LOG_LINE = 30  # of the progress bar where its output is no terminal
 
 
-def fit(losses_of, batches, optimizers, run, start_step=0, learning_rate=None, seed=None):
+def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, seed=None):
     """Train until `batches` ends. Nothing is read back from the device within a step.
 
-    losses_of:     callable, batch -> dict of weighted scalar losses
-    learning_rate: step -> factor on every optimizer's own rate, or None
-    seed:          if given, what a step draws (dropout, start depths) depends on it and the step alone, so that a
-                   resumed run draws what a run-through draws
-    raises         FloatingPointError when the loss is no longer finite; no weight has been moved by such a step
+    objective:   batch -> dict of weighted scalar loss terms
+    rate_factor: step -> factor on every optimizer's own learning rate, or None
+    seed:        if given, the random numbers of a step (dropout, start depths) depend on it and the step alone, so that a
+                 resumed run draws the same ones as an uninterrupted run
+    raises       FloatingPointError when the loss is not finite; no weight has been moved by such a step
     """
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    watch = FiniteWatch()
+    finite = FiniteCheck()
     for step, batch in enumerate(dataio.prefetched(batches), start=start_step + 1):
-        if learning_rate is not None:
-            set_learning_rates(optimizers, base_rates, learning_rate(step))
-        batch = run.to_device(batch)
+        if rate_factor is not None:
+            set_learning_rates(optimizers, base_rates, rate_factor(step))
         if seed is not None:
-            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) + distributed.rank())
-        losses = losses_of(batch)
-        total = sum(losses.values())
-        losses = everywhere(losses)
-        watch.look(step, losses)
+            seed_step(seed, step)
+        batch = run.to_device(batch)
+
+        terms = objective(batch)
+        total = sum(terms.values())
+        terms = summed_over_processes(terms)
+        finite.look(step, terms)
 
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         total.backward()
         for optimizer in optimizers:
-            optimizer.found_inf = watch.not_finite  # where it is 1, an optimizer leaves everything as it is
+            if finite.skip is not None and can_skip(optimizer):
+                optimizer.found_inf = finite.skip
             optimizer.step()
-
-        run.after_step(step, losses, batch)
-    watch.check()
-
-
-def everywhere(losses):
-    """The losses (a dict of ()) summed over all processes, without their graph."""
-    values = torch.stack([loss.detach() for loss in losses.values()])
-    return dict(zip(losses, distributed.sum_over_processes(values)))
+        run.after_step(step, terms, num_rays_of(batch))
+    finite.check()
 
 
-class FiniteWatch:
-    """Sees to it that the loss is finite: at once on a CPU; a GPU is asked now and then, as each question stops it.
+def seed_step(seed, step):
+    """Seed PyTorch's random numbers for one step of this process."""
+    (state,) = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state) + distributed.rank())
 
-    not_finite: () float, 1 where no optimizer is to move anything; None on a CPU
+
+def summed_over_processes(terms):
+    """The loss terms, a dict of (), summed over all processes and without their graph."""
+    values = torch.stack([term.detach() for term in terms.values()])
+    return dict(zip(terms, distributed.sum_over_processes(values)))
+
+
+def num_rays_of(batch):
+    """Rays in a batch of images, or of rays that a head reads; 0 of anything else."""
+    if "uv" in batch:
+        return batch["uv"][..., 0].numel()
+    return batch["seg_labels"].numel() if "seg_labels" in batch else 0
+
+
+class FiniteCheck:
+    """Stops training when the loss is not finite: at once on a CPU. A GPU is asked now and then, since that waits for it.
+
+    skip: () float, 1 from the first such step on: optimizers must leave everything as it is; None on a CPU
     """
 
     STEPS_PER_CHECK = 100
 
     def __init__(self):
-        self.not_finite, self.first = None, None
+        self.skip, self.first = None, None
 
-    def look(self, step, losses):
-        """losses: a dict of (). raises FloatingPointError if their sum is not finite, or was not at a step before"""
-        total = sum(losses.values())
+    def look(self, step, terms):
+        """terms: a dict of (). raises FloatingPointError if their sum is not finite, or was not at an earlier step"""
+        total = sum(terms.values())
         if is_cheap_to_read(total):
             if not torch.isfinite(total):
-                raise FloatingPointError(f"loss is {total} at step {step}: { {k: v.item() for k, v in losses.items()} }")
+                found = {name: term.item() for name, term in terms.items()}
+                raise FloatingPointError(f"loss is {total} at step {step}: {found}")
             return
-        bad = ~torch.isfinite(total)
-        before = torch.zeros_like(bad, dtype=torch.long) if self.first is None else self.first
-        self.first = torch.where((before == 0) & bad, step, before)
-        self.not_finite = (self.first > 0).float()
+        is_bad = ~torch.isfinite(total)
+        before = torch.zeros_like(is_bad, dtype=torch.long) if self.first is None else self.first
+        self.first = torch.where((before == 0) & is_bad, step, before)
+        self.skip = (self.first > 0).float()
         if step % self.STEPS_PER_CHECK == 0:
             self.check()
 
@@ -90,8 +101,13 @@ class FiniteWatch:
 
 
 def is_cheap_to_read(tensor):
-    """Whether nothing has to be waited for to read a tensor."""
+    """Whether reading the tensor does not wait for a device."""
     return tensor.device.type == "cpu"
+
+
+def can_skip(optimizer):
+    """Whether an optimizer leaves everything as it is where its attribute `found_inf` is 1."""
+    return isinstance(optimizer, row_adam.RowAdam) or bool(optimizer.defaults.get("fused"))
 
 
 def set_learning_rates(optimizers, base_rates, factor):
@@ -112,43 +128,30 @@ def warmup_and_decay(num_steps, warmup_steps=0, decay_fraction=0.0):
     return factor
 
 
-def schedule(options):
-    """The multi-resolution schedule: (sidelength, batch size, first step, end step) per image side."""
-    ends = np.cumsum(options.max_steps_per_img_sidelength).tolist()
-    return list(zip(options.img_sidelengths, options.batch_size_per_img_sidelength, [0, *ends], ends))
+def scheduled_batches(schedule, start_step, batches_of_part):
+    """Chain the batches of all image sides after start_step; the data of a side are opened when its turn comes.
 
-
-def steps_to_go(options, start_step):
-    """The last step of the schedule; an InputError where it has been done."""
-    num_steps = schedule(options)[-1][-1]
-    if start_step >= num_steps:
-        raise util.InputError(
-            f"nothing left to train: step {start_step} of {num_steps} in --max_steps_per_img_sidelength; --start_step 0 "
-            f"counts anew"
-        )
-    return num_steps
-
-
-def scheduled_batches(options, start_step, batches_of_stage):
-    """Chain the batches of all sides that lie after start_step; a side's data are opened when its turn comes."""
-    for sidelength, batch_size, first, end in schedule(options):
+    batches_of_part: (sidelength, batch size, first step, end step) -> iterable of batches
+    """
+    for sidelength, batch_size, first, end in schedule.parts():
         if end > start_step:
-            yield from batches_of_stage(sidelength, batch_size, max(first, start_step), end)
+            yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
 
 
 class Run:
-    """A run while it goes on: its folder, device, progress bar, tensorboard scalars, and what happens at intervals.
+    """A run in progress: its folder, device, progress bar, tensorboard scalars, and what happens at intervals.
 
-    Of several processes the main one alone shows and does things; the others only take part in what all have to.
+    Of several processes rank 0 alone shows and writes; the others only take part in what all have to do.
 
-    folder:   where `events/` go
-    num_steps, start_step: the last step, and the number of steps already done
-    image_weight: that of the loss term "distortion", from which PSNR is told
-    module:   what is trained; its batch norms agree with those of other processes before anything looks at them
-    every:    list of (interval in steps, function of the step), to be filled; all are called at the last step too
+    folder:       where `events/` is made
+    num_steps:    the last step; start_step: the number of steps already done
+    image_weight: weight of the loss term "distortion", from which PSNR is computed
+    module:       what is trained; its batch norms are averaged over processes before anything looks at them
+    every:        list of (interval in steps, function of the step), to be filled; all are called at the last step too
+    shows_bar:    whether there is a progress bar
     """
 
-    def __init__(self, folder, device, num_steps, start_step=0, description="train", image_weight=0.0, module=None):
+    def __init__(self, folder, device, num_steps, start_step=0, image_weight=0.0, module=None, shows_bar=True):
         self.device, self.module = device, module
         self.image_weight = image_weight
         self.num_steps = num_steps
@@ -161,11 +164,11 @@ class Run:
         self.bar = tqdm(
             total=num_steps,
             initial=start_step,
-            desc=description,
+            desc=folder.name,
             unit="step",
             dynamic_ncols=True,
-            disable=not self.is_main,
-            mininterval=SECONDS_PER_REPORT if sys.stderr.isatty() else 30,
+            disable=not (self.is_main and shows_bar),
+            mininterval=SECONDS_PER_REPORT if sys.stderr.isatty() else SECONDS_PER_LOG_LINE,
         )
         self.reported_at, self.rays_since = time.perf_counter(), 0
 
@@ -180,13 +183,17 @@ class Run:
     def to_device(self, batch):
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def after_step(self, step, losses, batch):
-        """Bookkeeping of a step that is done; reads losses back from the device only now and then."""
+    def end_at(self, step):
+        """Let the run end at this step, before the last one that was planned."""
+        self.num_steps = self.bar.total = step
+
+    def after_step(self, step, terms, num_rays):
+        """Bookkeeping after a step. terms: loss terms, a dict of (), read from the device only now and then."""
         self.bar.update()
-        self.rays_since += batch["uv"][..., 0].numel() if "uv" in batch else batch["seg_labels"].numel()
+        self.rays_since += num_rays
         seconds = time.perf_counter() - self.reported_at
         if self.is_main and (seconds > SECONDS_PER_REPORT or step == self.num_steps):
-            self.report(step, losses, self.rays_since * distributed.world_size() / seconds)
+            self.report(step, terms, self.rays_since * distributed.world_size() / seconds)
             self.reported_at, self.rays_since = time.perf_counter(), 0
         due = [function for interval, function in self.every if step % interval == 0 or step == self.num_steps]
         if due and self.module is not None:
@@ -194,10 +201,10 @@ class Run:
         for function in due if self.is_main else ():
             function(step)
 
-    def report(self, step, losses, rays_per_second):
-        scalars = dict(zip(losses, torch.stack(list(losses.values())).tolist()))  # the device is read once
-        summaries.write_losses(self.writer, scalars, step)
-        self.shown |= {"loss": f"{sum(scalars.values()):.3f}", "rays/s": f"{rays_per_second:,.0f}"}
-        if scalars.get("distortion") and self.image_weight:
-            self.shown["psnr"] = f"{loss_terms.psnr_of(scalars['distortion'] / self.image_weight):.2f}"
+    def report(self, step, terms, rays_per_second):
+        values = dict(zip(terms, torch.stack(list(terms.values())).tolist()))  # one read from the device
+        watch.write_losses(self.writer, values, step)
+        self.shown |= {"loss": f"{sum(values.values()):.3f}", "rays/s": f"{rays_per_second:,.0f}"}
+        if values.get("distortion") and self.image_weight:
+            self.shown["psnr"] = f"{losses.psnr_of(values['distortion'] / self.image_weight):.2f}"
         self.bar.set_postfix(self.shown, refresh=False)

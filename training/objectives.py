@@ -19,9 +19,9 @@ KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
 
 
 def rays_at_once(options, device):
-    """--rays_per_block and --kept_rays, or what suits the device where they are None."""
+    """options.rays_per_block and options.kept_rays; where one is None, the default of the device."""
     given = (options.rays_per_block, RAYS_PER_BLOCK), (options.kept_rays, KEPT_RAYS)
-    return [suited[device.type] if rays is None else rays for rays, suited in given]
+    return [default[device.type] if rays is None else rays for rays, default in given]
 
 
 class Weights(NamedTuple):

@@ -5,7 +5,7 @@ import scenes
 from benches import stay_in_process, tables_in
 
 from bench import fitting
-from training import run_folder
+from training import watch as watching
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def arguments(ball_split, semantic_run):
 
 
 def test_it_prints_both_ways_and_writes_the_same_as_json(bench, arguments, tmp_path, capsys):
-    watch = run_folder.watch
+    watch = watching.attach
     bench.main([*arguments, "--budget", "1", "--reference", "--json", str(tmp_path / "figures.json")])
     levels, ends = tables_in(capsys.readouterr().out)
-    assert run_folder.watch is watch
+    assert watching.attach is watch
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert ends["mode"] == ["fast", "reference"] and figures["objects"] == 2
     for row, way in zip(figures["ends"], figures["ways"].values()):

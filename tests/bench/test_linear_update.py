@@ -49,19 +49,19 @@ def test_all_steps_are_measured_where_that_is_asked_for(arguments, capsys):
 
 
 def test_kept_features_give_the_layer_of_features_computed_anew(arguments):
-    _, options = linear_update.read_options(arguments)
-    update = head_update.open_update(options, "cpu")
-    kept = linear_update.keep_all(options, update, "cpu")
+    _, plan = linear_update.read_options(arguments)
+    update = head_update.open_update(plan, "cpu")
+    kept = linear_update.keep_all(plan, update, "cpu")
     assert len(kept) == 8 and kept[0][0].shape == (256, 16)
-    heads = [linear_update.published(options, update, "cpu", 6, features) for features in (None, kept)]
+    heads = [linear_update.published(plan, update, "cpu", 6, features) for features in (None, kept)]
     assert torch.allclose(heads[0].linear.weight, heads[1].linear.weight, atol=1e-4)
 
 
 def test_features_that_do_not_fit_into_memory_are_not_kept(arguments, monkeypatch):
-    _, options = linear_update.read_options(arguments)
-    update = head_update.open_update(options, "cpu")
+    _, plan = linear_update.read_options(arguments)
+    update = head_update.open_update(plan, "cpu")
     monkeypatch.setattr(measuring, "free_memory", lambda device: 1000)
-    assert linear_update.keep_all(options, update, "cpu") is None
+    assert linear_update.keep_all(plan, update, "cpu") is None
 
 
 def test_what_cannot_work_is_refused(refuses, monkeypatch, tmp_path):

@@ -92,7 +92,7 @@ def test_a_solution_can_be_trained_on_by_adam(ball_split, vanilla_run, tmp_path,
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (dict(model_type="mlp", update_solver="newton"), "--update_solver newton solves for linear heads"),
+        (dict(model_type="mlp", update_solver="newton"), "--update_solver newton computes linear heads"),
         (dict(overwrite_embeddings=True, update_solver="adam", class_weight=0), "--update_solver is for stage 2"),
     ],
 )

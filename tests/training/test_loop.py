@@ -24,8 +24,8 @@ class PlainRun:
     def to_device(self, batch):
         return batch
 
-    def after_step(self, step, losses, batch):
-        self.seen.append((step, sum(losses.values()).item()))
+    def after_step(self, step, terms, num_rays):
+        self.seen.append((step, sum(terms.values()).item()))
 
 
 def fit_a_line(num_steps, optimizer_of=torch.optim.Adam, lr=0.05, **options):
@@ -88,7 +88,7 @@ def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_told(monke
     scales = [1.0, 1.0, math.nan] + [1.0] * (end - 3)
     with pytest.raises(FloatingPointError, match="not finite at step 3; nothing was trained since"):
         loop.fit(losses_of, [{"scale": scale} for scale in scales], optimizers, run)
-    assert len(run.seen) == min(end, loop.FiniteWatch.STEPS_PER_CHECK - 1)
+    assert len(run.seen) == min(end, loop.FiniteCheck.STEPS_PER_CHECK - 1)
     before, after = seen[2], (weight.detach(), table.weight.detach())
     assert all(torch.equal(*pair) for pair in zip(before, after)) and not torch.equal(before[0], seen[0][0])
 
@@ -102,9 +102,11 @@ def test_a_step_does_not_wait_for_the_gpu(ball_split):
     optimizers = [row_adam.RowAdam([model.latent_codes.weight]), torch.optim.Adam(model.networks(), fused=True)]
     run = PlainRun()
     run.to_device = lambda batch: {name: tensor.to("cuda", non_blocking=True) for name, tensor in batch.items()}
-    run.after_step = lambda *_: torch.cuda.set_sync_debug_mode("error")  # from the second step on
+    num_steps = 5
+    modes = {num_steps: "default"}  # from the second step on nothing may wait; at the end the loss is checked
+    run.after_step = lambda step, *_: torch.cuda.set_sync_debug_mode(modes.get(step, "error"))
     try:
-        loop.fit(objective, dataio.training_batches(dataset, 2, 0, 5), optimizers, run)
+        loop.fit(objective, dataio.training_batches(dataset, 2, 0, num_steps), optimizers, run)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -152,7 +154,7 @@ def test_the_learning_rate_factor_is_of_every_optimizers_own_rate():
         [{}] * 3,
         optimizers,
         PlainRun(),
-        learning_rate=lambda step: {1: 0.5, 2: 1.0, 3: 0.0}[step],
+        rate_factor=lambda step: {1: 0.5, 2: 1.0, 3: 0.0}[step],
     )
     assert [weight.item() for weight in weights] == [-1.5, -15]
 
@@ -185,14 +187,14 @@ def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
     with loop.Run(tmp_path, torch.device("cpu"), num_steps=7) as run:
         run.every += [(3, lambda step: called.append(("three", step))), (100, lambda step: called.append(("end", step)))]
         for step in range(1, 8):
-            run.after_step(step, {"x": torch.tensor(1.0)}, {"seg_labels": torch.zeros(2)})
+            run.after_step(step, {"x": torch.tensor(1.0)}, num_rays=2)
     assert called == [("three", 3), ("three", 6), ("three", 7), ("end", 7)]
 
 
 def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
     with loop.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
         for step in (1, 2):
-            run.after_step(step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, {"seg_labels": torch.zeros(2)})
+            run.after_step(step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, num_rays=2)
     scalars = event_scalars(tmp_path)
     assert (scalars["scaled_a_loss"][2], scalars["scaled_b_loss"][2], scalars["total_loss"][2]) == (1.5, 2, 3.5)
 

@@ -17,7 +17,7 @@ import dataio
 import interpolate
 import test
 import train
-from training import loop, stages
+from training import loop, pretraining
 
 SCHEDULE = dict(max_steps_per_img_sidelength=5, batch_size_per_img_sidelength=4, lr=1e-2, steps_til_ckpt=2)
 RAYS = SCHEDULE | dict(class_weight=0, rays_per_image=40, rays_per_block=0)
@@ -118,14 +118,14 @@ def with_a_fixed_unet(patch):
     It has weights with next to no gradient, which Adam would move by a full step all the same, whichever way.
     """
     patch.setattr(torch.optim, "Adam", functools.partial(torch.optim.Adam, eps=1e-3))
-    original = stages.srn_objective
+    original = pretraining.srn_objective
 
     def srn_objective(options, device, model, *args):
         objective = original(options, device, model, *args)
         model.class_generator.eval()
         return objective
 
-    patch.setattr(stages, "srn_objective", srn_objective)
+    patch.setattr(pretraining, "srn_objective", srn_objective)
 
 
 @pytest.mark.parametrize("rays_per_block", [0, 100])
@@ -233,7 +233,7 @@ def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path)
             dict(img_sidelengths="8,16", max_steps_per_img_sidelength="1,1", batch_size_per_img_sidelength="2,3"),
             "3 images cannot be dealt evenly to 2 processes",
         ),
-        (dict(data_shards=3), "--data_shards 3: cannot be dealt evenly to 2 processes"),
+        (dict(data_shards=3), "--data_shards 3: expected a multiple of the number of processes"),
         (dict(fit_single_srn=True, specific_ins="ball_a"), "of 2 processes, 1 would have instances to train on"),
     ],
     ids=["batch", "a later batch", "shards", "one instance"],
@@ -277,7 +277,7 @@ def test_torchrun_trains(ball_split, tmp_path):
     in_one(split, tmp_path, "run", **options)
     done = torchrun(scenes.train_options(split, tmp_path, "run", **options), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("note: no --obj_name") == 1 and "Warning" not in done.stderr
+    assert done.stdout.count("note: without --obj_name") == 1 and "Warning" not in done.stderr
     assert done.stdout.count("note: the earlier run") == 1
     assert sorted(path.name for path in tmp_path.glob("run*")) == ["run", "run.1"]
     for run in (tmp_path / "run", tmp_path / "run.1"):
