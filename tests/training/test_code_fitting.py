@@ -90,6 +90,19 @@ def test_a_fit_goes_on_where_it_stopped(test_split, vanilla_run, tmp_path, num_s
     assert checkpoints.load(tmp_path / "parts")["step"] == 30
 
 
+def test_fits_that_an_earlier_version_kept_as_an_optimizer_go_on(test_split, vanilla_run, tmp_path):
+    train.main(arguments(test_split, vanilla_run, tmp_path, "through"))
+    train.main(arguments(test_split, vanilla_run, tmp_path, "parts", max_steps_per_img_sidelength=13))
+    contents = checkpoints.load(tmp_path / "parts")
+    state = {"state": {0: contents.pop("code_fits")}, "param_groups": [{"num_starts": 4}]}
+    checkpoints.save(
+        tmp_path / "old.pth", {name: x for name, x in contents.items() if name != "path"} | {"optimizer_0": state}
+    )
+    again = dict(checkpoint_path=tmp_path / "old.pth", overwrite_embeddings=None, freeze_networks=True)
+    train.main(arguments(test_split, vanilla_run, tmp_path, "again", **again))
+    assert torch.equal(codes_of(tmp_path / "through"), codes_of(tmp_path / "again"))
+
+
 def test_fits_that_are_done_end_the_run(refused, test_split, vanilla_run, tmp_path, capsys):
     """Where nothing moves there is no progress: four falls of the rate, after three checks of ten steps each."""
     train.main(arguments(test_split, vanilla_run, tmp_path, code_step=0, max_steps_per_img_sidelength=1000))

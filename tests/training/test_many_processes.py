@@ -218,7 +218,7 @@ def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path)
     two = in_two(split, tmp_path, "two", **options)
     codes, expected = (checkpoints.load(folder)["model"]["latent_codes.weight"] for folder in (two, one))
     assert torch.allclose(codes, expected, atol=1e-3) and not torch.allclose(codes[0], codes[1], atol=1e-3)
-    fits, expected = (checkpoints.load(folder)["optimizer_0"]["state"][0] for folder in (two, one))
+    fits, expected = (checkpoints.load(folder)["code_fits"] for folder in (two, one))
     assert fits.keys() == expected.keys() and torch.equal(fits["is_active"], expected["is_active"])
 
 
