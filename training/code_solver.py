@@ -1,9 +1,9 @@
-"""Stage 3 as a solver of its own: the codes of all instances at once, each by itself, from several starts.
+"""The fast solver of stage 3: the codes of all instances at once, each by itself, from several starts.
 
-A code's loss is the mean over rays of its own instance. Every start moves by an Adam of its own, whose rate is told in
-units of the spread of the trained codes, falls when the loss on fixed rays of the input makes no more progress, and at last
-ends the fit of that start. Nothing that an instance does depends on which others there are, but for rounding, so that
-several processes share the instances out and need not communicate.
+The loss of a code is the mean over rays of its own instance. Every start has an Adam of its own. Its learning rate is in
+units of the spread of the trained codes and falls when the loss on fixed rays of the input no longer improves; below a
+limit the fit of that start ends. The fit of an instance does not depend on the other instances, except for rounding, so
+several processes divide the instances among them without communicating.
 """
 
 import numpy as np
@@ -17,23 +17,23 @@ from rendering import blocks
 from rendering.precision import autocast, to_float32
 from training import distributed, losses
 
-LEARNING_RATE = 0.15  # of the spread of the trained codes, per step
-RAYS_PER_STEP, LEAST_RAYS = 128, 32  # of an instance, shared among its starts; of a start
+LEARNING_RATE = 0.15  # per step, in units of the spread of the trained codes
+RAYS_PER_STEP, LEAST_RAYS = 128, 32  # per instance, divided among its starts; per start at least
 WARMUP_STEPS = 5
 BETAS, EPS = (0.9, 0.99), 1e-8
 STEPS_PER_CHECK = 10
-CHECKED_RAYS = 512  # of each instance: on them its starts are compared, and progress is told
-PROGRESS = 0.01  # the share of its loss that a start loses from one check to a later one, if it makes progress
-PATIENCE = 3  # checks without progress until the rate falls
-FALL, LAST_RATE = 0.3, 0.02  # of the rate each time; the share of the first rate below which a start is done
-STEPS_PER_HALVING = 10  # of the starts of an instance, until one is left
-RANKED_RAYS, MAX_RANKED = 64, 512  # of each instance, and trained codes: those that render the input best are starts
+CHECKED_RAYS = 512  # per instance, on which its starts are compared and progress is measured
+PROGRESS = 0.01  # share of the loss by which a start must improve between checks
+PATIENCE = 3  # checks without progress before the rate falls
+FALL, LAST_RATE = 0.3, 0.02  # factor on the rate each time; share of the first rate below which a start has converged
+STEPS_PER_HALVING = 10  # between halvings of the number of starts of an instance
+RANKED_RAYS, MAX_RANKED = 64, 512  # rays per instance, and trained codes, that are compared to find starts
 
 
 class RayLoss:
-    """What a code costs: codes and pixels of B instances -> a dict of (B,) weighted terms. See objectives.SRNObjective.
+    """The loss of codes: weighted terms (B,) of B codes and their instances' pixels. See objectives.SRNObjective.
 
-    model, head: srns.SRN and a head that reads features, or None; both frozen
+    model: srns.SRN, frozen; head: frozen head that reads features, or None
     """
 
     def __init__(self, model, weights, head=None, precision="float32"):
@@ -41,9 +41,10 @@ class RayLoss:
         self.precision = precision
 
     def terms(self, z, drawn, scene=None):
-        """z (B, D) and observed_rays.Drawn of B x R pixels; or of 1 x R pixels that all codes are compared with.
+        """The terms, a dict of (B,), of codes z (B, D).
 
-        scene: of the codes, see srns.SRN.scene, where it is known
+        drawn: observed_rays.Drawn of B x R pixels, or of 1 x R pixels that all codes are compared with
+        scene: srns.SRN.scene of the codes, where it is known already
         """
         rays = geometry.Rays(*(x.expand(len(z), -1, -1) for x in drawn.rays))
         scene = scene or self.model.scene({"z": z})
@@ -64,22 +65,23 @@ class RayLoss:
         return terms
 
     def total(self, z, drawn, scene=None):
-        """(B,) what the codes cost in all."""
+        """(B,) sum of the terms."""
         return sum(self.terms(z, drawn, scene).values())
 
 
 class CodeFits:
-    """The fits of N instances from K starts each, of which M are still going on.
+    """The fits of N instances from K starts each, of which M are active.
 
-    loss, observed: RayLoss; observed_rays.ObservedRays of the N instances
+    loss:       RayLoss
+    observed:   observed_rays.ObservedRays of the N instances
     starts:     (N, K, D) codes
     spread:     of the trained codes, a float
-    instances:  indices of those that are fitted here (default: all)
-    num_rays:   of an instance in each step, shared among its starts
-    foreground_fraction: of the rays that a code's loss is the mean over
-    rays_per_block: how many rays are in flight at once
+    instances:  indices of the instances that are fitted in this process (default: all)
+    num_rays:   per instance and step, divided among its starts
+    foreground_fraction: share of the rays drawn from the foreground
+    rays_per_block: rays whose activations are held at once
 
-    `state` holds a row for each of N * K starts: what is needed to go on, exactly.
+    `state` has a row for each of N * K starts and is all that a resumed fit needs to give the same numbers.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class CodeFits:
             "exp_avg": torch.zeros_like(codes),
             "exp_avg_sq": torch.zeros_like(codes),
             "step": numbers.clone(),
-            "rate": numbers + spread,  # a factor on the learning rate
+            "rate": numbers + spread,  # factor on the learning rate
             "spread": numbers + spread,
             "idle": numbers.clone(),  # checks without progress
             "best_loss": numbers + torch.inf,
@@ -127,18 +129,18 @@ class CodeFits:
         self.instances = self.rows // self.num_starts  # (M,) which each start belongs to
 
     def by_blocks(self, function, num_rays):
-        """What the function gives for starts, (m,) of `rows` and (m,) instances at a time: a list."""
+        """[function((m,) of `rows`, (m,) of `instances`)] over blocks of active starts."""
         at_once = max(1, blocks.size(len(self.rows) * num_rays, self.rays_per_block, self.rows.device) // num_rays)
         pieces = list(zip(self.rows.split(at_once), self.instances.split(at_once)))
         return blocks.map_dealt(lambda piece: function(*piece), pieces, self.rows.device)
 
     def rays_at(self, step):
-        """How many rays each start is given in a step, while others of its instance are still there."""
+        """Rays per start in a step: the more starts of an instance have been dropped, the more for each."""
         num_left = -(-self.num_starts // 2 ** ((step - 1) // STEPS_PER_HALVING))
         return max(min(LEAST_RAYS, self.num_rays), self.num_rays // num_left)
 
     def begin(self):
-        """See what the starts cost. raises FloatingPointError where that is no number"""
+        """Compute the loss of the starts. raises FloatingPointError where it is not finite"""
         with torch.no_grad():
             cost = self.cost_of_active()
         self.state["best_loss"][self.rows] = cost
@@ -146,7 +148,7 @@ class CodeFits:
             raise FloatingPointError(f"loss is {cost[~cost.isfinite()][0].item()} before the first step")
 
     def step(self, step):
-        """Move every start that goes on. returns the mean over them of each term, a dict of ()"""
+        """Move every active start by one step. returns the mean of each loss term over them, a dict of ()"""
         num_rays = self.rays_at(step)
 
         def gradient_and_terms(rows, instances):
@@ -164,7 +166,7 @@ class CodeFits:
         return terms
 
     def move(self, gradient):
-        """One step of Adam, (M, D). Where the gradient is not finite, nothing moves; the loss tells at the next check."""
+        """A step of Adam along gradients (M, D); a start whose gradient is not finite stays where it is."""
         state, rows, (beta1, beta2) = self.state, self.rows, BETAS
         gradient = torch.where(gradient.isfinite().all(dim=1, keepdim=True), gradient, 0)
         state["step"][rows] += 1
@@ -177,7 +179,7 @@ class CodeFits:
 
     @torch.no_grad()
     def keep_best(self):
-        """Keep the codes that cost less than before. returns (M,) what they cost now, and the least before"""
+        """Keep codes whose loss is less than before. returns (M,) the loss now, and the least loss before"""
         state, rows = self.state, self.rows
         cost, best = self.cost_of_active(), state["best_loss"][rows]
         is_better = cost < best
@@ -187,7 +189,7 @@ class CodeFits:
         return cost, best
 
     def check(self):
-        """Keep the best codes, lower the rates, and let starts end: those done, and the worse ones of an instance."""
+        """Keep the best codes, lower the rates, end the starts that have converged and drop the worse ones of an instance."""
         cost, best = self.keep_best()
         state, rows = self.state, self.rows
         idle = torch.where(cost < (1 - PROGRESS) * best, 0, state["idle"][rows] + 1)
@@ -203,7 +205,7 @@ class CodeFits:
         self.find_active()
 
     def cost_of_active(self):
-        """(M,) what the starts that go on cost, each time on the same rays."""
+        """(M,) loss of the active starts, always on the same rays."""
 
         def cost(rows, instances):
             drawn = self.observed.draw(instances, 0, CHECKED_RAYS, self.foreground_fraction)
@@ -212,7 +214,7 @@ class CodeFits:
         return torch.cat(self.by_blocks(cost, CHECKED_RAYS))
 
     def best(self):
-        """(N, D) the best code of every instance by the loss at checks, and (N,) whether its fit is done."""
+        """(N, D) the code of every instance with the least loss at a check, and (N,) whether its fit has converged."""
         start = self.state["best_loss"].view(self.num_instances, -1).argmin(dim=1)
         start += self.num_starts * torch.arange(self.num_instances, device=start.device)
         is_done = ~self.state["is_active"].view(self.num_instances, -1).any(dim=1)
@@ -220,10 +222,10 @@ class CodeFits:
 
     @torch.no_grad()
     def summary(self, num_rays=4096):
-        """How it stands with the best codes of all processes, on rays spread evenly over the input.
+        """Losses of the best codes of all processes, on rays spread evenly over the input.
 
         returns the mean of each loss term over the instances, a dict of (); their mean PSNR in dB, None where no image is
-        observed; and how many fits are done
+        observed; and the number of fits that have converged
         """
         own = torch.nonzero(self.is_own).squeeze(1)
         codes, is_done = self.best()
@@ -239,7 +241,7 @@ class CodeFits:
         return means, None if psnr is None else psnr.item(), num_done
 
     def share(self):
-        """Bring together what the processes have found, each for its own instances."""
+        """Give every process the state of all instances, each of which one process has fitted."""
         if distributed.world_size() == 1:
             return
         is_own = self.is_own.repeat_interleave(self.num_starts)
@@ -261,11 +263,12 @@ class CodeFits:
 
 @torch.no_grad()
 def find_starts(loss, observed, trained, first, num_starts, instances, rays_per_block=2**11):
-    """K starts of every instance: the one given, and the K - 1 trained codes that render its input best.
+    """K starts for every instance: its `first`, and the K - 1 trained codes that render its input best.
 
-    trained: (T, D), of which at most MAX_RANKED are looked at
-    first:   (N, D)
-    returns  (N, min(K, T + 1), D); instances other than the given ones get copies of their first
+    trained:   (T, D), of which at most MAX_RANKED are compared, spread evenly
+    first:     (N, D)
+    instances: indices of the instances whose input is compared; the others get copies of their first
+    returns    (N, min(K, T + 1), D)
     """
     some = torch.linspace(0, len(trained) - 1, min(len(trained), MAX_RANKED)).round().long()
     candidates = trained[some.to(trained.device)]
@@ -284,11 +287,11 @@ def find_starts(loss, observed, trained, first, num_starts, instances, rays_per_
 
 
 def spread_of(trained):
-    """How far trained codes (T, D) are from their mean: a float, the root mean square of a coordinate."""
+    """Spread of trained codes (T, D): root mean square distance from their mean per coordinate, a float."""
     return max((trained - trained.mean(dim=0)).square().mean().sqrt().item(), srns.CODE_STD)
 
 
 def normal_codes(names, latent_dim, seed):
-    """The published start, codes (N, D) near 0; each depends on the seed and its own instance's name alone."""
+    """Codes (N, D) near 0, the published start; each depends on the seed and its instance's name alone."""
     draws = [np.random.default_rng([seed, *name.encode()]).normal(size=latent_dim) for name in names]
     return srns.CODE_STD * torch.tensor(np.stack(draws), dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""Several processes that train together, each with instances of its own. In a single process nothing here does anything.
+"""Training in several processes, each with its own instances. In a single process these functions do nothing.
 
-torchrun starts the processes and tells each its place in environment variables; when one of them fails, torchrun ends the
-others. Every function below that communicates must be called by all processes, in the same order.
+torchrun starts the processes, sets environment variables in each, and ends all of them when one fails. Every function below
+that communicates must be called by all processes in the same order.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 import util
 
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = datetime.timedelta(minutes=30)  # of processes that wait, as while the main one validates or writes pictures
+PATIENCE = datetime.timedelta(minutes=30)  # how long processes wait, for example while rank 0 validates
 
 
 # Starting and stopping
 
 
 def start(device_name):
-    """Join the other processes, if there are any. returns the torch.device of this one.
+    """Join the other processes, if there are any. returns the torch.device of this process.
 
-    device_name: as for util.pick_device; of several processes, each takes the CUDA device of its local rank, or the CPU
+    device_name: as for util.pick_device; each of several processes uses the CUDA device of its local rank, or the CPU
     """
     device = util.pick_device(device_name)
     if not util.launched_by_torchrun():
@@ -39,7 +39,7 @@ def start(device_name):
         )
     if device.index is not None:
         raise util.InputError(
-            f"--device {device_name}: each of the {os.environ['WORLD_SIZE']} processes takes a device of its own; give "
+            f"--device {device_name}: each of the {os.environ['WORLD_SIZE']} processes uses its own device; give "
             f"--device {device.type}"
         )
     if device.type == "cuda":
@@ -51,13 +51,13 @@ def start(device_name):
             )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # with gloo at its side, tensors on the CPU can be summed too
+    # gloo sums tensors on the CPU, such as the one of `barrier`
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device
 
 
 def stop():
-    """Leave, when all have come here. For a good end only: nobody should wait for a process that has failed."""
+    """Wait for all processes, then leave. Not after an error: no process should wait for one that has failed."""
     if dist.is_initialized():
         barrier()
         dist.destroy_process_group()
@@ -65,16 +65,16 @@ def stop():
 
 @contextlib.contextmanager
 def running(device_name):
-    """`start`, yielding the device, and `stop` at a good end; an exception ends the process, and torchrun the others."""
+    """Yields the device of `start`; calls `stop` unless there is an exception, after which torchrun ends the others."""
     yield start(device_name)
     stop()
 
 
 @contextlib.contextmanager
 def quiet_unless_main():
-    """What is printed in the block is seen once, whether before or after `start`, and so is what all processes fail at.
+    """In the block only rank 0 prints, and only rank 0 reports an error that all processes have.
 
-    stderr stays as it is: what one process alone has to complain about is seen, a little later.
+    An error of another process alone is reported too, after a delay in which torchrun would have ended it.
     """
     if util.is_first_process():
         yield
@@ -87,7 +87,7 @@ def quiet_unless_main():
             raise
 
 
-# Who and how many
+# Ranks
 
 
 def rank():
@@ -106,23 +106,23 @@ def is_main():
 
 
 def barrier():
-    """Wait until every process is here: the host waits, not the CUDA device alone."""
+    """Wait until every process is here. The host waits, not only the CUDA device."""
     sum_over_processes(torch.zeros(1))
 
 
 def sum_over_processes(tensor):
-    """Adds up a tensor over the processes, in place. (...) -> (...), of the same shape everywhere."""
+    """Sum a tensor over the processes, in place. (...) -> (...), the same shape in all processes."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather_rows(rows, values, limit=None):
-    """What every process has to say about rows of a table, one process after the other.
+    """Rows and values of all processes, in the order of their ranks.
 
-    rows:    (R,) int64, values (R, D), on one device; R may differ between processes
-    limit:   L, at least every process's R, and the same in all. None: the largest R, for which the host has to wait
-    returns  (P * L,) int64 and (P * L, D) for P processes; where one has fewer than L rows, -1 and zeros
+    rows:   (R,) int64 and values (R, D) on one device; R may differ between processes
+    limit:  L >= R, the same in all processes. None: the largest R, which makes the host wait
+    returns (P * L,) int64 and (P * L, D) for P processes, filled up with -1 and zeros where a process has fewer rows
     """
     if world_size() == 1:
         return rows, values
@@ -134,7 +134,7 @@ def gather_rows(rows, values, limit=None):
             return rows, values
     missing = limit - len(rows)
     if missing < 0:
-        raise ValueError(f"{len(rows)} rows, but at most {limit} were announced")
+        raise ValueError(f"{len(rows)} rows, expected at most {limit}")
     return _concatenated(F.pad(rows, (0, missing), value=-1)), _concatenated(F.pad(values, (0, 0, 0, missing)))
 
 
@@ -149,18 +149,18 @@ def _concatenated(tensor):
 
 
 def wrap(module, ignored_parameters=(), **options):
-    """The module such that its gradients are summed over the processes while they are computed.
+    """The module with its gradients summed over the processes in the backward pass.
 
-    Summed, not averaged: each process divides its loss by the count of the whole batch, so that a gradient on its way
-    through the module is what it is in a single process, and so is what clamps it.
+    They are summed, not averaged: each process divides its loss by the count of the whole batch, so that gradients inside
+    the module, and the clamping of them, are those of a single process.
 
-    ignored_parameters: those whose gradients stay as they are, such as the latent codes, which row_adam gathers
+    ignored_parameters: their gradients are not summed; those of latent codes are gathered by row_adam
     options: of DistributedDataParallel, such as find_unused_parameters
 
-    All start with the main process's values, those of ignored parameters too. Call what is returned, in training, and
-    the module itself for everything else. A single process, or a module of which nothing learns, is returned as it is.
+    All processes start with the values of rank 0. Call the result to train, and the module itself for everything else. In a
+    single process, or where nothing learns, the module is returned unchanged.
 
-    Each process normalises its own images in batch norm, and keeps its own running statistics; see `average_statistics`.
+    Batch norm uses the images of each process, and its running statistics differ; see `average_statistics`.
     """
     if world_size() == 1:
         return module
@@ -172,7 +172,7 @@ def wrap(module, ignored_parameters=(), **options):
         return module
     names = [name for name, parameter in module.named_parameters() if id(parameter) in ignored]
     names += [name for name, _ in module.named_buffers()]
-    # DistributedDataParallel knows a tensor by "submodule.name", and one of the outermost module also by ".name"
+    # DistributedDataParallel names a tensor "submodule.name", and one of the outermost module ".name" as well
     names += [f".{name}" for name in names if "." not in name]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
     wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
@@ -187,9 +187,9 @@ def _sum_gradients(_state, bucket):
 
 @torch.no_grad()
 def average_statistics(module):
-    """Running means and variances of batch norm, averaged over the processes; to be called before eval mode or saving.
+    """Average the running means and variances of batch norm over the processes, before eval mode or saving.
 
-    They are moving averages, so that averaging them early or late, once or often, comes to the same in the end.
+    Moving averages are linear, so it makes no difference when or how often they are averaged.
     """
     for part in module.modules():
         if isinstance(part, _BatchNorm) and part.track_running_stats:

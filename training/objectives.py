@@ -1,4 +1,4 @@
-"""What a batch costs: the weighted loss terms of the stages, as modules from a batch to a dict of scalars."""
+"""The losses of the stages, as modules from a batch to a dict of weighted scalar terms."""
 
 import functools
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from rendering.precision import autocast, to_float32
 from training import distributed, losses
 
 PER_VIEW = {"cam2world", "intrinsics"}
-PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # tensors of a batch
-RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # a CPU's caches hold so many
+PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # of the tensors of a batch
+RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # fit the caches of a CPU
 KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
 
 
@@ -25,7 +25,7 @@ def rays_at_once(options, device):
 
 
 class Weights(NamedTuple):
-    """Of the loss terms of stages 1 and 3."""
+    """Weights of the loss terms of stages 1 and 3."""
 
     image: float = 200.0
     classes: float = 8.0
@@ -34,10 +34,10 @@ class Weights(NamedTuple):
 
 
 def srn_terms(weights, outputs, batch, share=1.0, num_labelled=None):
-    """The weighted loss terms of some rays, each where its observation is there: a dict of ().
+    """The weighted loss terms of some rays, a dict of (); terms without an observation are left out.
 
-    share:        of these rays among all rays that the loss is the mean of
-    num_labelled: () labelled rays among all (default: those of this batch)
+    share:        share of these rays in all rays that the loss is the mean of
+    num_labelled: () labelled rays among all of them (default: those of this batch)
     """
     terms = {"regularization": share * weights.depth * losses.depth_loss(outputs["depth"])}
     if "rgb" in batch:
@@ -55,13 +55,13 @@ class SRNObjective(nn.Module):
 
     model:   srns.SRN
     weights: Weights
-    head:    a head of stage 2, frozen, whose classes are compared with the labels
-    with_classes: whether the model's own U-Net is
-    rays_per_block: how many rays are in flight at once, 0: all, with all their activations
-    kept_rays: of how many rays in blocks the activations are kept where something looks at images first, see `needs_images`
-    precision: "float32", or "bfloat16" for the products of matrices; geometry, the marcher's state, what makes the weights of
-        phi, and the losses are float32 all the same
-    num_processes: how many share the batch. Each then has its share of the loss, and gradients are summed over them
+    head:    frozen head of stage 2 whose classes are compared with the labels, or None
+    with_classes: whether the classes of the model's own U-Net are compared with the labels
+    rays_per_block: rays whose activations are held at once; 0: all
+    kept_rays: where a U-Net reads whole images (`needs_images`), rays whose activations are kept; others are computed twice
+    precision: "float32", or "bfloat16" for matrix products; geometry, the marcher's state, the hypernetwork and the losses
+        always use float32
+    num_processes: processes that share the batch; each computes its share of the loss, and gradients are summed
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SRNObjective(nn.Module):
 
     def forward(self, batch):
         model = self.model
-        if model.training and model.ray_marcher.initial_depth_std:  # drawn once, though a block may be computed twice
+        if model.training and model.ray_marcher.initial_depth_std:  # once, since a block may be computed twice
             batch = batch | {"initial_depth": model.ray_marcher.draw_initial_depth(batch["uv"][..., :1])}
         z, phi = model.scene(batch)
         pieces = blocks.split(*batch["uv"].shape[:2], self.rays_per_block, batch["uv"].device)
@@ -99,12 +99,12 @@ class SRNObjective(nn.Module):
         return srn_terms(self.weights, to_float32(outputs), batch, share, num_labelled)
 
     def needs_images(self):
-        """Whether something looks at neighbouring rays, so that blocks of rays cannot be scored by themselves."""
+        """Whether a U-Net reads neighbouring rays, so that the loss is not a sum over rays."""
         reads_images = self.head is not None and self.head.reads == "rgb"
         return self.with_classes or self.model.sizes["use_unet_renderer"] or reads_images
 
     def terms_by_blocks(self, batch, z, phi, pieces, num_labelled):
-        """The terms, gradients and all, without ever holding more than a block."""
+        """The terms, computed with their gradients block by block, so that only one block's activations are held."""
         names = ["regularization"] + ["distortion"] * ("rgb" in batch) + ["class"] * (self.head is not None)
         num_rays = batch["uv"][..., 0].numel()
 
@@ -127,7 +127,7 @@ class SRNObjective(nn.Module):
         return terms
 
     def per_ray_by_blocks(self, batch, z, phi, pieces):
-        """As SRN.per_ray, but for points and depth_steps; what is not kept is computed once more when gradients need it."""
+        """As SRN.per_ray without points and depth_steps; blocks beyond kept_rays are computed again in the backward pass."""
         names = ["features", "depth"] + ["rgb"] * (not self.model.sizes["use_unet_renderer"])
 
         def outputs_of(views, rays, scene):
@@ -142,13 +142,13 @@ class SRNObjective(nn.Module):
         return dict(zip(names, outputs)) | ({} if z is None else {"z": z})
 
     def parameters_of_rays(self):
-        """The parameters that every ray meets, beside the scene's."""
+        """Parameters that the computation of a ray uses, apart from those of the scene."""
         model = self.model
         modules = [model.ray_marcher, model.phi, None if model.sizes["use_unet_renderer"] else model.pixel_generator]
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
     def num_labelled(self, batch):
-        """() labelled rays of the batch, over all processes; None where no labels are learnt from."""
+        """() labelled rays of the batch over all processes; None where the batch has no labels."""
         if "seg_labels" not in batch:
             return None
         return distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
@@ -160,7 +160,7 @@ class SRNObjective(nn.Module):
 class HeadObjective(nn.Module):
     """The loss of stage 2: batch (inputs, seg_labels) -> {"class": (), "head": ()}, weighted.
 
-    reg_weight: of the sum of squares of the head's weights; num_processes: as in SRNObjective
+    reg_weight: weight of the sum of squares of the head's weights; num_processes: as in SRNObjective
     """
 
     def __init__(self, head, class_weight, reg_weight=0.0, num_processes=1):
@@ -177,10 +177,10 @@ class HeadObjective(nn.Module):
 
 
 def scene_of(phi):
-    """The tensors of a hyperlayers.Phi, for `blocks`; none of a phi that is a network of its own."""
+    """The tensors of a hyperlayers.Phi, for `blocks`; none where phi is a network of a single object."""
     return [tensor for layer in phi.layers for tensor in layer] if isinstance(phi, hyperlayers.Phi) else []
 
 
 def phi_of(scene, phi):
-    """The phi that `scene_of` took apart."""
+    """The phi of which `scene_of` returned the tensors."""
     return hyperlayers.Phi(list(zip(scene[::2], scene[1::2]))) if scene else phi
