@@ -23,7 +23,7 @@ import srns
 import train
 import util
 from bench import measuring
-from kernels import fused
+from kernels import backends
 from rendering import renderer
 from training import head_update, logistic_regression, objectives, stage_data, validation
 
@@ -64,7 +64,7 @@ def read_options(argv):
 
 def solved(options, update, device):
     """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
-    fused.use("auto", device)
+    backends.select("auto", device)
     begin = time.perf_counter()
     features, labels, instances = head_update.own_inputs(options, update, device, options.img_sidelengths[-1])
     measuring.synchronise(device)
@@ -89,7 +89,7 @@ def solved(options, update, device):
 
 def published(options, update, device, num_steps, kept=None):
     """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
-    fused.use("off")
+    backends.select("torch")
     util.seed_everything(options.seed)
     side = options.img_sidelengths[-1]
     dataset = stage_data.make_dataset(options, update.data, update.data.train, side)
