@@ -109,7 +109,7 @@ class _Layer(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-        *((name, ctypes.c_long) for name in ("weight_step", "bias_step")),
+        *((name, ctypes.c_long) for name in ("inputs", "weight_step", "bias_step")),
         *((name, ctypes.c_void_p) for name in ("scale", "shift", "normalised", "inverse")),
         *((f"{name}_gradient", ctypes.c_void_p) for name in ("weight", "bias", "scale", "shift")),
     ]
@@ -118,10 +118,7 @@ class _Layer(ctypes.Structure):
 class _Stack(ctypes.Structure):
     """As in kernels.c. tensors: see `_tensors`; num_beside: columns that C keeps beside the features of a row."""
 
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("inputs", "width", "num_layers", "line")),
-        ("layers", ctypes.POINTER(_Layer)),
-    ]
+    _fields_ = [*((name, ctypes.c_long) for name in ("width", "num_layers", "line")), ("layers", ctypes.POINTER(_Layer))]
 
     KINDS = ("weight", "bias", "scale", "shift")
 
@@ -130,8 +127,10 @@ class _Stack(ctypes.Structure):
         self.each = (_Layer * num_layers)()
         width = tensors[0].shape[-2]
         columns = -max(inputs, width + num_beside) // COLUMNS * -COLUMNS
-        super().__init__(inputs, width, num_layers, columns + COLUMNS // 2, self.each)
+        super().__init__(width, num_layers, columns + COLUMNS // 2, self.each)
         self.put("", self.tensors)
+        for i, layer in enumerate(self.each):
+            layer.inputs = width if i else inputs
         for i, tensor in enumerate(self.tensors[: 2 * num_layers] if tensors[0].dim() == 3 else ()):
             setattr(self.each[i % num_layers], f"{self.KINDS[i // num_layers]}_step", tensor.stride(0))
 

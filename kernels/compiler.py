@@ -15,7 +15,7 @@ import torch
 import util
 
 FLAGS = ["-O3", "-ffp-contract=fast", "-shared", "-fPIC"]
-FLAGS_OF_CAPABILITY = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mfma"]}
+FLAGS_OF_CAPABILITY = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mfma", "-DLANES=16"]}
 
 
 def load(source):
