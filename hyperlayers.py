@@ -4,11 +4,10 @@ Module and attribute names are part of the checkpoint format: they give the publ
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import custom_layers
-from kernels import fused
+from kernels import backends
 
 OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 
@@ -24,44 +23,28 @@ class Phi:
 
     def __call__(self, points):
         """World-space points (B, R, 3) -> features (B, R, C). B is M, or anything where M is 1."""
-        if fused.suits(points, self.width):
-            return fused.layers(points, self.stack())
-        x = points.flatten(0, 1)[None] if len(self) == 1 else points  # one matrix product for all views
-        with custom_layers.without_autocast(points):  # points are places in space; half precision would jumble them
-            x = self.layer(x, *self.layers[0])
-        for weight, bias in self.layers[1:]:
-            x = self.layer(x, weight, bias)
-        return x.view(*points.shape[:2], -1)
-
-    @staticmethod
-    def layer(x, weight, bias):
-        x = torch.baddbmm(bias, x, weight.transpose(1, 2))  # (M, R, out)
-        return F.relu(F.layer_norm(x, x.shape[-1:]), inplace=True)
+        return backends.layers(points, self.stack())
 
     def __len__(self):
         return len(self.layers[0][0])
 
-    @property
-    def width(self):
-        return self.layers[0][0].shape[1]
-
     def stack(self):
-        """For `fused`."""
+        """The layers' tensors, see kernels.backends."""
         return [(weight, bias, None, None) for weight, bias in self.layers]
 
     def part(self, views):
-        """Phi of a slice of the instances; all of it where they share one."""
+        """Phi of a slice of the views, where B is M; itself where M is 1."""
         return self if len(self) == 1 else Phi([(weight[views], bias[views]) for weight, bias in self.layers])
 
     def of_views(self, instance_of):
-        """Phi for views, of which view i shows instance instance_of[i]. (B,) ascending, every instance in it."""
+        """Phi with one instance per view: view i shows instance_of[i]. (B,) ascending, every instance occurs."""
         if len(self) in (1, len(instance_of)):
             return self
         return Phi([(select_rows(weight, instance_of), select_rows(bias, instance_of)) for weight, bias in self.layers])
 
 
 def select_rows(table, places):
-    """table[places], (B, ...). Its gradients are added up in the order of the places: `[]` lets threads race for that."""
+    """table[places], (B, ...). Gradients are summed in the order of the places; with `[]` the order would vary."""
     return table.index_select(0, places)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import configargparse
 
 import util
-from kernels import fused
+from kernels import backends
 
 PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
 
@@ -152,11 +152,12 @@ def add_fused(group):
 
 
 def use_fused(options, device):
-    """Have `fused` compute, or not, as --fused says. With --compile, torch.compile does that work."""
+    """Choose the backends of the layers and the march as --fused says, and print them. With --compile that is PyTorch."""
     is_compiled = getattr(options, "compile", False)
     if is_compiled and options.fused == "on":
-        raise util.InputError("--fused on and --compile are two ways to the same end: give one of them")
-    fused.use("off" if is_compiled else options.fused, device)
+        raise util.InputError("--fused on and --compile exclude each other: give one of them")
+    choice = "torch" if is_compiled else {"auto": "auto", "on": "c", "off": "torch"}[options.fused]
+    print(backends.select(choice, device, getattr(options, "precision", "float32")))
 
 
 def wanted_sizes(options):

@@ -75,15 +75,19 @@ class SRN(nn.Module):
                 hidden_features, num_classes, num_down=CLASS_UNET_DOWN, base_channels=64, max_channels=128
             )
 
-    def scene(self, batch):
-        """What the instances of a batch are: codes z (B, D), None of a single SRN, and phi, (B, R, 3) -> (B, R, C).
+    def without_autocast(self):
+        """A context in float32, for geometry and for the weights of phi, for which bfloat16 is too coarse."""
+        return torch.autocast(self.ray_marcher.out_layer.bias.device.type, enabled=False)
 
-        batch: instance_idx (B,) int64; or instances (M,) with instance_of (B,), as dataio.collate gives them: then the
-            hypernetwork is evaluated once per instance; or z (B, D), codes of one's own in place of the table's
+    def scene(self, batch):
+        """The codes z (B, D) of a batch, None of a single SRN, and phi, (B, R, 3) -> (B, R, C).
+
+        batch: instance_idx (B,) int64; or instances (M,) with instance_of (B,), as dataio.collate gives them, where the
+            hypernetwork runs once per instance; or z (B, D), codes that replace those of the table
         """
         if self.phi is not None:
             return None, self.phi
-        with custom_layers.without_autocast(self.ray_marcher.out_layer.bias):
+        with self.without_autocast():
             if "z" in batch:
                 return batch["z"], self.hyper_phi(batch["z"])
             if "instances" not in batch:
@@ -107,7 +111,7 @@ class SRN(nn.Module):
             features    (B, R, C) phi at the surface points
         """
         z, phi = scene or self.scene(batch)
-        with custom_layers.without_autocast(self.ray_marcher.out_layer.bias):
+        with self.without_autocast():
             rays = batch["rays"] if "rays" in batch else geometry.cast(batch["uv"], batch["cam2world"], batch["intrinsics"])
         points, depth_steps = self.ray_marcher.march(phi, rays, batch.get("initial_depth"))
         outputs = {} if z is None else {"z": z}
@@ -138,8 +142,8 @@ class SRN(nn.Module):
         return outputs | self.per_image(outputs["features"], with_classes)
 
     def compile_rays(self):
-        """Have torch.compile fuse what every ray goes through. Nothing of the results or the state dict changes."""
-        self.ray_marcher.step = torch.compile(self.ray_marcher.step)
+        """Have torch.compile fuse the operations on every ray. Results and state dict stay the same."""
+        self.ray_marcher.compile_step()
         if not self.sizes["use_unet_renderer"]:
             self.pixel_generator.forward = torch.compile(self.pixel_generator.forward)
 

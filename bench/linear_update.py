@@ -22,7 +22,7 @@ import srns
 import train
 import util
 from bench import measuring
-from kernels import fused
+from kernels import backends
 from rendering import renderer
 from training import head_update, logistic_regression, objectives, stage_data, watch
 
@@ -63,7 +63,7 @@ def read_options(argv):
 
 def solved(plan, update, device):
     """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
-    fused.use("auto", device)
+    backends.select("auto", device)
     begin = time.perf_counter()
     features, labels, instances = head_update.own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
     measuring.synchronise(device)
@@ -88,7 +88,7 @@ def solved(plan, update, device):
 
 def published(plan, update, device, num_steps, kept=None):
     """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
-    fused.use("off")
+    backends.select("torch")
     util.seed_everything(plan.schedule.seed)
     side = plan.schedule.img_sidelengths[-1]
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, side)

@@ -16,7 +16,7 @@ import options as common
 import srns
 import util
 from bench import measuring, scene
-from kernels import fused
+from kernels import backends
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
@@ -68,7 +68,7 @@ def render_here(settings, mode, side):
         batch = scene.per_view(batch)
     else:
         util.keep_freed_memory()
-        fused.use("auto", device)
+        backends.select("auto", device)
     fast = functools.partial(renderer.render, model, head=head, precision=options.precision)
     render = fast if mode == "fast" else functools.partial(render_as_published, model, head)
 

@@ -20,7 +20,7 @@ import dataio
 import options as common
 import util
 from bench import data, measuring, scene
-from kernels import fused
+from kernels import backends
 from training import objectives, row_adam
 
 OPTIMIZERS = {
@@ -101,7 +101,7 @@ def step_of_rays(settings, way, num_rays):
     options = build_parser().parse_args([])
     vars(options).update(settings)
     device = util.pick_device(options.device)
-    fused.use("auto" if WAYS[way] is None else "off", device)
+    backends.select("auto" if WAYS[way] is None else "torch", device)
     sizes = {"num_instances": 4, "latent_dim": 16, "hidden_features": options.hidden_features}
     model = scene.make_model(sizes, device)
     rays_per_block = objectives.RAYS_PER_BLOCK[device.type] if WAYS[way] is None else WAYS[way]

@@ -1,4 +1,4 @@
-"""The layers of phi and the march of the rays, once per backend: plain PyTorch and C.
+"""The layers that every ray passes, and the march of the rays through them, once per backend: plain PyTorch, and C for CPUs.
 
-May import geometry and util.
+The model calls `backends.layers` and `backends.march`; only `backends` knows which backend computes them. May import: util.
 """

@@ -11,23 +11,23 @@ RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**18}
 
 
 def expect_side(sidelength, model, head=None):
-    """An InputError unless the U-Nets that take part in rendering can halve a side of that many pixels."""
+    """An InputError unless the U-Nets of model and head can halve images of this side as often as they do."""
     multiple = max(model.side_multiple(with_classes=head is None), head.side_multiple if head is not None else 1)
     if sidelength % multiple:
-        raise util.InputError(f"--img_sidelength {sidelength}: a U-Net takes part and needs a multiple of {multiple}")
+        raise util.InputError(f"--img_sidelength {sidelength}: the U-Net needs a multiple of {multiple}")
 
 
 @torch.no_grad()
 def render(model, batch, head=None, with_classes=True, keep_features=False, precision="float32"):
-    """Everything that can be seen along the rays of a batch, as srns.SRN.forward gives it, a block of rays at a time.
+    """Render a batch, as srns.SRN.forward does, a block of rays at a time.
 
-    batch: as the model takes it, on its device; whole images if a U-Net takes part
+    batch: as the model takes it, on its device; whole images if the model or the head has a U-Net
     head:  one of srns.HEADS; its seg_logits replace those of the model's own U-Net
-    with_classes: False leaves the model's segmentation U-Net out
-    keep_features: the features are a KiB a ray, and left out otherwise
+    with_classes: False omits the model's segmentation U-Net
+    keep_features: True returns the features too, which take 1 KiB per ray
     precision: see rendering.precision.PRECISIONS
-    returns the outputs' dict; rgb, depth, points (B, R, ...), depth_steps (S, B, R, 1), and seg_logits (B, R, K) where there
-    is a head or a U-Net
+    returns a dict of rgb, depth, points (B, R, ...), depth_steps (S, B, R, 1), and seg_logits (B, R, K) if there is a head
+    or a U-Net
     """
     num_views, num_rays, _ = batch["uv"].shape
     device = batch["uv"].device
@@ -46,16 +46,7 @@ def render(model, batch, head=None, with_classes=True, keep_features=False, prec
             del block["features"]
         return to_float32(block)
 
-    def fill(share):
-        for views, rays in share:
-            for name, part in render_block(views, rays).items():
-                outputs[name][..., views, rays, :] = part
-
-    outputs = {
-        name: part.new_empty(*part.shape[:-3], num_views, num_rays, part.shape[-1])
-        for name, part in render_block(slice(0, 1), slice(0, 1)).items()
-    }
-    blocks.deal(pieces, fill, device)
+    outputs = blocks.gather(lambda index: render_block(*pieces[index]), pieces, device)
     with autocast(device.type, precision):
         if unets:
             outputs |= to_float32(model.per_image(outputs["features"], with_classes and head is None))

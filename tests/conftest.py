@@ -7,7 +7,7 @@ import torch
 
 import train
 import util
-from kernels import fused
+from kernels import backends
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where other programs run
 
@@ -23,7 +23,7 @@ def memory_as_it_is():
 @pytest.fixture(autouse=True)
 def pytorch_alone():
     """A test begins with what PyTorch computes, whatever a program that another one called has switched on."""
-    fused.use("off")
+    backends.select("torch")
 
 
 @pytest.fixture

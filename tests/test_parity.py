@@ -7,7 +7,7 @@ import torch
 
 import custom_layers
 import data_util
-from kernels import fused
+from kernels import backends, c
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NO_DEVICE = ("image_io",)  # files are read by the CPU
@@ -46,21 +46,18 @@ def test_our_numbers_are_the_published_ones(parity, fixture, dtype, device):
     assert found and not beyond(found)
 
 
-KINK = 5  # other rounding puts a unit of one of 2,048 rays on the other side of its ReLU, and its gradient is another one
+KINK = 5  # rounding puts one unit of one of 2,048 rays on the other side of its ReLU, which changes the gradient
 IN_C = ("srn_single", "srn_semantic, 1000 x loss", "train_trace, pretraining", "train_trace, latent fitting")
 
 
 @pytest.mark.parametrize("fixture", IN_C)
 def test_the_c_code_gives_the_published_numbers(parity, fixture, monkeypatch):
-    if not fused.use():
+    if not backends.select("auto").startswith("kernels: C"):
         pytest.skip("needs gcc or clang")
-    marched, march = [], fused.march
-    monkeypatch.setattr(fused, "march", lambda *arguments: marched.append(fixture) or march(*arguments))
-    torch.set_num_threads(1)
-    try:
+    marched, march = [], c.march
+    monkeypatch.setattr(c, "march", lambda *arguments: marched.append(fixture) or march(*arguments))
+    with backends.serial():
         found = deviations.measure(parity, fixture, torch.float32)
-    finally:
-        torch.set_num_threads(deviations.THREADS)
     gradients = {quantity for quantity in found if quantity.startswith("gradients")}
     found |= {quantity: (found[quantity][0], KINK * found[quantity][1]) for quantity in gradients}
     assert marched and found and not beyond(found)

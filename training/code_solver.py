@@ -132,7 +132,7 @@ class CodeFits:
         """[function((m,) of `rows`, (m,) of `instances`)] over blocks of active starts."""
         at_once = max(1, blocks.size(len(self.rows) * num_rays, self.rays_per_block, self.rows.device) // num_rays)
         pieces = list(zip(self.rows.split(at_once), self.instances.split(at_once)))
-        return blocks.map_dealt(lambda piece: function(*piece), pieces, self.rows.device)
+        return blocks.map_in_threads(lambda piece: function(*piece), pieces, self.rows.device)
 
     def rays_at(self, step):
         """Rays per start in a step: the more starts of an instance have been dropped, the more for each."""
@@ -280,7 +280,7 @@ def find_starts(loss, observed, trained, first, num_starts, instances, rays_per_
     costs = []
     for codes in candidates.split(at_once):
         scene = loss.model.scene({"z": codes})  # once for all instances
-        costs.append(blocks.map_dealt(lambda drawn: loss.total(codes, drawn, scene), pixels, trained.device))
+        costs.append(blocks.map_in_threads(lambda drawn: loss.total(codes, drawn, scene), pixels, trained.device))
     for instance, *cost in zip(instances, *costs):
         starts[instance, 1:] = candidates[torch.cat(cost).argsort(stable=True)[: starts.shape[1] - 1]]
     return starts

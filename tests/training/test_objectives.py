@@ -288,13 +288,20 @@ def test_no_thread_is_left_without_a_block(two_threads):
     assert [blocks.num_rays_of(block) for block in blocks.split(1, 300, 2048, cpu)] == [256, 44]
     assert blocks.split(4, 300, 0, cpu) == blocks.split(4, 300, 2048, torch.device("cuda")) == whole
     used = []
-    blocks.deal([1], lambda share: used.append(torch.get_num_threads()), cpu)
+    blocks.map_in_threads(lambda piece: used.append(torch.get_num_threads()), [1], cpu)
     assert used == [1]  # a block alone is computed as among others
 
 
 def test_an_error_in_a_thread_is_raised(two_threads):
-    def fail(share):
-        raise ValueError(f"{len(share)} blocks")
+    def fail(piece):
+        raise ValueError(f"piece {piece}")
 
-    with pytest.raises(ValueError, match="2 blocks"):
-        blocks.deal([1, 2, 3, 4], fail, torch.device("cpu"))
+    with pytest.raises(ValueError, match="piece 1"):
+        blocks.map_in_threads(fail, [1, 2, 3, 4], torch.device("cpu"))
+    assert torch.get_num_threads() == 2
+
+
+def test_only_the_plain_sum_of_the_terms_can_be_differentiated():
+    terms = objectives.SRNObjective(make_model(), WEIGHTS, rays_per_block=100)(make_batch())
+    with pytest.raises(RuntimeError, match="only the plain sum"):
+        (terms["distortion"] + 2 * terms["regularization"]).backward()
