@@ -12,23 +12,9 @@ import torch
 import util
 import visual
 from evaluation import metrics
+from evaluation.score_names import CATEGORY_SCORES, IMAGE_SCORES, LABEL_SCORES, SCORES_3D, TITLES
 
 PUBLISHED_COLUMNS = ("instance_num", "instance_id", "miou", "stdiou", "psnr", "ssim", "max_classes")
-IMAGE_SCORES = ("psnr", "ssim", "psnr_rgba", "ssim_rgba")
-LABEL_SCORES = ("miou", "miou_no_background")
-TITLES = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "psnr_rgba": "PSNR RGBA (dB)",
-    "ssim_rgba": "SSIM RGBA",
-    "miou": "mIoU",
-    "miou_no_background": "mIoU without background",
-    "category_miou": "category mIoU",
-    "category_miou_no_background": "category mIoU without background",
-    "miou_3d": "3-D mIoU",
-    "category_miou_3d": "3-D category mIoU",
-    "cloud_distance": "distance to the rendered surface",
-}
 
 
 def image_scores(rgb, target):
@@ -221,14 +207,14 @@ def format_summary(summary):
 
     if summary["part_iou"]:
         lines += ["", "IoU, intersections and unions summed over all images", *_class_lines(summary["part_iou"])]
-        for score in ("category_miou", "category_miou_no_background"):
+        for score in CATEGORY_SCORES:
             lines.append(f"{TITLES[score]:34}{summary[score]:12.4f}")
     else:
         lines += ["", "No label maps, or no classes predicted, so no IoU."]
     if summary["num_clouds"]:
         lines += ["", f"IoU in 3-D, points summed over all labelled clouds ({summary['num_clouds']})"]
         lines += _class_lines(summary["part_iou_3d"])
-        for score in ("category_miou_3d", "miou_3d", "cloud_distance"):
+        for score in SCORES_3D:
             lines.append(f"{TITLES[score]:34}{summary[score]:12.4f}")
     return "\n".join(lines) + "\n"
 

@@ -18,7 +18,7 @@ import test
 import train
 import util
 import visual
-from evaluation import metrics, scoring
+from evaluation import metrics, score_names, scoring
 from rendering import renderer
 
 CLASSES = ["background", "upper half", "lower half"]  # of scenes.CLASS_LIST
@@ -139,7 +139,7 @@ def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, seman
     for score in ("psnr", "ssim", "psnr_rgba", "ssim_rgba"):
         values = [float(row[score]) for row in observations(folder).values()]
         assert len(set(values)) == 8 and summary_of(folder)[score] == pytest.approx(np.mean(values), abs=1e-6)
-        assert float(table[scoring.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
+        assert float(table[score_names.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [dict(batch_size=1), dict(batch_size=32), dict(preload=True), dict(num_workers=1)])
