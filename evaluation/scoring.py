@@ -198,7 +198,7 @@ class Scores:
 def format_summary(summary):
     """The summary of `Scores` as a table for people."""
     if not summary["num_images"]:
-        return "No view was scored: all were given to the model.\n"
+        return "No view was scored: all are input views.\n"
     lines = [f"instances: {summary['num_instances']}, images: {summary['num_images']}", ""]
     lines += [f"{'mean over':34}{'images':>12}{'instances':>12}"]
     for score in (*IMAGE_SCORES, *(LABEL_SCORES if summary["part_iou"] else ())):

@@ -93,7 +93,7 @@ def rendered(path, split, name, pixel_center=0.5, side=scenes.SIDE, head=None):
     outputs = renderer.render(model, batch, head)
     seg_logits = outputs["seg_logits"][0]
     labels = seg_logits.argmax(dim=-1).view(side, side)
-    return visual.to_uint8(util.as_image(outputs["rgb"])[0]), visual.label_picture(labels, seg_logits.shape[-1])
+    return visual.to_uint8(util.as_image(outputs["rgb"])[0]), visual.label_colors(labels, seg_logits.shape[-1])
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_the_comparison_shows_all_side_by_side(distinct, ball_split, save, tmp_p
 
 def test_a_gif_starts_again_and_keeps_the_colours_of_the_classes(tmp_path):
     labels = torch.arange(6).repeat_interleave(20).repeat(60, 1)
-    shown = [visual.label_picture(labels.roll(t, dims=1), 6) for t in range(3)]
+    shown = [visual.label_colors(labels.roll(t, dims=1), 6) for t in range(3)]
     videos.write(tmp_path / "seg.gif", iter(shown), fps=25)
     frames = iio.imread(tmp_path / "seg.gif", index=None)
     assert np.array_equal(frames, [visual.enlarge(picture, 4) for picture in shown])  # 60 high: 4 x is within 256

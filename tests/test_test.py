@@ -401,9 +401,9 @@ def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, oth
     [
         (dict(checkpoint_path="nowhere.pth"), "nowhere.pth: no such checkpoint"),
         (dict(checkpoint_path=None), "--checkpoint_path"),
-        (dict(eval_mode="linear"), "--eval_mode linear goes with --linear_path alone"),
-        (dict(linear_path="head.pth"), "--eval_mode srn goes with no --linear_path"),
-        (dict(eval_mode="unet"), "--eval_mode unet goes with --unet_path alone"),
+        (dict(eval_mode="linear"), "--eval_mode linear: expected --linear_path and no other head"),
+        (dict(linear_path="head.pth"), "--eval_mode srn: expected no --linear_path"),
+        (dict(eval_mode="unet"), "--eval_mode unet: expected --unet_path and no other head"),
         (dict(obj_name="Bell"), "Bell-level-1.txt: no class list there"),
         (dict(specific_observation_idcs=4), "has 4 views, 0 to 3; there is no 4"),
         (dict(input_idcs=9), "there is no 9"),
@@ -425,7 +425,7 @@ def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, 
     assert observations(folder) == {} and (folder / "contact_sheet.png").exists()
     assert len(list((folder / "000001" / "rgb").iterdir())) == len(list((folder / "000001" / "input").iterdir())) == 4
     assert json.loads((folder / "results.json").read_text())["psnr"] is None
-    assert (folder / "results.txt").read_text() == "No view was scored: all were given to the model.\n"
+    assert (folder / "results.txt").read_text() == "No view was scored: all are input views.\n"
 
 
 def test_views_that_are_scored_though_given_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
@@ -464,7 +464,7 @@ def test_another_class_list_than_the_models_is_named(refused, other_views, seman
     with open(tmp_path / "Ball" / "Ball-level-1.txt", "a") as file:
         file.write("3 handle\n")
     split = tmp_path / "Ball" / other_views.name
-    refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, but the model tells 3 apart")
+    refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, expected 3 as in the model")
 
 
 def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_views, semantic_run, tmp_path):
@@ -531,7 +531,7 @@ def test_the_unet_baseline_segments_the_rendered_image(ball_split, other_views, 
     options = test.read_options(scenes.test_options(other_views, "x", "y", semantic_run))
     dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
     outputs = renderer.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
-    expected = visual.label_picture(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
+    expected = visual.label_colors(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
     assert np.array_equal(iio.imread(folder / "000000" / "seg" / "000000.png"), expected)
     assert (folder / "000000" / "point_cloud_seg.ply").exists()
 
