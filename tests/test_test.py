@@ -517,6 +517,14 @@ embedding_size: 256
     assert options.num_instances == 2048 and options.point_cloud and not options.reverse
 
 
+def test_published_flags_that_change_nothing_are_accepted_but_not_shown():
+    given = scenes.test_options("split", "logs", "out", "srn.pth", seed=3, freeze_networks=True)
+    options = test.read_options(given)
+    assert options.seed == 3 and options.freeze_networks
+    text = test.build_parser().format_help()
+    assert "--seed" not in text and "--freeze_networks" not in text and "--eval_mode" in text
+
+
 # Variants
 
 

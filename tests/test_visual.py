@@ -92,3 +92,26 @@ def test_enlarge_repeats_pixels():
     enlarged = visual.enlarge(np.arange(12, dtype=np.uint8).reshape(1, 4, 3), 3)
     assert enlarged.shape == (3, 12, 3)
     assert (enlarged[:, 3:6] == [3, 4, 5]).all()
+
+
+def test_pictures_of_a_view_show_what_outputs_and_truth_have():
+    seg_logits = torch.eye(3)[torch.arange(16) % 3][None]
+    outputs = {
+        "points": torch.zeros(1, 16, 3),
+        "rgb": torch.zeros(1, 16, 4),
+        "seg_logits": seg_logits,
+        "depth": torch.zeros(1),
+    }
+    shown = visual.to_host(outputs)
+    assert {name: tuple(tensor.shape) for name, tensor in shown.items()} == {
+        "points": (1, 16, 3),
+        "rgb": (1, 16, 3),
+        "seg_labels": (1, 16),
+    }
+    truth = {"cam2world": torch.eye(4)[None], "rgb": torch.ones(1, 16, 4), "seg_labels": torch.zeros(1, 16).long()}
+    pictures = visual.of_observation(shown, truth, 0, num_classes=3)
+    assert list(pictures) == ["normals", "rgb", "rgb_gt", "seg", "seg_gt"]
+    assert (pictures["rgb"] == 128).all() and (pictures["rgb_gt"] == 255).all() and (pictures["seg_gt"] == 255).all()
+    assert np.array_equal(pictures["seg"], visual.label_colors(shown["seg_labels"].view(4, 4), 3))
+    del outputs["seg_logits"], truth["rgb"], truth["seg_labels"]
+    assert list(visual.of_observation(visual.to_host(outputs), truth, 0)) == ["normals", "rgb"]
