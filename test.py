@@ -1,6 +1,7 @@
-"""Renders the instances of a split, scores the views that the model was not fitted to, writes pictures and point clouds.
+"""Evaluates a model on a split: scores, pictures, point clouds.
 
-With labels, parts are scored in 2-D; with labelled point clouds, in 3-D as well.
+All chosen views are rendered. Views that the codes were fitted to are shown, but not scored. Parts are scored in 2-D
+if there are label maps, and in 3-D if there are labelled point clouds.
 
 Writes to `<logging_root>/<log_dir>`: a folder per instance (`000000/`) with `rgb/ rgb_gt/ seg/ seg_gt/ normals/ input/
 comparison/` and `point_cloud_rgb`, `point_cloud_seg` (.txt and .ply); `final_miou.csv`, `observations.csv`,
