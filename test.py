@@ -48,12 +48,11 @@ def add_evaluation(group):
     )
     group.add("--linear_path", help="linear or MLP head of stage 2: a .pth file or its folder")
     group.add("--unet_path", help="U-Net baseline of stage 2: a .pth file or its folder")
-    group.add("--max_num_instances", type=common.count_or_all, default=-1, help="evaluate the first N instances; -1: all")
     group.add(
-        "--max_num_observations",
-        type=common.count_or_all,
-        default=-1,
-        help="evaluate at most N views per instance, evenly spread; -1: all",
+        "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, the first ones; -1: all"
+    )
+    group.add(
+        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, evenly spread; -1: all"
     )
     group.add(
         "--input_idcs",
@@ -65,22 +64,11 @@ def add_evaluation(group):
     group.add(
         "--reverse",
         action="store_true",
-        help="show label maps as the input views, for codes that were fitted to label maps (needed for published "
-        "checkpoints only; others store this)",
+        help="show label maps as input views, if the codes were fitted to them; only published checkpoints need this flag",
     )
     group.add("--point_cloud", action="store_true", help="write point clouds, coloured by image and by class")
-    group.add(
-        "--save_out_first_n",
-        type=common.at_least(0),
-        default=250,
-        help="write pictures and point clouds of the first N instances",
-    )
-    group.add(
-        "--img_sidelength",
-        type=common.at_least(metrics.SSIM_WINDOW),
-        default=128,
-        help="side of the rendered images, in pixels",
-    )
+    group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances with written pictures and clouds")
+    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
     group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="number format of matrix products")
     common.add_fused(group)

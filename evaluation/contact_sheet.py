@@ -10,6 +10,7 @@ from visual import FAINT_INK, FRAME, GAP, INK, MARGIN
 NUM_INSTANCES = 8
 TITLES = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": "true parts", "seg": "parts"}
 NAME_WIDTH = 190  # pixels left of the pictures, for names and scores
+TITLE, HEADING, SCORE = 44, 30, 23  # heights in pixels: the title; a line of column titles or of the key; of a score
 RULE = (225,) * 3  # colour of the lines between rows
 
 
@@ -82,87 +83,68 @@ def format_scores(row):
 
 
 def draw(rows, column_titles, row_titles, title=None, class_names=None, width=1500):
-    """A grid of pictures with titles.
+    """A grid of pictures with titles, as a picture.
 
     rows:          a list of rows, each a list of pictures, None for an empty place
     column_titles: one per column, such as "input view", "truth", "rendered"
     row_titles:    one per row; the first line is the instance's name, further lines its scores
     title:         above the grid
     class_names:   adds a key to the colours of label pictures, background first
-    width:         approximate width of the sheet, in pixels; pictures are enlarged by a whole factor to fill it
+    width:         approximate width in pixels; pictures are enlarged by a whole factor to fill it
     Raises ValueError if the numbers of titles and of pictures differ.
     """
     if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
-        raise ValueError(
-            f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures, but {len(row_titles)} row titles "
-            f"and {len(column_titles)} column titles"
-        )
+        found = f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures"
+        raise ValueError(f"{found}, but {len(row_titles)} row titles and {len(column_titles)} column titles")
     sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None] or [(64, 64)]
     height, picture_width = np.max(sizes, axis=0).tolist()
     columns = len(column_titles)
     factor = max(1, round((width - 2 * MARGIN - NAME_WIDTH - columns * GAP) / (columns * picture_width)))
-    tile = (height * factor, picture_width * factor)
-    sheet_width = 2 * MARGIN + NAME_WIDTH + columns * (tile[1] + GAP) - GAP
+    tile = (picture_width * factor, height * factor)
+    lefts = [MARGIN + NAME_WIDTH + column * (tile[0] + GAP) for column in range(columns)]
+    right = lefts[-1] + tile[0]
+    row_height = 2 * GAP + max(tile[1], SCORE * max(text.count("\n") + 1 for text in row_titles) + 10)
 
-    bands = [_title_band(title, sheet_width)] if title else []
-    bands.append(_column_band(column_titles, tile, sheet_width))
+    most = 2 * MARGIN + TITLE + HEADING + row_height * len(rows) + HEADING * len(class_names or ())
+    sheet, brush = visual.blank_band(right + MARGIN, most)  # cropped at the end
+    top = MARGIN
+    if title:
+        _write(brush, MARGIN, top, title, 26, right - MARGIN)
+        top += TITLE
+    for left, column_title in zip(lefts, column_titles):
+        _write(brush, left + tile[0] / 2, top, column_title, 19, tile[0] + GAP, anchor="ma")
+    top += HEADING
     for pictures, row_title in zip(rows, row_titles):
-        bands.append(_row_band(pictures, row_title, factor, tile, sheet_width))
+        brush.line([(MARGIN, top), (right, top)], fill=RULE)
+        for number, line in enumerate(row_title.split("\n")):
+            size, ink, y = (16, FAINT_INK, 9 + SCORE * number) if number else (19, INK, 1)
+            _write(brush, MARGIN, top + GAP + y, line, size, NAME_WIDTH - 16, ink)
+        for left, picture in zip(lefts, pictures):
+            if picture is not None:
+                enlarged = Image.fromarray(visual.enlarge(picture, factor))
+                sheet.paste(enlarged, (left + (tile[0] - enlarged.width) // 2, top + GAP + (tile[1] - enlarged.height) // 2))
+                # Most pictures are white near their border; the frame shows where they end.
+                brush.rectangle([left - 1, top + GAP - 1, left + tile[0], top + GAP + tile[1]], outline=FRAME)
+        top += row_height
     if class_names:
-        bands.append(_key_band(class_names, sheet_width))
-    border = np.full((MARGIN, sheet_width, 3), visual.WHITE, np.uint8)
-    return np.concatenate([border, *bands, border])
+        top = _draw_key(brush, top, right, class_names)
+    return np.asarray(sheet.crop((0, 0, sheet.width, top + MARGIN)))
 
 
-def _title_band(title, sheet_width):
-    band, brush = visual.blank_band(sheet_width, 44)
-    font = visual.load_font(26)
-    brush.text((MARGIN, 0), visual.fit_text(title, font, sheet_width - 2 * MARGIN), INK, font=font)
-    return np.asarray(band)
+def _write(brush, x, y, text, size, width, ink=INK, anchor="la"):
+    font = visual.load_font(size)
+    brush.text((x, y), visual.fit_text(text, font, width), ink, font=font, anchor=anchor)
 
 
-def _column_band(column_titles, tile, sheet_width):
-    band, brush = visual.blank_band(sheet_width, 30)
-    font = visual.load_font(19)
-    for column, column_title in enumerate(column_titles):
-        centre = MARGIN + NAME_WIDTH + column * (tile[1] + GAP) + tile[1] / 2
-        brush.text((centre, 0), visual.fit_text(column_title, font, tile[1] + GAP), INK, font=font, anchor="ma")
-    return np.asarray(band)
-
-
-def _row_band(pictures, row_title, factor, tile, sheet_width):
-    """Name and scores on the left, the enlarged pictures beside them, each centred in its tile."""
-    lines = row_title.split("\n")
-    band, brush = visual.blank_band(sheet_width, 2 * GAP + max(tile[0], 23 * len(lines) + 10))
-    brush.line([(MARGIN, 0), (sheet_width - MARGIN, 0)], fill=RULE)
-    for number, line in enumerate(lines):
-        font, ink, y = (visual.load_font(16), FAINT_INK, 8 + 23 * number) if number else (visual.load_font(19), INK, 0)
-        brush.text((MARGIN, GAP + 1 + y), visual.fit_text(line, font, NAME_WIDTH - 16), ink, font=font)
-    for column, picture in enumerate(pictures):
-        if picture is None:
-            continue
-        x = MARGIN + NAME_WIDTH + column * (tile[1] + GAP)
-        enlarged = Image.fromarray(visual.enlarge(picture, factor))
-        band.paste(enlarged, (x + (tile[1] - enlarged.width) // 2, GAP + (tile[0] - enlarged.height) // 2))
-        # Most pictures are white near their border; the frame shows where they end.
-        brush.rectangle([x - 1, GAP - 1, x + tile[1], GAP + tile[0]], outline=FRAME)
-    return np.asarray(band)
-
-
-def _key_band(class_names, sheet_width):
-    """The classes' colours and names, on as many lines as they need."""
-    font, line_height, swatch = visual.load_font(16), 30, 18
-    places, x, line = [], MARGIN, 0
-    for name in class_names:
-        entry_width = swatch + 8 + font.getlength(name)
-        if x > MARGIN and x + entry_width > sheet_width - MARGIN:
-            x, line = MARGIN, line + 1
-        places.append((x, line * line_height + 8))
-        x += entry_width + 28
-
-    band, brush = visual.blank_band(sheet_width, (line + 1) * line_height)
+def _draw_key(brush, top, right, class_names):
+    """The classes' colours and names, on as many lines as they need. Returns the bottom."""
+    left, font, swatch = MARGIN, visual.load_font(16), 18
     palette = visual.label_colors(np.arange(len(class_names)), len(class_names)).tolist()
-    for name, color, (x, y) in zip(class_names, palette, places):
-        brush.rectangle([x, y, x + swatch, y + swatch], fill=tuple(color), outline=FRAME)
-        brush.text((x + swatch + 8, y + swatch / 2), name, INK, font=font, anchor="lm")
-    return np.asarray(band)
+    for name, color in zip(class_names, palette):
+        entry_width = swatch + 8 + font.getlength(name)
+        if left > MARGIN and left + entry_width > right:
+            left, top = MARGIN, top + HEADING
+        brush.rectangle([left, top + 8, left + swatch, top + 8 + swatch], fill=tuple(color), outline=FRAME)
+        brush.text((left + swatch + 8, top + 8 + swatch / 2), name, INK, font=font, anchor="lm")
+        left += entry_width + 28
+    return top + HEADING
