@@ -241,9 +241,8 @@ def main(argv=None):
     plan = make_plan(options, models, dataset, class_names)
 
     def render(batch):
-        batch = dataio.with_rows(batch, models.rows)
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        return renderer.render(models.srn, batch, models.head, precision=options.precision)
+        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, models.rows).items()}
+        return batch, renderer.render(models.srn, batch, models.head, precision=options.precision)
 
     evaluation = evaluate.Evaluation(plan, common.start_run(options))
     evaluation.run(render, options.batch_size, options.num_workers)

@@ -65,15 +65,15 @@ class Evaluation:
     def run(self, render, batch_size, num_workers=0):
         """Render every view once, in order; score it, and write its pictures and point clouds.
 
-        render: takes a batch; returns the model's outputs (renderer.render)
+        render: takes a batch on the CPU; returns it on the model's device, and the model's outputs (renderer.render)
         """
         dataset = self.plan.dataset
         batches = dataio.prefetched(dataio.ordered_batches(dataset, batch_size, num_workers))
         with picture_writer.PictureWriter() as writer, tqdm(total=len(dataset), desc=self.folder.name, unit="image") as bar:
             for batch in batches:
                 views = [dataset.name_of(i) for i in batch["observation_idx"].tolist()]
-                outputs = render(batch)
-                self._score(views, outputs, batch)
+                on_device, outputs = render(batch)
+                self._score(views, outputs, on_device)
                 shown = visual.to_host(outputs)
                 for i, (instance, view) in enumerate(views):
                     if instance in self.written or self.sheet.needs(instance, view):
@@ -85,13 +85,12 @@ class Evaluation:
 
     def _score(self, views, outputs, batch):
         """Add the scores of a batch's views, without the excluded ones."""
-        truth = {kind: batch[kind].to(outputs["rgb"].device) for kind in ("rgb", "seg_labels") if kind in batch}
-        rows = scoring.image_scores(util.as_image(outputs["rgb"]), util.as_image(truth["rgb"]))
+        rows = scoring.image_scores(util.as_image(outputs["rgb"]), util.as_image(batch["rgb"]))
         confusions = [None] * len(views)
-        if "seg_logits" in outputs and "seg_labels" in truth:
+        if "seg_logits" in outputs and "seg_labels" in batch:
             seg_logits = outputs["seg_logits"]
             predicted, num_classes = seg_logits.argmax(dim=-1), seg_logits.shape[-1]
-            confusions = metrics.confusion_matrix(predicted, truth["seg_labels"], num_classes).cpu()
+            confusions = metrics.confusion_matrix(predicted, batch["seg_labels"], num_classes).cpu()
         for view, row, confusion in zip(views, rows, confusions):
             if view not in self.plan.excluded_views:
                 self.scores.add(*view, row, confusion)
