@@ -40,21 +40,15 @@ def write_point_cloud(stem, points, rgb, labels=None):
     points: (N, 3) float, N may be 0
     rgb:    (N, 3) uint8
     labels: (N,) integer class ids, in the PLY only
-    Tensors on the CPU or arrays. Raises ValueError for other shapes, or colours that are not uint8.
+    Tensors on the CPU or arrays. Raises ValueError if their lengths differ or the colours are not uint8.
     """
     points, rgb = np.asarray(points), np.asarray(rgb)
-    columns, fields = [*points.T, *rgb.T], [(axis, "<f4") for axis in "xyz"]
-    fields += [(channel, "u1") for channel in ("red", "green", "blue")]
-    expected = [("points", points, (len(points), 3)), ("rgb", rgb, (len(points), 3))]
-    if labels is not None:
-        columns, fields = [*columns, np.asarray(labels)], [*fields, ("label", "<i4")]
-        expected.append(("labels", columns[-1], (len(points),)))
-    for name, values, shape in expected:
-        if values.shape != shape:
-            raise ValueError(f"{stem}: {name} of shape {values.shape}, expected {shape}")
     if rgb.dtype != np.uint8:
         raise ValueError(f"{stem}: rgb is {rgb.dtype}, expected uint8 from 0 to 255")
-
+    fields = [(axis, "<f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
+    columns = [*points.T, *rgb.T]
+    if labels is not None:
+        fields, columns = [*fields, ("label", "<i4")], [*columns, np.asarray(labels)]
     element = plyfile.PlyElement.describe(np.rec.fromarrays(columns, dtype=fields), "vertex")
     with util.replacing(f"{stem}.ply") as temporary:
         plyfile.PlyData([element], text=False, byte_order="<").write(temporary)

@@ -126,15 +126,12 @@ class Scores:
     def summary(self):
         """A dict of plain numbers.
 
-        num_images, num_instances
-        psnr, ssim, psnr_rgba, ssim_rgba, miou, miou_no_background: means over images
-        psnr_instances, ..., miou_no_background_instances: means over instances of the instances' means
-        category_miou, category_miou_no_background: the mean of part_iou
-        part_iou:         {class: IoU}, intersections and unions summed over all images; nan for a class never seen
-        num_clouds:       number of instances with a labelled point cloud
-        miou_3d, cloud_distance: means over these instances
-        category_miou_3d: the mean of part_iou_3d
-        part_iou_3d:      {class: IoU}, intersections and unions summed over all clouds
+        num_images, num_instances, num_clouds
+        IMAGE_SCORES, LABEL_SCORES:  means over images; <score>_instances: over instances of the instances' means
+        part_iou:     {class: IoU}, intersections and unions summed over all images; nan for a class never seen
+        part_iou_3d:  {class: IoU}, points summed over all labelled clouds
+        category_miou, category_miou_no_background, category_miou_3d: means of part_iou and part_iou_3d
+        miou_3d, cloud_distance: means over the instances with a labelled point cloud
         """
         instances = self.per_instance()
         summary = dict(num_images=len(self._rows), num_instances=len(instances))

@@ -128,9 +128,11 @@ def test_point_clouds_with_colours_in_another_range_or_length_are_refused(tmp_pa
     points = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="float32, expected uint8"):
         clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(4, 3))
-    with pytest.raises(ValueError, match=r"rgb of shape \(5, 3\), expected \(4, 3\)"):
+    with pytest.raises(ValueError, match="mismatch"):
         clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(5, 3, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"labels of shape \(3,\), expected \(4,\)"):
+    with pytest.raises(ValueError, match="mismatch"):
+        clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="mismatch"):
         clouds.write_point_cloud(tmp_path / "cloud", points, points.to(torch.uint8), labels=torch.zeros(3))
     assert list(tmp_path.iterdir()) == []
 
