@@ -20,7 +20,7 @@ import options as common
 import util
 from datasets.checks import camera_picture, contents
 from datasets.storage import processes
-from evaluation import picture_files
+from evaluation import picture_writer
 
 FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
 
@@ -209,7 +209,7 @@ def write_picture(path, splits, settings, class_names, name=None):
     title = f"{split.root.name}: the cameras of {report.name}"
     picture = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, names, cloud)
     try:
-        picture_files.write_picture(path, picture)
+        picture_writer.write_picture(path, picture)
     except OSError as error:
         raise util.InputError(f"--picture {path}: cannot be written ({error.strerror})") from None
     print(f"wrote {path}: the cameras of {report.folder}")

@@ -275,11 +275,12 @@ def open_srn(path, split=None, max_num_instances=dataio.ALL, specific_ins=(), **
     wanted: sizes that the user asked for, see `load_srn`
     """
     contents = load(path)
+    model = load_srn(contents, **wanted)
     if split is not None:
         every = [folder.name for folder in dataio.instance_folders(split)]
         chosen = [folder.name for folder in dataio.instance_folders(split, max_num_instances, specific_ins)]
         contents = with_names(contents, every, split, chosen)
-    return OpenSRN(load_srn(contents, **wanted), contents)
+    return OpenSRN(model, contents)
 
 
 def open_head(path, model, option=None, kind=None):
@@ -295,23 +296,3 @@ def open_head(path, model, option=None, kind=None):
             f"{contents['path']}: holds a head of kind {found}, but {option} is {kind}; give {option} {found}"
         )
     return head, contents
-
-
-def rows_for(model, checkpoint, names, where):
-    return OpenSRN(model, checkpoint).rows(names, where)
-
-
-def rows_of(checkpoint, names, where):
-    return OpenSRN(load_srn(checkpoint), checkpoint).rows(names, where)
-
-
-def note_other_settings(checkpoint, settings):
-    OpenSRN(None, checkpoint).note_other_settings(settings)
-
-
-def expect_width(checkpoint, instances):
-    OpenSRN(load_srn(checkpoint), checkpoint).expect_width(instances)
-
-
-def settings_of(checkpoint):
-    return OpenSRN(None, checkpoint).settings

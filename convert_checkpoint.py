@@ -1,9 +1,9 @@
-"""Converts a checkpoint between the form of this program and those of the published ones.
+"""Converts a checkpoint between our form and those of the published programs.
 
     python convert_checkpoint.py published.pth ours.pth --form ours --instances data/Chair/Chair.train
     python convert_checkpoint.py logs/chairs epoch_0062_iter_003000.pth --form semantic
 
-train.py and test.py read every form; a file of ours also knows whose each latent code is.
+train.py and test.py read every form. Our form also stores which instance each latent code belongs to.
 """
 
 import argparse
@@ -16,50 +16,50 @@ import srns
 import util
 
 OURS = "ours"
-ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published files have no place for these
+ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published files do not store these
 
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder of which the last is taken"
+        "source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder whose latest one is converted"
     )
     parser.add_argument("target", metavar="TARGET", help="the .pth file to write")
     parser.add_argument(
         "--form",
         choices=(OURS, *published.FORMS),
         required=True,
-        help="semantic: as the Semantic SRN of 2020 reads it; srn2019: as the SRN of 2019 does",
+        help="form of TARGET; semantic: for Semantic SRN (2020); srn2019: for SRN (2019)",
     )
     parser.add_argument(
         "--instances",
-        help="with --form ours: names of the instances in the order of the latent codes, a text "
-        "file with one per line or the split folder that was trained on",
+        help="with --form ours: names of the instances in the order of the latent codes, as a text file with a name "
+        "per line or as the split folder that the model was trained on",
     )
     parser.add_argument(
         "--tracing_steps",
         type=int,
-        help="with --form ours: steps of the ray marcher, which published files do not tell "
+        help="with --form ours: steps of the ray marcher, which published files do not store "
         f"(default: {published.TRACING_STEPS})",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     return parser
 
 
 def read_options(argv):
-    """Parse, and refuse what cannot work before any file is read."""
+    """Parse the options, and check them before any file is read."""
     parser = build_parser()
     options = parser.parse_args(argv)
     for name in ("instances", "tracing_steps"):
         if options.form != OURS and getattr(options, name) is not None:
-            parser.error(f"--{name}: the form {options.form} has no place for it; leave it out")
+            parser.error(f"--{name}: --form {options.form} cannot store it; leave it out")
     if options.tracing_steps is not None and options.tracing_steps < 1:
-        parser.error(f"--tracing_steps must be positive, found {options.tracing_steps}")
+        parser.error(f"--tracing_steps {options.tracing_steps}: expected a positive number")
     return options
 
 
 def sizes_of(checkpoint, tracing_steps):
-    """All sizes of a checkpoint, tracing_steps included; util.InputError where the model does not fit them."""
+    """All sizes of a checkpoint, with tracing_steps. Raises util.InputError if its model does not fit them."""
     sizes = checkpoint["sizes"]
     if "kind" not in sizes:
         return checkpoints.load_srn(checkpoint, tracing_steps=tracing_steps).sizes
@@ -83,18 +83,18 @@ def read_names(path):
 
 
 def names_for(checkpoint, path):
-    """The names in `path`, one for each latent code of the checkpoint; util.InputError where they are not that."""
+    """The names in `path`. Raises util.InputError unless there is a different one for each latent code of the checkpoint."""
     names = read_names(path)
     num_codes = len(checkpoint["model"].get(published.CODES, ()))
     if len(names) != num_codes:
         raise util.InputError(
-            f"--instances {path}: gives {len(names)} names, but {checkpoint['path']} has {num_codes} latent codes"
+            f"--instances {path}: found {len(names)} names, but {checkpoint['path']} has {num_codes} latent codes"
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise util.InputError(f"--instances {path}: gives the name {twice} to more than one code")
+        raise util.InputError(f"--instances {path}: found {twice} more than once; expected different names")
     if checkpoint["instances"] not in (None, names):
-        raise util.InputError(f"--instances {path}: {checkpoint['path']} names its codes otherwise; leave it out")
+        raise util.InputError(f"--instances {path}: {checkpoint['path']} stores other names; leave --instances out")
     return names
 
 
@@ -113,7 +113,7 @@ def main(argv=None):
     options = read_options(argv)
     target = Path(options.target)
     if target.exists() and not options.overwrite:
-        raise util.InputError(f"{target}: exists; choose another name, or replace it with --overwrite")
+        raise util.InputError(f"{target}: exists; choose another name, or pass --overwrite")
     checkpoint = checkpoints.load(options.source)
     checkpoint["sizes"] = sizes_of(checkpoint, options.tracing_steps)
     if options.instances is not None:
@@ -125,18 +125,18 @@ def main(argv=None):
         contents, notes = published.to_published(checkpoint, options.form)
         step = checkpoint.get("step", 0)
         if step and checkpoints.steps_in_name(target) != step:
-            notes.append(f"its step is lost; a file name such as {checkpoints.file_name(0, step)} would tell it")
+            notes.append(f"the step is lost; to keep it, name the file {checkpoints.file_name(0, step)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save(target, contents)
     except OSError as error:
-        raise util.InputError(f"{target}: cannot be written ({error.strerror})") from None
+        raise util.InputError(f"{target}: cannot write it ({error.strerror})") from None
 
     for note in notes:
         print(f"note: {note}")
-    lost = [n for n in ONLY_OURS if n not in contents and checkpoint.get(n) is not None and len(checkpoint[n])]
-    what = describe(checkpoint["sizes"])
-    print(f"wrote {target}, form {options.form}: {what}; left out: {', '.join(lost) or 'nothing'}")
+    lost = [name for name in ONLY_OURS if name not in contents and checkpoint.get(name)]
+    left_out = ", ".join(lost) or "nothing"
+    print(f"wrote {target}, form {options.form}: {describe(checkpoint['sizes'])}; left out: {left_out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Interpolate: go from one object's latent code to the next while a camera goes round, and film it.
+"""Interpolates between latent codes while a camera moves, and writes pictures and videos.
 
-Below `<logging_root>/<log_dir>`: `rgb/ seg/ normals/ comparison/` with a PNG per frame, `rgb.mp4` (or .gif) and so
-on for each of them, `params.txt`.
+Writes to `<logging_root>/<log_dir>`: `rgb/ seg/ normals/ comparison/` with a PNG per frame, a video of each of them
+(`rgb.mp4` or `rgb.gif`, ...), `params.txt`.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import geometry
 import options as common
 import util
 import visual
-from evaluation import picture_files, videos
+from evaluation import picture_writer, videos
 from rendering import renderer
 
-ELEVATION_DEG, UP = 20, "z"  # of an orbit, where the user leaves them open
+ELEVATION_DEG, UP = 20, "z"  # defaults of an orbit
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
-GIF_FPS = 50  # at more, players slow a GIF down
+GIF_FPS = 50  # players slow faster GIFs down
 
 
 def elevation(text):
@@ -36,50 +36,48 @@ def build_parser():
     parser = common.parser(__doc__.splitlines()[0])
     parser.add("-c", "--config_filepath", is_config_file=True, help="YAML file of options; the command line wins")
 
-    group = parser.add_argument_group("what is shown")
-    group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or a folder")
+    group = parser.add_argument_group("model and instances")
+    group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or its folder")
     group.add(
-        "--linear_path", help="a head for the classes: a .pth file or a folder (default: the SRN's own U-Net, if it has one)"
+        "--linear_path",
+        help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net, if it has one)",
     )
     group.add(
         "--specific_ins",
         type=common.comma_separated(str),
-        help="names of the instances to go through, in "
-        "this order, with commas; A,B,A comes back (default: the checkpoint's first two)",
+        help="names of the instances in the order of the video, with commas; A,B,A returns to A "
+        "(default: the first two of the checkpoint)",
     )
-    group.add(
-        "--tracing_steps", type=common.positive, help="steps of the ray marcher, for published checkpoints of other than 10"
-    )
+    group.add("--tracing_steps", type=common.positive, help="steps of the ray marcher; published checkpoints do not store it")
 
     group = parser.add_argument_group("camera")
     group.add(
         "--data_root",
         required=True,
-        help="split folder whose cameras are used; its folders name the codes of a published checkpoint",
+        help="split folder, whose cameras are used; for a published checkpoint, its folders also name the codes",
     )
     group.add(
         "--path",
         choices=("orbit", "views"),
         default="orbit",
-        help="orbit: a full turn about the point "
-        "that the first instance's cameras look at, at their mean distance; views: these cameras "
-        "themselves, in order, spread evenly over the frames",
+        help="orbit: a full turn around the point that the first instance's cameras look at, at their mean distance; "
+        "views: the poses of these cameras in order, evenly spread over the frames",
     )
     group.add("--elevation_deg", type=elevation, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
-    group.add("--up", choices=("x", "y", "z"), help=f"orbit: the world's axis that points up (default: {UP})")
+    group.add("--up", choices=("x", "y", "z"), help=f"orbit: axis of the world that points up (default: {UP})")
 
     group = parser.add_argument_group("frames")
-    group.add("--num_frames", type=common.at_least(2), default=60, help="how many, over all instances")
-    group.add("--img_sidelength", type=common.at_least(3), default=128, help="side of the rendered images")
+    group.add("--num_frames", type=common.at_least(2), default=60, help="frames of the whole video")
+    group.add("--img_sidelength", type=common.at_least(3), default=128, help="side of the rendered images, in pixels")
     group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
     group.add(
         "--format",
         choices=("mp4", "gif", "none"),
-        help="of the films (default: mp4 where imageio-ffmpeg is installed, else gif)",
+        help="format of the videos; none: pictures only (default: mp4 if imageio-ffmpeg is installed, else gif)",
     )
-    group.add("--fps", type=common.positive, default=20, help="frames per second of the films")
-    group.add("--logging_root", default="./logs", help="all runs are below this folder")
-    group.add("--log_dir", required=True, help="folder of this run below --logging_root")
+    group.add("--fps", type=common.positive, default=20, help="frames per second of the videos")
+    group.add("--logging_root", default="./logs", help="parent folder of all runs")
+    group.add("--log_dir", required=True, help="folder of this run, relative to --logging_root")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     common.add_fused(group)
     return parser
@@ -90,33 +88,33 @@ def read_options(argv):
     options = parser.parse_args(argv)
     num_named = 2 if options.specific_ins is None else len(options.specific_ins)
     if num_named < 2:
-        parser.error("--specific_ins: expected two names or more, with commas between them")
+        parser.error("--specific_ins: expected two or more names, with commas between them")
     if options.num_frames < num_named:
-        parser.error(f"--num_frames {options.num_frames}: too few to go through {num_named} instances")
+        parser.error(f"--num_frames {options.num_frames}: expected at least {num_named}, one per instance")
     if options.path == "views" and (options.elevation_deg is not None or options.up):
-        parser.error("--elevation_deg and --up are for --path orbit: leave them out")
+        parser.error("--path views: --elevation_deg and --up need --path orbit; leave them out")
     if options.format is None:
         options.format = "mp4" if videos.can_write_mp4() else "gif"
     if options.format == "mp4" and not videos.can_write_mp4():
-        parser.error("--format mp4 needs ffmpeg: pip install -r requirements-video.txt, or choose --format gif")
+        parser.error("--format mp4 needs ffmpeg; pip install -r requirements-video.txt, or choose --format gif")
     if options.format == "gif" and options.fps > GIF_FPS:
-        parser.error(f"--fps {options.fps}: a GIF shows {GIF_FPS} frames a second at most")
+        parser.error(f"--fps {options.fps}: expected at most {GIF_FPS} with --format gif")
     return options
 
 
 def blend(codes, num_frames):
-    """Codes (F, D) on the straight lines from each code of (N, D) to the next, the first and the last included.
+    """Codes (F, D) on straight lines from each code of (N, D) to the next, the first and the last included.
 
-    Each leg is eased in and out, s = 3 t^2 - 2 t^3, so that the film lingers at every instance.
+    The video slows down at every instance: the fraction of a line is s = 3 t^2 - 2 t^3.
     """
     position = torch.linspace(0, len(codes) - 1, num_frames).to(codes)
-    leg = position.long().clamp(max=len(codes) - 2)
-    t = position - leg
-    return torch.lerp(codes[leg], codes[leg + 1], (t**2 * (3 - 2 * t))[:, None])
+    start = position.long().clamp(max=len(codes) - 2)
+    t = position - start
+    return torch.lerp(codes[start], codes[start + 1], (t**2 * (3 - 2 * t))[:, None])
 
 
 def read_cameras(options):
-    """Intrinsics and poses (V, 4, 4) of the first named instance that the split has, else of the split's first."""
+    """Intrinsics and poses (V, 4, 4) of the first named instance in the split; if there is none, of its first instance."""
     folders = dataio.instance_folders(options.data_root)
     of_name = {folder.name: folder for folder in folders}
     found = [of_name[name] for name in options.specific_ins if name in of_name]
@@ -126,7 +124,7 @@ def read_cameras(options):
     intrinsics = data_util.load_intrinsics(folder / "intrinsics.txt")
     paths = sorted((folder / "pose").glob("*.txt"))
     if not paths:
-        raise util.InputError(f"{folder}: no poses; expected {folder}/pose/*.txt")
+        raise util.InputError(f"{folder}: found no poses; expected {folder}/pose/*.txt")
     poses = [torch.from_numpy(data_util.load_pose(path, intrinsics.poses_are_world2cam)) for path in paths]
     return intrinsics, torch.stack(poses)
 
@@ -141,18 +139,23 @@ def camera_path(options, poses):
     return geometry.orbit(target, distance, elevation_deg, options.num_frames, options.up or UP)
 
 
-def open_model(options, device):
-    """The checkpoint with its instances' names, its SRN, and the head or None; refused where they cannot serve."""
-    checkpoint = checkpoints.load(options.checkpoint_path)
-    model = checkpoints.load_srn(checkpoint, tracing_steps=options.tracing_steps).to(device).eval()
+def open_models(options, device):
+    """The SRN and the head (or None) on the device; names and latent codes (N, D) of the instances; the data settings.
+
+    Raises util.InputError if the checkpoints do not fit each other or the options.
+    """
+    srn = checkpoints.open_srn(options.checkpoint_path, options.data_root, tracing_steps=options.tracing_steps)
+    model = srn.model.to(device).eval()
     if model.latent_codes is None:
-        raise util.InputError(f"{checkpoint['path']}: holds no latent codes to interpolate between; give an SRN of a class")
+        raise util.InputError(f"{srn.path}: found no latent codes; interpolation needs the SRN of a class")
     head = None
     if options.linear_path:
-        head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
-    renderer.expect_side(options.img_sidelength, model, head)
-    folders = [folder.name for folder in dataio.instance_folders(options.data_root)]
-    return checkpoints.with_names(checkpoint, folders, options.data_root), model, head
+        head = checkpoints.open_head(options.linear_path, model)[0].to(device).eval()
+    names = options.specific_ins or srn.instances[:2]
+    if len(names) < 2:
+        raise util.InputError(f"{srn.path}: found one latent code; interpolation needs two")
+    rows = srn.rows(names, "--specific_ins")
+    return model, head, names, model.latent_codes.weight.detach()[rows], srn.settings
 
 
 @util.command
@@ -162,41 +165,37 @@ def main(argv=None):
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    checkpoint, model, head = open_model(options, device)
-    options.specific_ins = options.specific_ins or checkpoint["instances"][:2]
-    if len(options.specific_ins) < 2:
-        raise util.InputError(f"{checkpoint['path']}: holds one latent code only; interpolation needs two")
-    rows = checkpoints.rows_of(checkpoint, options.specific_ins, "--specific_ins")
+    srn, head, options.specific_ins, codes, settings = open_models(options, device)
+    renderer.expect_side(options.img_sidelength, srn, head)
     intrinsics, poses = read_cameras(options)
     side = options.img_sidelength
-    frames = {
-        "z": blend(model.latent_codes.weight.detach()[rows], options.num_frames),
-        "cam2world": camera_path(options, poses).to(device),
-    }
+    frames = {"z": blend(codes, options.num_frames), "cam2world": camera_path(options, poses).to(device)}
     view = {
-        "uv": geometry.pixel_grid(side, side, checkpoints.settings_of(checkpoint).pixel_center, device),
+        "uv": geometry.pixel_grid(side, side, settings.pixel_center, device),
         "intrinsics": torch.from_numpy(intrinsics.matrix(side)).to(device),
     }
     folder = common.start_run(options)
-    kinds = render_frames(options, model, head, frames, view, folder)
+    kinds = render_frames(options, srn, head, frames, view, folder)
     if options.format != "none":
-        write_films(options, kinds, folder)
+        write_videos(options, kinds, folder)
 
 
 @torch.inference_mode()
-def render_frames(options, model, head, frames, view, folder):
-    """Render every frame in order and write its pictures; returns the names of their folders.
+def render_frames(options, srn, head, frames, view, folder):
+    """Render every frame in order and write its pictures. Returns the kinds of pictures, which name their folders.
 
-    frames: z (F, D) and cam2world (F, 4, 4); view: uv (R, 2) and intrinsics (3, 3), the same for all frames
+    frames: z (F, D) and cam2world (F, 4, 4)
+    view:   uv (R, 2) and intrinsics (3, 3), the same for all frames
     """
-    with picture_files.PictureWriter() as writer, tqdm(total=options.num_frames, unit="frame") as bar:
+    with picture_writer.PictureWriter() as writer, tqdm(total=options.num_frames, unit="frame") as bar:
         for indices in torch.arange(options.num_frames).split(options.batch_size):
             batch = {name: tensor[indices] for name, tensor in frames.items()}
             batch |= {name: tensor.expand(len(indices), -1, -1) for name, tensor in view.items()}
-            outputs = renderer.render(model, batch, head)
+            outputs = renderer.render(srn, batch, head)
+            num_classes = outputs["seg_logits"].shape[-1] if "seg_logits" in outputs else None
+            shown, cameras = visual.to_host(outputs), {"cam2world": batch["cam2world"].cpu()}
             for i, index in enumerate(indices.tolist()):
-                num_classes = outputs["seg_logits"].shape[-1] if "seg_logits" in outputs else None
-                pictures = visual.of_observation(outputs, batch, i, num_classes)
+                pictures = visual.of_observation(shown, cameras, i, num_classes)
                 pictures["comparison"] = visual.strip([pictures[kind] for kind in SHOWN if kind in pictures])
                 for kind, picture in pictures.items():
                     writer.write(folder / kind / frame_name(index), picture)
@@ -208,12 +207,12 @@ def frame_name(index):
     return f"{index:06d}.png"
 
 
-def write_films(options, kinds, folder):
-    """A film of each kind of pictures, read back from their folder."""
+def write_videos(options, kinds, folder):
+    """Write a video of each kind of pictures, read back from their folder."""
     for kind in kinds:
         pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
         videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
-    print(f"film: {folder / f'comparison.{options.format}'}")
+    print(f"video: {folder / f'comparison.{options.format}'}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def fraction(text):
     return value
 
 
-def add_common(group):
+def add_common(group, seed_help="of weights, of the order of views and of the choice of rays"):
     """Options of every stage: where things are, on what they run."""
     group.add("-c", "--config_filepath", is_config_file=True, help="YAML file of options; the command line wins over it")
     group.add("--data_root", required=True, help="split folder, such as data/Chair/Chair.train")
@@ -93,7 +93,7 @@ def add_common(group):
     group.add("--logging_root", default="./logs", help="all runs are below this folder")
     group.add("--log_dir", default="", help="folder of this run below --logging_root (default: that folder itself)")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
+    group.add("--seed", type=at_least(0), default=0, help=seed_help)
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
     kept = group.add_mutually_exclusive_group()
     kept.add(

@@ -1,10 +1,10 @@
-"""Checkpoints of the two published programs, Semantic SRN (2020) and SRN (2019): reading and writing them.
+"""Reads and writes checkpoints of the two published programs, Semantic SRN (2020) and SRN (2019).
 
-A published `.pth` holds `model` and the states of its optimizers, and nothing else. Where these differ from ours:
-    names       "semantic" says slave_params where "srn2019" and we say hypo_params; in both, some convolutions of
-                U-Nets are written under further names too, see `layout`
-    order       a U-Net's last convolution comes before its others in the optimizers
-    optimizers  semantic: as here, optimizer_0 for the codes and optimizer_1 for the networks, or optimizer_0 for a
+A published `.pth` holds `model`, the states of its optimizers, and nothing else. Differences from our checkpoints:
+    names       "semantic" says slave_params where "srn2019" and we say hypo_params; both store some convolutions of
+                U-Nets under several names, see `layout`
+    order       in the optimizers, a U-Net's last convolution precedes its others
+    optimizers  semantic: as ours, optimizer_0 for the codes and optimizer_1 for the networks, or optimizer_0 for a
                 head; srn2019: one Adam, `optimizer`, for everything
     colours     semantic: four channels, of which alpha learns to be 1; srn2019: three
 """
@@ -16,9 +16,9 @@ import torch
 import util
 
 FORMS = ("semantic", "srn2019")
-TRACING_STEPS = 10  # of both programs; their files do not tell
+TRACING_STEPS = 10  # of both programs; their files do not store it
 WIDTH = 256  # of phi, and by default of the latent codes
-SETTINGS = {"pixel_center": 0.0, "blend_alpha": False}  # of the data both programs were made for
+SETTINGS = {"pixel_center": 0.0, "blend_alpha": False}  # of the published data
 
 CODES = "latent_codes.weight"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -45,12 +45,12 @@ SPARSE_ADAM = dict(lr=4e-4, betas=(0.5, 0.5), eps=1e-5)
 
 
 def from_published(contents, path):
-    """A published checkpoint laid out as ours (checkpoints.py), but for `step`, which only the file's name tells.
+    """A published checkpoint in our layout (checkpoints.py), without `step`, which only the file's name has.
 
     contents: as read from the file `path`; contents["model"] is a dict
     Sizes come from shapes; tracing_steps, and num_instances of a model without a table, are None. Raises
-    util.InputError where the model is neither an SRN nor a head, or gives one entry two values. Whether all the
-    entries are there and fit each other is left to checkpoints.load_state.
+    util.InputError if the model is neither an SRN nor a head, or if two names of one entry differ in value.
+    checkpoints.load_state checks whether all entries are present and fit each other.
     """
     model, names = our_entries(contents["model"], path)
     form = "srn2019" if "optimizer" in contents else "semantic"
@@ -87,18 +87,18 @@ def our_entries(published, path):
 
 
 def same(tensor, other):
-    """Whether two tensors are one, or equal."""
+    """Whether two tensors share their memory or are equal. A nan does not equal itself."""
     if tensor.shape != other.shape or tensor.dtype != other.dtype:
         return False
     return tensor.data_ptr() == other.data_ptr() or torch.equal(tensor, other)
 
 
 def layout(names):
-    """Pairs of published key (but for slave_params) and our name, in the published order.
+    """[(published key with hypo_params, our name)] in the published order.
 
-    names: of entries, ours and in our order; a dict
-    A U-Net's convolutions that keep the image's size (unet.Conv2dSame) were attributes twice over, and the last
-    one's weight also one of the U-Net itself.
+    names: our names in our order, a dict
+    A published convolution that keeps the image's size (unet.Conv2dSame) stores each entry under two names, and the
+    weight of a U-Net's last one under a third.
     """
     pairs = []
     for name in names:
@@ -113,12 +113,12 @@ def layout(names):
 
 
 def parameters(names):
-    """The names that are not those of a batch norm's running statistics."""
+    """The names without those of a batch norm's running statistics."""
     return [name for name in names if not name.endswith(BUFFERS)]
 
 
 def sizes_of(model, path):
-    """Sizes of a model (see checkpoints.py) of {name: tensor}; util.InputError where it is no SRN and no head."""
+    """Sizes (see checkpoints.py) of a model {name: tensor}. Raises util.InputError if it is neither an SRN nor a head."""
     parts = {name.split(".")[0] for name in model}
     if parts & SRN_PARTS:
         return srn_sizes(model, parts, path)
@@ -128,32 +128,25 @@ def sizes_of(model, path):
             return {"kind": kind, "in_features": in_features, "num_classes": num_classes}
     found = ", ".join(list(model)[:3]) or "nothing"
     raise util.InputError(
-        f"{path}: not a checkpoint of an SRN or of a segmentation head; expected a model with entries such as "
+        f"{path}: not a checkpoint of an SRN or of a segmentation head; expected entries such as "
         f"ray_marcher.lstm.weight_ih or linear.weight, found {found}"
     )
 
 
 def srn_sizes(model, parts, path):
-    """srns.SRN.sizes from {name: tensor}; `parts` are the first words of the names."""
+    """srns.SRN.sizes of a model {name: tensor}; `parts` are the first words of the names."""
     fit_single_srn = "phi" in parts and "hyper_phi" not in parts
     has_table = CODES in model
-    if has_table:
-        latent_dim = length(model, CODES, 1, path)
-    elif fit_single_srn:
-        latent_dim = WIDTH  # of no consequence
-    else:
-        latent_dim = length(model, "hyper_phi.layers.0.hyper_linear.hypo_params.net.0.net.0.weight", 1, path)
+    with_latent_dim = CODES if has_table else "hyper_phi.layers.0.hyper_linear.hypo_params.net.0.net.0.weight"
     use_unet_renderer = any(name.startswith("pixel_generator.net.0.in_layer.") for name in model)
-    num_classes = None
-    if "class_generator" in parts:
-        num_classes = length(model, "class_generator.out_layer.0.net.1.weight", 0, path)
+    classes = "class_generator.out_layer.0.net.1.weight"
     return dict(
         num_instances=length(model, CODES, 0, path) if has_table else None,
-        latent_dim=latent_dim,
+        latent_dim=WIDTH if fit_single_srn and not has_table else length(model, with_latent_dim, 1, path),
         hidden_features=length(model, "ray_marcher.lstm.weight_ih", 1, path),
         tracing_steps=None,
         rgb_channels=length(model, f"{UNET_COLOUR if use_unet_renderer else RAY_COLOUR}.weight", 0, path),
-        num_classes=num_classes,
+        num_classes=length(model, classes, 0, path) if "class_generator" in parts else None,
         fit_single_srn=fit_single_srn,
         has_params=not has_table and not fit_single_srn,
         use_unet_renderer=use_unet_renderer,
@@ -161,12 +154,10 @@ def srn_sizes(model, parts, path):
 
 
 def length(model, name, dim, path):
-    """The length of one dimension of an entry; util.InputError where it is missing or has none."""
-    if name not in model:
-        raise util.InputError(f"{path}: does not tell the sizes of its model: {name} is missing")
-    shape = tuple(model[name].shape)
-    if len(shape) <= dim or not shape[dim]:
-        raise util.InputError(f"{path}: does not tell the sizes of its model: {name} is {shape}")
+    """The length of one dimension of an entry. Raises util.InputError if the entry or the dimension is missing or empty."""
+    shape = tuple(model[name].shape) if name in model else "missing"
+    if shape == "missing" or len(shape) <= dim or not shape[dim]:
+        raise util.InputError(f"{path}: cannot read the sizes of the model: {name} is {shape}")
     return shape[dim]
 
 
@@ -174,7 +165,7 @@ def length(model, name, dim, path):
 
 
 def optimizer_names(names, form="ours"):
-    """{optimizer's entry in the checkpoint: names of its parameters in its order}, of all parameters' names."""
+    """{name of an optimizer in the checkpoint: names of its parameters in its order}, given the names of all parameters."""
     if form == "srn2019":
         return {"optimizer": names}
     if CODES not in names:
@@ -183,29 +174,29 @@ def optimizer_names(names, form="ours"):
 
 
 def optimizer_states(contents, entries, model, path):
-    """{parameter: its step (int), exp_avg and exp_avg_sq}, for those parameters that an optimizer has a state of.
+    """{parameter: {"step": int, "exp_avg", "exp_avg_sq"}} of the parameters that an optimizer has a state of.
 
     entries: as from `optimizer_names`
     model:   {name: tensor}
-    An entry that does not fit the model is left out, which is told.
+    Leaves out an optimizer that does not fit the model, with a note.
     """
     states = {}
     for entry, names in entries.items():
         if entry in contents:
             try:
                 states |= states_of(contents[entry], names, model)
-            except Exception as error:  # whatever comes of reading an entry that is something else
+            except Exception as error:  # anything can be stored under this name
                 print(f"note: {path}: left out {entry}, which does not fit the model ({error!r})")
     return states
 
 
 def states_of(optimizer, names, model):
-    """As `optimizer_states`, of one optimizer's state dict over the parameters `names`."""
+    """`optimizer_states` of one optimizer's state dict over the parameters `names`. Raises if they do not fit."""
     if not optimizer["state"]:
         return {}
-    indices = [index for group in optimizer["param_groups"] for index in group["params"]]  # once any numbers
+    indices = [index for group in optimizer["param_groups"] for index in group["params"]]  # any numbers in old files
     if len(indices) != len(names):
-        raise ValueError(f"it is of {len(indices)} parameters, expected {len(names)}")
+        raise ValueError(f"found {len(indices)} parameters, expected {len(names)}")
     states = {}
     for index, name in zip(indices, names):
         if index in optimizer["state"]:
@@ -218,7 +209,7 @@ def states_of(optimizer, names, model):
 
 
 def optimizer_entries(states, entries):
-    """The optimizers' state dicts, as torch's Adam and SparseAdam read them; none for one without any state.
+    """The optimizers' state dicts as torch's Adam and SparseAdam read them, without optimizers that have no state.
 
     states, entries: as from `optimizer_states` and `optimizer_names`
     """
@@ -238,11 +229,11 @@ def optimizer_entries(states, entries):
 
 
 def to_published(contents, form):
-    """A checkpoint of ours in a published form, and a list of sentences on what is not the same there.
+    """A checkpoint of ours in a published form, and a list of notes on what changes.
 
-    contents: as from checkpoints.load; entries of the model may share memory with the result's
+    contents: as from checkpoints.load; the result may share memory with it
     form:     "semantic" or "srn2019"
-    Raises util.InputError where the published program has no such model.
+    Raises util.InputError if the published program has no such model.
     """
     path, sizes, model = contents.get("path", "this checkpoint"), contents["sizes"], dict(contents["model"])
     refuse_unknown(sizes, form, path)
@@ -252,10 +243,10 @@ def to_published(contents, form):
         changes = fit_srn(model, sizes, form)
         if changes and states:
             states = {}
-            changes.append("the state of its optimizers, which belongs to the model as it was, is left out")
-        notes += changes + facts_to_know(sizes, form)
+            changes.append("the state of the optimizers is left out, since the model changes")
+        notes += changes + notes_on_sizes(sizes, form)
     if contents.get("settings", SETTINGS) != SETTINGS:
-        notes.append(f"its data had {contents['settings']}; the published programs know {SETTINGS} only")
+        notes.append(f"the model was trained with {contents['settings']}, but the published programs use {SETTINGS}")
 
     pairs = layout(model)
     names = parameters(dict.fromkeys(name for _, name in pairs))
@@ -265,18 +256,18 @@ def to_published(contents, form):
 
 
 def refuse_unknown(sizes, form, path):
-    """util.InputError for a model that the program of this form does not have."""
+    """Raise util.InputError if the program of this form has no such model."""
     if form == "srn2019" and "kind" in sizes:
-        raise util.InputError(f"{path}: holds a segmentation head, and SRN of 2019 has none; write it as semantic")
+        raise util.InputError(f"{path}: holds a segmentation head, which SRN (2019) does not have; use --form semantic")
     for variant, what in ONLY_IN_2019.items():
         if form == "semantic" and sizes.get(variant):
-            raise util.InputError(f"{path}: the published Semantic SRN has no {what}; write it as srn2019")
+            raise util.InputError(f"{path}: Semantic SRN (2020) has no {what}; use --form srn2019")
 
 
 def sort_codes(model, states, instances):
-    """Put the rows of the latent table, and of its state, in the order of the instances' names, in place.
+    """Sort the rows of the latent table and of its optimizer state by the instances' names, in place. Returns notes.
 
-    The published programs give row i to the i-th folder. Returns notes.
+    The published programs assign row i to the i-th folder.
     """
     if CODES not in model or not instances or instances == sorted(instances):
         return []
@@ -284,13 +275,13 @@ def sort_codes(model, states, instances):
     model[CODES] = model[CODES][rows]
     if CODES in states:
         states[CODES] |= {moment: states[CODES][moment][rows] for moment in MOMENTS}
-    return ["its codes are now in the order of their instances' names, as the published programs expect"]
+    return ["the codes are sorted by the names of their instances, as the published programs expect"]
 
 
 def fit_srn(model, sizes, form):
-    """Give an SRN's entries {name: tensor}, in place, the outputs that the program of this form has.
+    """Change an SRN's entries {name: tensor}, in place, to the outputs of the program of this form.
 
-    Returns notes; none where nothing changed.
+    Returns notes, none if nothing changed.
     """
     notes = []
     last = UNET_COLOUR if sizes["use_unet_renderer"] else RAY_COLOUR
@@ -298,26 +289,26 @@ def fit_srn(model, sizes, form):
     if form == "semantic" and sizes["rgb_channels"] == 3:
         model[f"{last}.weight"] = torch.cat([weight, torch.zeros_like(weight[:1])])
         model[f"{last}.bias"] = torch.cat([bias, torch.ones_like(bias[:1])])
-        notes.append("its colours have a fourth channel, alpha, which is 1 everywhere")
+        notes.append("the colours get a fourth channel, alpha, which is 1 everywhere")
     if form == "srn2019" and sizes["rgb_channels"] == 4:
         model[f"{last}.weight"], model[f"{last}.bias"] = weight[:3].clone(), bias[:3].clone()
-        notes.append("the fourth channel of its colours, alpha, is left out")
+        notes.append("the fourth channel of the colours, alpha, is left out")
     if form == "srn2019" and sizes["num_classes"] is not None:
         for name in [name for name in model if name.startswith("class_generator.")]:
             del model[name]
-        notes.append("its segmentation U-Net is left out")
+        notes.append("the segmentation U-Net is left out")
     return notes
 
 
-def facts_to_know(sizes, form):
-    """Notes on sizes that the published programs have otherwise, or must be told."""
+def notes_on_sizes(sizes, form):
+    """Notes on sizes that differ from the defaults of the published programs."""
     notes = []
     if form == "semantic" and sizes["num_classes"] is None:
-        notes.append("it has no segmentation U-Net; the published program adds an untrained one")
+        notes.append("there is no segmentation U-Net; the published program adds an untrained one")
     if sizes["hidden_features"] != WIDTH:
-        notes.append(f"its phi is {sizes['hidden_features']} wide; the published programs build one of {WIDTH}")
+        notes.append(f"phi has {sizes['hidden_features']} features; the published programs expect {WIDTH}")
     if not sizes["fit_single_srn"] and sizes["latent_dim"] != WIDTH:
-        notes.append(f"the published programs need --embedding_size {sizes['latent_dim']} for it")
+        notes.append(f"the published programs need --embedding_size {sizes['latent_dim']}")
     if sizes["tracing_steps"] not in (None, TRACING_STEPS):
-        notes.append(f"the published programs need --tracing_steps {sizes['tracing_steps']} for it")
+        notes.append(f"the published programs need --tracing_steps {sizes['tracing_steps']}")
     return notes

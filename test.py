@@ -1,17 +1,18 @@
-"""Test: render the objects of a split, score what was not shown to the model, write pictures and point clouds.
+"""Evaluates a model on a split: scores, pictures, point clouds.
 
-Parts are scored in 3-D as well, where instances have labelled point clouds.
+All chosen views are rendered. Views that the codes were fitted to are shown, but not scored. Parts are scored in 2-D
+if there are label maps, and in 3-D if there are labelled point clouds.
 
-Below `<logging_root>/<log_dir>`: a folder per instance (`000000/`) with `rgb/ rgb_gt/ seg/ seg_gt/ normals/ input/
+Writes to `<logging_root>/<log_dir>`: a folder per instance (`000000/`) with `rgb/ rgb_gt/ seg/ seg_gt/ normals/ input/
 comparison/` and `point_cloud_rgb`, `point_cloud_seg` (.txt and .ply); `final_miou.csv`, `observations.csv`,
 `results.txt`, `results.json`, `contact_sheet.png`, `params.txt`.
 """
 
-import hashlib
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import checkpoints
 import data_util
@@ -19,57 +20,59 @@ import dataio
 import options as common
 import srns
 import util
-import visual
-from evaluation import clouds, contact_sheet, metrics, picture_files, scoring
+from evaluation import evaluate, metrics
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
 
 def build_parser():
     parser = common.parser(__doc__.splitlines()[0])
-    common.add_common(parser)
-    group = parser.add_argument_group("evaluation")
-    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")
-    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="of the products of matrices")
-    common.add_fused(group)
-    group.add("--compile", action="store_true", help="fuse what every ray goes through with torch.compile")
+    common.add_common(parser, seed_help=argparse.SUPPRESS)  # published; nothing here is random
+    add_evaluation(parser.add_argument_group("evaluation"))
+    group = parser.add_argument_group("model: read from the checkpoint; an option that contradicts it is an error")
+    common.add_model_variants(group)
+    group.add("--num_instances", type=common.positive, help="number of latent codes that the checkpoint must hold")
+    group.add("--freeze_networks", action="store_true", help=argparse.SUPPRESS)  # published; nothing here is trained
+    return parser
+
+
+def add_evaluation(group):
+    group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or its folder")
     group.add(
         "--eval_mode",
         type=str.lower,
         choices=("srn", *srns.HEADS),
         default="srn",
-        help="where classes come from: the "
-        "SRN's own U-Net, if it has one; the head of --linear_path; the U-Net baseline of --unet_path",
+        help="what predicts classes: the SRN's own U-Net, if it has one; the linear or MLP head of --linear_path; "
+        "the U-Net baseline of --unet_path",
     )
-    group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or a folder of some")
-    group.add("--linear_path", help="the head of stage 2 (linear or MLP): a .pth file or a folder of some")
-    group.add("--unet_path", help="the U-Net baseline of stage 2: a .pth file or a folder of some")
-    group.add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
+    group.add("--linear_path", help="linear or MLP head of stage 2: a .pth file or its folder")
+    group.add("--unet_path", help="U-Net baseline of stage 2: a .pth file or its folder")
     group.add(
-        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, spread evenly; -1: all"
+        "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, the first ones; -1: all"
+    )
+    group.add(
+        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, evenly spread; -1: all"
     )
     group.add(
         "--input_idcs",
         type=common.comma_separated(int),
-        help="views the codes were fitted to: shown in the pictures, "
-        "not scored (default: those that the checkpoint names for this split)",
+        help="indices of the views that the codes were fitted to, with commas; these are shown, but not scored "
+        "(default: the views that the checkpoint names for this split)",
     )
+    group.add("--score_input_views", action="store_true", help="also score the views that the codes were fitted to")
     group.add(
         "--reverse",
         action="store_true",
-        help="codes were fitted to label maps: these are shown as what was given (a checkpoint made here knows by itself)",
+        help="show label maps as input views, if the codes were fitted to them; only published checkpoints need this flag",
     )
-    group.add("--score_input_views", action="store_true", help="score the views the codes were fitted to as well")
-    group.add("--point_cloud", action="store_true", help="write point clouds by colour and by class")
-    group.add(
-        "--save_out_first_n", type=common.at_least(0), default=250, help="instances whose pictures and clouds are written"
-    )
-    group = parser.add_argument_group("model; the checkpoint tells it, and a contradiction is refused")
-    common.add_model_variants(group)
-    group.add("--num_instances", type=common.positive, help="if given, the checkpoint must hold as many latent codes")
-    group.add("--freeze_networks", action="store_true", help="nothing is trained here, so this changes nothing")
-    return parser
+    group.add("--point_cloud", action="store_true", help="write point clouds, coloured by image and by class")
+    group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances with written pictures and clouds")
+    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
+    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
+    group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="number format of matrix products")
+    common.add_fused(group)
+    group.add("--compile", action="store_true", help="compile the layers that every ray passes with torch.compile")
 
 
 def read_options(argv):
@@ -78,16 +81,46 @@ def read_options(argv):
     path_of = {"srn": None, "linear": "linear_path", "mlp": "linear_path", "unet": "unet_path"}[options.eval_mode]
     for name in ("linear_path", "unet_path"):
         if bool(getattr(options, name)) != (name == path_of):
-            parser.error(f"--eval_mode {options.eval_mode} goes with {f'--{path_of} alone' if path_of else 'no --' + name}")
+            expected = f"--{path_of} and no other head" if path_of else f"no --{name}"
+            parser.error(f"--eval_mode {options.eval_mode}: expected {expected}")
     if options.reverse and not options.obj_name:
-        parser.error("--reverse shows label maps, which need a class list: give --obj_name")
+        parser.error("--reverse shows label maps, which need a class list; give --obj_name")
     return options
 
 
-def open_data(options, checkpoint):
-    """The split's data set, with labels where --obj_name names a class list and there are any; class names (or None)."""
-    settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
-    checkpoints.note_other_settings(checkpoint, settings)
+@dataclass(frozen=True)
+class Models:
+    """An SRN, and the head that predicts classes instead of its U-Net, or None."""
+
+    srn: checkpoints.OpenSRN
+    rows: torch.Tensor  # (N,) int64, the row of each instance's latent code
+    head: torch.nn.Module | None
+    head_path: Path | None
+
+    @property
+    def num_classes(self):
+        return self.head.num_classes if self.head is not None else self.srn.model.sizes["num_classes"]
+
+
+def open_models(options, device):
+    """The Models that the options name, on the device."""
+    srn = checkpoints.open_srn(options.checkpoint_path, options.data_root, **common.wanted_sizes(options))
+    model = srn.model.to(device).eval()
+    num_codes = model.sizes["num_instances"]
+    if options.num_instances not in (None, num_codes):
+        raise util.InputError(f"{srn.path}: holds {num_codes} latent codes, but --num_instances is {options.num_instances}")
+    head = head_path = None
+    if options.linear_path or options.unet_path:
+        path = options.linear_path or options.unet_path
+        head, contents = checkpoints.open_head(path, model, "--eval_mode", options.eval_mode)
+        head, head_path = head.to(device).eval(), contents["path"]
+    srn.note_other_settings(dataio.dataset_settings(options.data_root, options.blend_alpha))
+    names = [x.name for x in dataio.instance_folders(options.data_root, options.max_num_instances, options.specific_ins)]
+    return Models(srn, torch.tensor(srn.rows(names, options.data_root)), head, head_path)
+
+
+def open_data(options, srn):
+    """The split's data set, with labels if --obj_name names a class list and there are labels; class names or None."""
     class_names = None
     if options.obj_name:
         class_names = data_util.load_class_names(dataio.find_class_list(options.data_root, options.obj_name))
@@ -97,19 +130,18 @@ def open_data(options, checkpoint):
     instances = dataio.index_split(
         options.data_root,
         with_labels=with_labels,
-        with_params=checkpoint["sizes"].get("has_params", False),
+        with_params=srn.model.sizes["has_params"],
         max_num_instances=options.max_num_instances,
         specific_ins=options.specific_ins,
         specific_observation_idcs=options.specific_observation_idcs,
         max_num_observations=options.max_num_observations,
     )
-    checkpoints.expect_width(checkpoint, instances)
-    num_classes = len(class_names) if with_labels else None
+    srn.expect_width(instances)
     dataset = dataio.SceneClassDataset(
         instances,
         options.img_sidelength,
-        settings,
-        num_classes,
+        dataio.dataset_settings(options.data_root, options.blend_alpha),
+        len(class_names) if with_labels else None,
         preload=options.preload,
         cache=options.cache,
         num_workers=options.num_workers,
@@ -118,75 +150,73 @@ def open_data(options, checkpoint):
 
 
 def has_labels(options):
-    """Whether any of the chosen instances has a folder of label maps; then all of them must."""
+    """Whether any of the chosen instances has a folder of label maps; then all of them need one."""
     folders = dataio.instance_folders(options.data_root, options.max_num_instances, options.specific_ins)
     return any((folder / "seg").is_dir() for folder in folders)
 
 
-def open_head(options, model):
-    """The checkpoint of the head that gives the classes, and the head on the model's device; None, None without one."""
-    path = options.linear_path or options.unet_path
-    if not path:
-        return None, None
-    checkpoint = checkpoints.load(path)
-    head = checkpoints.load_head(checkpoint, model)
-    kind = checkpoint["sizes"]["kind"]
-    if kind != options.eval_mode:
-        raise util.InputError(f"{checkpoint['path']}: holds a head of kind {kind}; evaluate it with --eval_mode {kind}")
-    return checkpoint, head.to(next(model.parameters()).device).eval()
-
-
-def rows_of_table(options, model, checkpoint, dataset):
-    """Rows of the latent table that belong to the instances of the data set, by name."""
-    folders = [folder.name for folder in dataio.instance_folders(options.data_root)]
-    checkpoint = checkpoints.with_names(checkpoint, folders, options.data_root)
-    if options.num_instances not in (None, model.sizes["num_instances"]):
-        raise util.InputError(
-            f"{checkpoint['path']}: holds {model.sizes['num_instances']} latent codes, but --num_instances is "
-            f"{options.num_instances}"
-        )
-    return checkpoints.rows_for(model, checkpoint, [x.name for x in dataset.instances], options.data_root)
-
-
-def input_views(options, checkpoint, dataset):
-    """The set of (instance name, view name) that the codes were fitted to."""
+def find_input_views(options, srn, dataset):
+    """The set of (instance, view) that the codes were fitted to."""
     if options.input_idcs:
         names = [instance.name for instance in dataset.instances]
-        given = dataio.index_split(options.data_root, specific_ins=names, specific_observation_idcs=options.input_idcs)
-        return {(instance.name, view) for instance in given for view in instance.views}
-    if checkpoint["split"] is None:
-        print(f"note: {checkpoint['path']} does not tell which views it was given; name them with --input_idcs")
-    if checkpoint["split"] != Path(options.data_root).resolve().name:
+        chosen = dataio.index_split(options.data_root, specific_ins=names, specific_observation_idcs=options.input_idcs)
+        return {(instance.name, view) for instance in chosen for view in instance.views}
+    if srn.contents["split"] is None:
+        print(f"note: {srn.path} does not store the views that its codes were fitted to; see --input_idcs")
+    if srn.contents["split"] != Path(options.data_root).resolve().name:
         return set()
-    return {(name, view) for name, views in checkpoint["views"].items() for view in views}
+    return {(name, view) for name, views in srn.contents["views"].items() for view in views}
 
 
-def run_facts(options, checkpoint, head_checkpoint, scored, num_given):
-    """What is evaluated, for results.json. The digest tells whether two runs scored views of the same names."""
-    views = "".join(f"{instance}/{view}\n" for instance, view in sorted(scored))
+def make_plan(options, models, dataset, class_names):
+    """The evaluate.Plan of these options; util.InputError if they do not fit the models or the data."""
+    srn, num_classes = models.srn, models.num_classes
+    if class_names and num_classes and len(class_names) != num_classes:
+        raise util.InputError(
+            f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
+            f"expected {num_classes} as in the model"
+        )
+    renderer.expect_side(options.img_sidelength, srn.model, models.head)
+    input_views = find_input_views(options, srn, dataset)
+    if options.reverse and not (input_views and dataset.num_classes):
+        raise util.InputError(
+            "--reverse: shows the label maps of the input views; name these views with --input_idcs, and provide label maps"
+        )
+    fitted_to_labels = dataset.num_classes and (options.reverse or srn.contents.get("observed") == ["seg"])
+    plan = evaluate.Plan(
+        dataset,
+        input_views=input_views,
+        excluded_views=set() if options.score_input_views else input_views,
+        input_kind="seg_gt" if fitted_to_labels else "rgb_gt",
+        class_names=class_names,
+        num_classes=num_classes or len(class_names or []),
+        labelled_clouds=load_labelled_clouds(dataset) if dataset.num_classes and num_classes else {},
+        num_written=options.save_out_first_n,
+        write_clouds=options.point_cloud,
+    )
+    if not plan.scored_views():
+        print("note: all chosen views are input views, so none is scored; --score_input_views scores them")
+    if class_names and not num_classes:
+        print(f"note: {srn.path} has no segmentation U-Net, so parts are not predicted; see --eval_mode")
+    return plan
+
+
+def load_labelled_clouds(dataset):
+    """{instance: data_util.LabelledCloud} of the instances that have one."""
+    found = {x.name: data_util.load_labelled_cloud(x.folder, dataset.num_classes) for x in dataset.instances}
+    return {name: cloud for name, cloud in found.items() if cloud is not None}
+
+
+def describe_run(options, models):
+    """What was evaluated, for results.json."""
     return {
-        "checkpoint": str(checkpoint["path"].resolve()),
-        "head": str(head_checkpoint["path"].resolve()) if head_checkpoint else None,
+        "checkpoint": str(models.srn.path.resolve()),
+        "head": str(models.head_path.resolve()) if models.head_path else None,
         "eval_mode": options.eval_mode,
         "data_root": str(Path(options.data_root).resolve()),
         "img_sidelength": options.img_sidelength,
-        "num_scored_views": len(scored),
-        "num_given_views": num_given,
         "score_input_views": options.score_input_views,
-        "views_digest": hashlib.sha256(views.encode()).hexdigest()[:16],
     }
-
-
-def score(scores, names, outputs, batch, given):
-    """Add every observation of a rendered batch that was not given to the model."""
-    rows = scoring.image_scores(util.as_image(outputs["rgb"]), util.as_image(batch["rgb"]))
-    confusions = [None] * len(names)
-    if "seg_logits" in outputs and "seg_labels" in batch:
-        seg_logits = outputs["seg_logits"]
-        confusions = metrics.confusion_matrix(seg_logits.argmax(dim=-1), batch["seg_labels"], seg_logits.shape[-1])
-    for name, row, confusion in zip(names, rows, confusions):
-        if name not in given:
-            scores.add(*name, row, confusion)
 
 
 @util.command
@@ -196,108 +226,19 @@ def main(argv=None):
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    checkpoint = checkpoints.load(options.checkpoint_path)
-    model = checkpoints.load_srn(checkpoint, **common.wanted_sizes(options)).to(device).eval()
+    models = open_models(options, device)
     if options.compile:
-        model.compile_rays()
-    head_checkpoint, head = open_head(options, model)
-    dataset, class_names = open_data(options, checkpoint)
-    rows = torch.tensor(rows_of_table(options, model, checkpoint, dataset))
-
-    num_classes = head.num_classes if head is not None else model.sizes["num_classes"]
-    if class_names and num_classes and len(class_names) != num_classes:
-        raise util.InputError(
-            f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
-            f"but the model tells {num_classes} apart"
-        )
-    renderer.expect_side(options.img_sidelength, model, head)
-    known = input_views(options, checkpoint, dataset)
-    given = set() if options.score_input_views else known
-    scored = [name for i in range(len(dataset)) if (name := dataset.name_of(i)) not in given]
-    if not scored:
-        print("note: every chosen view was given to the model, so none is scored; --score_input_views scores them")
-    if class_names and not num_classes:
-        print(f"note: {checkpoint['path']} has no U-Net of its own, so parts are not predicted; see --eval_mode")
-    if options.reverse and not (known and dataset.num_classes):
-        raise util.InputError(
-            "--reverse: shows the label maps of the given views; name these views with --input_idcs, and "
-            "see that the data have label maps"
-        )
-    labelled = {}
-    if dataset.num_classes and num_classes:
-        names = {instance for instance, _ in scored}
-        folders = [x.folder for x in dataset.instances if x.name in names]
-        found = {folder.name: data_util.load_labelled_cloud(folder, num_classes) for folder in folders}
-        labelled = {name: cloud for name, cloud in found.items() if cloud is not None}
+        models.srn.model.compile_rays()
+    dataset, class_names = open_data(options, models.srn)
+    plan = make_plan(options, models, dataset, class_names)
 
     def render(batch):
-        """The batch on the device, its instance_idx rows of the latent table, and what is rendered for it."""
-        batch = dataio.with_rows(batch, rows)
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        return batch, renderer.render(model, batch, head, precision=options.precision)
+        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, models.rows).items()}
+        return batch, renderer.render(models.srn.model, batch, models.head, precision=options.precision)
 
-    folder = common.start_run(options)
-    num_classes = num_classes or len(class_names or [])
-    seen_as = "seg_gt" if dataset.num_classes and (options.reverse or checkpoint.get("observed") == ["seg"]) else "rgb_gt"
-    sheet = contact_sheet.Sheet(dataset, known, seen_as)
-    scores = evaluate(options, render, dataset, known, given, labelled, class_names, num_classes, folder, sheet)
-    evaluated = {instance.name for instance in dataset.instances}
-    num_given = sum(instance in evaluated for instance, _ in known)
-    scores.write(folder, run_facts(options, checkpoint, head_checkpoint, scored, num_given))
-    sheet.write(folder / "contact_sheet.png", scores, class_names)
-    print(scoring.format_summary(scores.summary()), end="")
-    print(f"contact sheet: {folder / 'contact_sheet.png'}")
-
-
-def on_cpu(tensors):
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
-
-
-@torch.inference_mode()
-def evaluate(options, render, dataset, known, given, labelled, class_names, num_classes, folder, sheet):
-    """Render everything once, in order, score it, and write its pictures and point clouds.
-
-    known:    names of the views that were given to the model, shown as such
-    given:    those of them that are not scored
-    labelled: {instance: data_util.LabelledCloud} of those that have one
-    sheet:    contact_sheet.Sheet, to be filled
-    returns   the scoring.Scores
-    """
-    names = [dataset.name_of(i) for i in range(len(dataset))]
-    folder_of = {instance.name: folder / f"{i:06d}" for i, instance in enumerate(dataset.instances)}
-    written = {instance.name for instance in dataset.instances[: options.save_out_first_n]}
-    scores = scoring.Scores(class_names, [instance.name for instance in dataset.instances])
-    with_cloud = labelled.keys() | (written if options.point_cloud else set())
-    collector = clouds.Collector({x.name: x.views for x in dataset.instances if x.name in with_cloud})
-    batches = dataio.prefetched(dataio.ordered_batches(dataset, options.batch_size, options.num_workers))
-
-    def show(outputs, batch, i, instance, view):
-        """Make the pictures of an observation, in a thread of the writer's, and write those that are wanted."""
-        pictures = visual.of_observation(outputs, batch, i, num_classes)
-        pictures["comparison"] = visual.strip(list(pictures.values()))
-        sheet.add(instance, view, pictures)
-        if instance in written:
-            for kind, picture in pictures.items():
-                picture_files.write_picture(folder_of[instance] / kind / f"{view}.png", picture)
-            if (instance, view) in known:
-                picture_files.write_picture(folder_of[instance] / "input" / f"{view}.png", pictures[sheet.seen_as])
-
-    with picture_files.PictureWriter() as writer, tqdm(total=len(dataset), desc=folder.name, unit="image") as bar:
-        for batch in batches:
-            batch, outputs = render(batch)
-            names_here = [names[i] for i in batch["observation_idx"].tolist()]
-            score(scores, names_here, outputs, batch, given)
-            batch, outputs = on_cpu(batch), on_cpu(outputs)
-            for i, (instance, view) in enumerate(names_here):
-                if instance in written or instance in sheet.chosen:
-                    writer.do(show, outputs, batch, i, instance, view)
-                cloud = collector.add(instance, view, outputs, i)
-                if cloud is not None and options.point_cloud and instance in written:
-                    cloud.write(folder_of[instance], num_classes)
-                if cloud is not None and instance in labelled:
-                    scores.add_cloud(instance, *clouds.compare(cloud, labelled[instance], num_classes))
-            bar.update(len(names_here))
-    return scores
+    evaluation = evaluate.Evaluation(plan, common.start_run(options))
+    evaluation.run(render, options.batch_size, options.num_workers)
+    evaluation.write(describe_run(options, models) | plan.facts())
 
 
 if __name__ == "__main__":

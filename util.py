@@ -12,9 +12,6 @@ import uuid
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
-import torch
-
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
 SECONDS_UNTIL_ENDED = 10  # within which torchrun ends the other processes when one has failed
 UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
@@ -77,6 +74,8 @@ def expect_one_process(program):
 
 def pick_device(name):
     """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
+    import torch  # here, since it takes two seconds and programs such as compare_results.py do without
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -93,6 +92,9 @@ def pick_device(name):
 
 
 def seed_everything(seed):
+    import numpy as np
+    import torch  # as in pick_device
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

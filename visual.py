@@ -11,17 +11,16 @@ import util
 
 WHITE = 255
 UNLABELLED_COLOR = (160, 160, 160)
-FARTHEST_GREY = 40  # of depth pictures; black is left to rays without a depth
+FARTHEST_GREY = 40  # of depth pictures; black marks rays without a finite depth
 
-# Contact sheets: colours, and lengths in pixels.
-INK, FAINT_INK, FRAME, RULE = (30,) * 3, (110,) * 3, (205,) * 3, (225,) * 3
-MARGIN, GAP, NAME_WIDTH = 24, 10, 190
+INK, FAINT_INK, FRAME = (30,) * 3, (110,) * 3, (205,) * 3  # colours of text, of notes, of frames around pictures
+MARGIN, GAP = 24, 10  # of sheets of pictures, in pixels
 
 
 def class_colors(num_classes):
     """The published palette: background white, the other classes along a rainbow. (K, 3) float32 in [0, 1].
 
-    The rainbow is matplotlib's, read from a table of 256 colours.
+    The rainbow is matplotlib's, sampled at 256 colours as there.
     """
     x = np.linspace(0, 1, max(num_classes - 1, 0))
     x = np.minimum(np.floor(x * 256), 255) / 255
@@ -30,12 +29,12 @@ def class_colors(num_classes):
 
 
 def to_uint8(image):
-    """(3 or 4, H, W) in [-1, 1] to a picture. Values beyond are clipped, alpha is dropped, nan is black."""
+    """(3 or 4, H, W) in [-1, 1] to a picture. Clips other values, drops alpha, shows nan as black."""
     return in_8_bits(image).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def in_8_bits(images):
-    """The levels of pictures: (..., 3 or 4, H, W) in [-1, 1] to (..., 3, H, W) uint8, on the device of the images."""
+    """8-bit levels, as pictures have: (..., 3 or 4, H, W) in [-1, 1] to (..., 3, H, W) uint8, on the same device."""
     unit_range = images[..., :3, :, :].detach().float() / 2 + 0.5
     return (unit_range.nan_to_num(nan=0.0) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -43,30 +42,25 @@ def in_8_bits(images):
 def label_colors(seg_labels, num_classes):
     """The palette's colours of integer labels, for pictures and point clouds. (...) -> (..., 3) uint8.
 
-    Unlabelled pixels are grey.
+    Unlabelled pixels are grey. Raises ValueError for other labels outside 0..K-1.
     """
     palette = np.rint(class_colors(num_classes) * 255).astype(np.uint8)
     labels = torch.as_tensor(seg_labels).cpu().numpy().astype(np.int64)
     labelled = labels != util.UNLABELLED
     beyond = labels[labelled & ((labels < 0) | (labels >= num_classes))]
     if len(beyond):
-        raise ValueError(f"label {beyond[0]} has no colour: the palette is for classes 0 to {num_classes - 1}")
+        raise ValueError(f"label {beyond[0]} has no colour: expected classes 0 to {num_classes - 1}")
     colors = np.empty((*labels.shape, 3), np.uint8)
     colors[labelled] = palette[labels[labelled]]
     colors[~labelled] = UNLABELLED_COLOR
     return colors
 
 
-def label_picture(seg_labels, num_classes):
-    """Integer labels (H, W) as a picture in the palette's colours."""
-    return label_colors(seg_labels, num_classes)
-
-
 def normal_picture(normals):
     """Camera-space unit normals (3, H, W) as a picture: red to the right, green up, blue towards the camera.
 
-    The normal of a surface that faces the camera is (0, 0, -1), since z points into the scene. Where the normal
-    is 0, there is no surface: white.
+    The normal of a surface that faces the camera is (0, 0, -1), since z points into the scene. A normal of 0
+    means no surface, and is white.
     """
     flip = normals.new_tensor([1.0, -1.0, -1.0])[:, None, None]
     picture = to_uint8(normals * flip)
@@ -77,8 +71,8 @@ def normal_picture(normals):
 def depth_picture(depth, near=None, far=None):
     """Depth (1, H, W) or (H, W) as a grey picture, near light and far dark.
 
-    The range defaults to the 2nd and 98th percentile of the finite depths, so that stray rays do not spoil it;
-    give `near` and `far` to compare pictures. Depths that are not finite are black.
+    The range defaults to the 2nd and 98th percentile of the finite depths, which ignores stray rays. Pass `near`
+    and `far` to compare pictures. Depths that are not finite are black.
     """
     depth = depth.detach().double().cpu().numpy().reshape(depth.shape[-2:])
     finite = np.isfinite(depth)
@@ -92,36 +86,48 @@ def depth_picture(depth, near=None, far=None):
 
 
 def camera_normals(points, cam2world):
-    """Surface points of whole square images (B, R, 3) to normals in camera space (B, 3, H, W); 0 at the border."""
+    """Surface points (B, R, 3) of whole square images to normals in camera space (B, 3, H, W), 0 at the border."""
     in_camera = util.as_image(geometry.world_to_camera(points, cam2world))
     return torch.nn.functional.pad(geometry.normal_map(in_camera), (1, 1, 1, 1))
 
 
-def of_observation(outputs, batch, i, num_classes=None):
-    """Pictures of observation i of a rendered batch of whole square images: {"normals", "rgb", "rgb_gt", "seg", "seg_gt"}.
+def to_host(outputs):
+    """The part of the model's outputs that pictures and point clouds show, on the CPU.
 
-    Those that the outputs (renderer.render) or the batch do not have are left out.
+    outputs: as from renderer.render
+    returns  points (B, R, 3), rgb (B, R, 3) and, if there are seg_logits, the predicted seg_labels (B, R) int64
     """
-    points, cam2world = outputs["points"][i : i + 1], batch["cam2world"][i : i + 1]
-    pictures = {"normals": normal_picture(camera_normals(points, cam2world)[0])}
-    side = len(pictures["normals"])
-    for kind, source in (("rgb", outputs), ("rgb_gt", batch)):
-        if "rgb" in source:
-            pictures[kind] = to_uint8(util.as_image(source["rgb"][i : i + 1])[0])
+    shown = {"points": outputs["points"], "rgb": outputs["rgb"][..., :3]}
     if "seg_logits" in outputs:
-        pictures["seg"] = label_picture(outputs["seg_logits"][i].argmax(dim=-1).view(side, side), num_classes)
-    if "seg_labels" in batch:
-        pictures["seg_gt"] = label_picture(batch["seg_labels"][i].view(side, side), num_classes)
+        shown["seg_labels"] = outputs["seg_logits"].argmax(dim=-1)
+    return {name: tensor.cpu() for name, tensor in shown.items()}
+
+
+def of_observation(shown, batch, i, num_classes=None):
+    """Pictures of observation i of a batch of whole square images: {"normals", "rgb", "rgb_gt", "seg", "seg_gt"}.
+
+    shown: as from `to_host`
+    batch: cam2world (B, 4, 4), and the ground truth if there is any: rgb (B, R, 3 or 4), seg_labels (B, R); on the CPU
+    Kinds that neither of them has are left out.
+    """
+    normals = camera_normals(shown["points"][i : i + 1], batch["cam2world"][i : i + 1])[0]
+    pictures = {"normals": normal_picture(normals)}
+    for suffix, tensors in (("", shown), ("_gt", batch)):
+        if "rgb" in tensors:
+            pictures[f"rgb{suffix}"] = to_uint8(util.as_image(tensors["rgb"][i : i + 1])[0])
+    for suffix, tensors in (("", shown), ("_gt", batch)):
+        if "seg_labels" in tensors:
+            pictures[f"seg{suffix}"] = label_colors(tensors["seg_labels"][i].view(normals.shape[-2:]), num_classes)
     return pictures
 
 
 def strip(pictures, gap=2):
-    """Pictures side by side, `gap` white pixels between them. Smaller ones are centred on white."""
+    """Pictures side by side, `gap` white pixels apart. Smaller ones are centred on white."""
     return grid(pictures, columns=len(pictures), gap=gap)
 
 
 def grid(pictures, columns, gap=2):
-    """Pictures row by row in tiles of the largest one's size; the rest of the last row is white."""
+    """Pictures row by row, in tiles of the largest height and width; the rest of the last row is white."""
     tile_height, tile_width = np.max([picture.shape[:2] for picture in pictures], axis=0)
     rows = -(-len(pictures) // columns)
     canvas = np.full((rows * (tile_height + gap) - gap, columns * (tile_width + gap) - gap, 3), WHITE, np.uint8)
@@ -132,96 +138,12 @@ def grid(pictures, columns, gap=2):
 
 
 def enlarge(picture, factor):
-    """Every pixel a block of factor x factor: what the network rendered, without smoothing."""
+    """Every pixel becomes a block of factor x factor, without smoothing."""
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def contact_sheet(rows, column_titles, row_titles, title=None, class_names=None, width=1500):
-    """A labelled sheet that tells a whole run at one look: a row per instance, a column per kind of picture.
-
-    rows:          a list of rows, each a list of pictures, None for an empty place
-    column_titles: one per column, such as "input", "rgb", "ground truth", "segmentation", "normals"
-    row_titles:    one per row; the first line is the instance's name, further lines its scores
-    title:         a line above it all
-    class_names:   adds a key to the colours of label pictures, background first
-    width:         the sheet's width is about this; pictures are enlarged by a whole factor to fill it
-    """
-    if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
-        raise ValueError(
-            f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures, but {len(row_titles)} row titles "
-            f"and {len(column_titles)} column titles"
-        )
-    sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None] or [(64, 64)]
-    height, picture_width = np.max(sizes, axis=0).tolist()
-    columns = len(column_titles)
-    factor = max(1, round((width - 2 * MARGIN - NAME_WIDTH - columns * GAP) / (columns * picture_width)))
-    tile = (height * factor, picture_width * factor)
-    sheet_width = 2 * MARGIN + NAME_WIDTH + columns * (tile[1] + GAP) - GAP
-
-    bands = [_title_band(title, sheet_width)] if title else []
-    bands.append(_column_band(column_titles, tile, sheet_width))
-    for pictures, row_title in zip(rows, row_titles):
-        bands.append(_row_band(pictures, row_title, factor, tile, sheet_width))
-    if class_names:
-        bands.append(_key_band(class_names, sheet_width))
-    border = np.full((MARGIN, sheet_width, 3), WHITE, np.uint8)
-    return np.concatenate([border, *bands, border])
-
-
-def _title_band(title, sheet_width):
-    band, draw = blank_band(sheet_width, 44)
-    draw.text((MARGIN, 0), fit_text(title, load_font(26), sheet_width - 2 * MARGIN), INK, font=load_font(26))
-    return np.asarray(band)
-
-
-def _column_band(column_titles, tile, sheet_width):
-    band, draw = blank_band(sheet_width, 30)
-    for column, column_title in enumerate(column_titles):
-        centre = MARGIN + NAME_WIDTH + column * (tile[1] + GAP) + tile[1] / 2
-        draw.text((centre, 0), fit_text(column_title, load_font(19), tile[1] + GAP), INK, font=load_font(19), anchor="ma")
-    return np.asarray(band)
-
-
-def _row_band(pictures, row_title, factor, tile, sheet_width):
-    """Name and scores to the left, the enlarged pictures beside them."""
-    lines = row_title.split("\n")
-    band, draw = blank_band(sheet_width, 2 * GAP + max(tile[0], 23 * len(lines) + 10))
-    draw.line([(MARGIN, 0), (sheet_width - MARGIN, 0)], fill=RULE)
-    for number, line in enumerate(lines):
-        font, ink, y = (load_font(16), FAINT_INK, 8 + 23 * number) if number else (load_font(19), INK, 0)
-        draw.text((MARGIN, GAP + 1 + y), fit_text(line, font, NAME_WIDTH - 16), ink, font=font)
-    for column, picture in enumerate(pictures):
-        if picture is None:
-            continue
-        x = MARGIN + NAME_WIDTH + column * (tile[1] + GAP)
-        canvas = np.full((*tile, 3), WHITE, np.uint8)
-        _paste(canvas, enlarge(picture, factor), 0, 0, *tile)
-        band.paste(Image.fromarray(canvas), (x, GAP))
-        # Most pictures are white towards their border: the frame shows where they end.
-        draw.rectangle([x - 1, GAP - 1, x + tile[1], GAP + tile[0]], outline=FRAME)
-    return np.asarray(band)
-
-
-def _key_band(class_names, sheet_width):
-    """The classes' colours and names, in as many lines as they need."""
-    font, line_height, swatch = load_font(16), 30, 18
-    places, x, line = [], MARGIN, 0
-    for name in class_names:
-        entry_width = swatch + 8 + font.getlength(name)
-        if x > MARGIN and x + entry_width > sheet_width - MARGIN:
-            x, line = MARGIN, line + 1
-        places.append((x, line * line_height + 8))
-        x += entry_width + 28
-
-    band, draw = blank_band(sheet_width, (line + 1) * line_height)
-    palette = label_colors(np.arange(len(class_names)), len(class_names)).tolist()
-    for name, color, (x, y) in zip(class_names, palette, places):
-        draw.rectangle([x, y, x + swatch, y + swatch], fill=tuple(color), outline=FRAME)
-        draw.text((x + swatch + 8, y + swatch / 2), name, INK, font=font, anchor="lm")
-    return np.asarray(band)
-
-
 def blank_band(width, height):
+    """A white PIL image, and the brush that draws on it."""
     band = Image.new("RGB", (width, height), "white")
     return band, ImageDraw.Draw(band)
 
@@ -239,7 +161,7 @@ def _paste(canvas, picture, top, left, tile_height, tile_width):
 
 
 def fit_text(text, font, width):
-    """The text, or as much of its end as fits, after an ellipsis: long names of instances differ in their ends."""
+    """The text, or an ellipsis and the end that fits: long instance names differ in their ends."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("..." + text) > width:

@@ -1,4 +1,4 @@
-"""Scores of rendered images and label maps, point clouds, pictures and films.
+"""Evaluation: scores of rendered images, label maps and point clouds, and the pictures and videos that show them.
 
-May import rendering, datasets and the modules at the root except programs.
+May import: dataio, util, visual.
 """

@@ -1,62 +1,150 @@
-"""The contact sheet of an evaluation: a whole run at one look."""
+"""The contact sheet of an evaluation: a whole run on one page."""
 
 import numpy as np
+from PIL import Image
 
 import visual
-from evaluation import picture_files
+from evaluation import picture_writer
+from visual import FAINT_INK, FRAME, GAP, INK, MARGIN
 
 NUM_INSTANCES = 8
+TITLES = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": "true parts", "seg": "parts"}
+NAME_WIDTH = 190  # pixels left of the pictures, for names and scores
+TITLE, HEADING, SCORE = 44, 30, 23  # heights in pixels: the title; a line of column titles or of the key; of a score
+RULE = (225,) * 3  # colour of the lines between rows
 
 
 class Sheet:
-    """For the first instances, the first given view and two others beside their truth.
+    """For the first instances: an input view, and two other views beside their ground truth.
 
-    Of the views in the order of their angle to the given one, these are the middle one and the last.
-    given:   set of (instance, view)
-    seen_as: kind of picture that the model was given of such a view, "rgb_gt" or "seg_gt"
+    The other views are the median and the last one when sorted by their angle to the input view.
+
+    instances:   list of dataio.Instance
+    input_views: set of (instance, view) that the codes were fitted to
+    input_kind:  the kind of picture they were fitted to, "rgb_gt" or "seg_gt"
     """
 
-    def __init__(self, dataset, given, seen_as="rgb_gt"):
-        self.seen_as = seen_as
-        self.chosen, self.input_of, self.pictures = {}, {}, {}
-        for instance in dataset.instances[:NUM_INSTANCES]:
+    def __init__(self, instances, input_views, input_kind="rgb_gt"):
+        self.input_kind = input_kind
+        self.views, self.input_of, self.pictures = {}, {}, {}
+        for instance in instances[:NUM_INSTANCES]:
             views = instance.views
-            inputs = [i for i, view in enumerate(views) if (instance.name, view) in given]
+            inputs = [i for i, view in enumerate(views) if (instance.name, view) in input_views]
             axes = instance.poses[:, :3, 2]
             likeness = axes @ axes[inputs[0] if inputs else 0]
             others = [i for i in np.argsort(-likeness, kind="stable") if i not in inputs] or list(range(len(views)))
-            self.chosen[instance.name] = [views[i] for i in dict.fromkeys((others[len(others) // 2], others[-1]))]
+            self.views[instance.name] = [views[i] for i in dict.fromkeys((others[len(others) // 2], others[-1]))]
             self.input_of[instance.name] = views[inputs[0]] if inputs else None
 
-    def add(self, instance, view, pictures):
-        if view in self.chosen.get(instance, ()) or view == self.input_of.get(instance, ""):
-            self.pictures[instance, view] = pictures
+    def needs(self, instance, view):
+        return view in self.views.get(instance, ()) or view == self.input_of.get(instance, "")
 
-    def write(self, path, scores, class_names):
-        kinds = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": "true parts", "seg": "parts"}
-        some = next(iter(self.pictures.values()))
-        kinds = {kind: title for kind, title in kinds.items() if kind in some}
-        score_of = {row["instance_id"]: row for row in scores.per_instance()}
-        with_input = any(self.input_of.values())
-        num_views = max(map(len, self.chosen.values()))
-        rows, titles = [], []
-        for instance, views in self.chosen.items():
+    def add(self, instance, view, pictures):
+        """pictures: {kind: picture} of a view that the sheet needs, as visual.of_observation returns."""
+        self.pictures[instance, view] = pictures
+
+    def draw(self, name, scores, class_names):
+        """The sheet as a picture. `name` is the run's, scores is a scoring.Scores."""
+        kinds = [kind for kind in TITLES if kind in next(iter(self.pictures.values()))]
+        scores_of = {row["instance_id"]: row for row in scores.per_instance()}
+        has_input = any(self.input_of.values())
+        num_views = max(map(len, self.views.values()))
+        rows, row_titles = [], []
+        for instance, views in self.views.items():
             row = [self.pictures[instance, view][kind] for view in views for kind in kinds]
             row += [None] * (num_views * len(kinds) - len(row))
-            if with_input:
-                given = self.pictures.get((instance, self.input_of[instance]))
-                row.insert(0, given[self.seen_as] if given else None)
+            if has_input:
+                of_input = self.pictures.get((instance, self.input_of[instance]))
+                row.insert(0, of_input[self.input_kind] if of_input else None)
             rows.append(row)
-            titles.append("\n".join([instance, *format_scores(score_of.get(instance))]))
-        titles_above = ["given view"] * with_input + list(kinds.values()) * num_views
-        which = " over the views that were not given" if with_input else " over all views"
-        summary = scores.summary()
-        title = f"{path.parent.name}: {', '.join(format_scores(summary))}{which if summary['num_images'] else ''}"
-        picture_files.write_picture(path, visual.contact_sheet(rows, titles_above, titles, title, class_names))
+            row_titles.append("\n".join([instance, *format_scores(scores_of.get(instance))]))
+        column_titles = ["input view"] * has_input + [TITLES[kind] for kind in kinds] * num_views
+        return draw(rows, column_titles, row_titles, title_of(name, scores.summary()), class_names)
+
+    def write(self, path, scores, class_names):
+        picture_writer.write_picture(path, self.draw(path.parent.name, scores, class_names))
+
+
+def title_of(name, summary):
+    """The run's name, its mean scores, and the number of views that they are means of."""
+    over = f" over {summary['num_images']} views of {summary['num_instances']} instances" if summary["num_images"] else ""
+    return f"{name}: {', '.join(format_scores(summary))}{over}"
 
 
 def format_scores(row):
+    """Scores of an instance or of all, as a list of texts."""
     if row is None or row["num_images"] == 0:
-        return ["every view was given"]
+        return ["no view scored"]
     shown = [f"PSNR {row['psnr']:.1f} dB", f"SSIM {row['ssim']:.2f}"]
     return shown + ([f"mIoU {row['miou']:.2f}"] if row["miou"] == row["miou"] else [])
+
+
+# Drawing
+
+
+def draw(rows, column_titles, row_titles, title=None, class_names=None, width=1500):
+    """A grid of pictures with titles, as a picture.
+
+    rows:          a list of rows, each a list of pictures, None for an empty place
+    column_titles: one per column, such as "input view", "truth", "rendered"
+    row_titles:    one per row; the first line is the instance's name, further lines its scores
+    title:         above the grid
+    class_names:   adds a key to the colours of label pictures, background first
+    width:         approximate width in pixels; pictures are enlarged by a whole factor to fill it
+    Raises ValueError if the numbers of titles and of pictures differ.
+    """
+    if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
+        found = f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures"
+        raise ValueError(f"{found}, but {len(row_titles)} row titles and {len(column_titles)} column titles")
+    sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None] or [(64, 64)]
+    height, picture_width = np.max(sizes, axis=0).tolist()
+    columns = len(column_titles)
+    factor = max(1, round((width - 2 * MARGIN - NAME_WIDTH - columns * GAP) / (columns * picture_width)))
+    tile = (picture_width * factor, height * factor)
+    lefts = [MARGIN + NAME_WIDTH + column * (tile[0] + GAP) for column in range(columns)]
+    right = lefts[-1] + tile[0]
+    row_height = 2 * GAP + max(tile[1], SCORE * max(text.count("\n") + 1 for text in row_titles) + 10)
+
+    most = 2 * MARGIN + TITLE + HEADING + row_height * len(rows) + HEADING * len(class_names or ())
+    sheet, brush = visual.blank_band(right + MARGIN, most)  # cropped at the end
+    top = MARGIN
+    if title:
+        _write(brush, MARGIN, top, title, 26, right - MARGIN)
+        top += TITLE
+    for left, column_title in zip(lefts, column_titles):
+        _write(brush, left + tile[0] / 2, top, column_title, 19, tile[0] + GAP, anchor="ma")
+    top += HEADING
+    for pictures, row_title in zip(rows, row_titles):
+        brush.line([(MARGIN, top), (right, top)], fill=RULE)
+        for number, line in enumerate(row_title.split("\n")):
+            size, ink, y = (16, FAINT_INK, 9 + SCORE * number) if number else (19, INK, 1)
+            _write(brush, MARGIN, top + GAP + y, line, size, NAME_WIDTH - 16, ink)
+        for left, picture in zip(lefts, pictures):
+            if picture is not None:
+                enlarged = Image.fromarray(visual.enlarge(picture, factor))
+                sheet.paste(enlarged, (left + (tile[0] - enlarged.width) // 2, top + GAP + (tile[1] - enlarged.height) // 2))
+                # Most pictures are white near their border; the frame shows where they end.
+                brush.rectangle([left - 1, top + GAP - 1, left + tile[0], top + GAP + tile[1]], outline=FRAME)
+        top += row_height
+    if class_names:
+        top = _draw_key(brush, top, right, class_names)
+    return np.asarray(sheet.crop((0, 0, sheet.width, top + MARGIN)))
+
+
+def _write(brush, x, y, text, size, width, ink=INK, anchor="la"):
+    font = visual.load_font(size)
+    brush.text((x, y), visual.fit_text(text, font, width), ink, font=font, anchor=anchor)
+
+
+def _draw_key(brush, top, right, class_names):
+    """The classes' colours and names, on as many lines as they need. Returns the bottom."""
+    left, font, swatch = MARGIN, visual.load_font(16), 18
+    palette = visual.label_colors(np.arange(len(class_names)), len(class_names)).tolist()
+    for name, color in zip(class_names, palette):
+        entry_width = swatch + 8 + font.getlength(name)
+        if left > MARGIN and left + entry_width > right:
+            left, top = MARGIN, top + HEADING
+        brush.rectangle([left, top + 8, left + swatch, top + 8 + swatch], fill=tuple(color), outline=FRAME)
+        brush.text((left + swatch + 8, top + 8 + swatch / 2), name, INK, font=font, anchor="lm")
+        left += entry_width + 28
+    return top + HEADING

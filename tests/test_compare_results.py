@@ -1,10 +1,15 @@
 import csv
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 import compare_results
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_run(folder, run=None, **summary):
@@ -90,7 +95,7 @@ def test_a_results_file_may_be_named_itself_and_runs_of_one_name_are_told_apart(
         (dict(num_images=5), {}, "scored different numbers of images (one: 6, two: 5)"),
         ({}, dict(data_root="/old/Chair.test"), "different folders (one: /data/Chair.test, two: /old/Chair.test)"),
         ({}, dict(img_sidelength=128), "rendered at different sides (one: 64, two: 128)"),
-        (dict(instances=[dict(instance_id="a"), dict(instance_id="c")]), {}, "scored different objects."),
+        (dict(instances=[dict(instance_id="a"), dict(instance_id="c")]), {}, "scored different instances."),
         ({}, dict(views_digest="cd"), "scored different views."),
     ],
 )
@@ -127,7 +132,7 @@ def test_csv_has_no_marks_and_the_notes_stay_out_of_it(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "content, reason",
-    [(None, "cannot be read"), ("{", "is not valid JSON"), ("[1]", "holds no scores"), ("{}", "holds no scores")],
+    [(None, "cannot read it"), ("{", "expected JSON"), ("[1]", "found no scores"), ("{}", "found no scores")],
 )
 def test_a_folder_without_results_is_one_sentence_and_exit_code_2(tmp_path, capsys, content, reason):
     if content is not None:
@@ -137,3 +142,11 @@ def test_a_folder_without_results_is_one_sentence_and_exit_code_2(tmp_path, caps
     written = capsys.readouterr().err
     assert stopped.value.code == 2
     assert written.count("\n") == 1 and reason in written and str(tmp_path) in written
+
+
+@pytest.mark.parametrize("program", ["compare_results", "demo"])
+def test_a_table_needs_no_torch(program):
+    """Importing torch takes about two seconds."""
+    code = f"import {program}, sys; print({{'torch', 'skimage', 'scipy'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -150,7 +150,7 @@ def test_an_existing_file_is_replaced_only_if_asked(ours, semantic, capsys):
     assert written(semantic)["instances"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("names, words", [("a", "1 names"), ("a b c", "3 names"), ("a a", "name a to")])
+@pytest.mark.parametrize("names, words", [("a", "1 names"), ("a b c", "3 names"), ("a a", "found a more than once")])
 def test_names_must_be_one_for_each_code(semantic, tmp_path, capsys, names, words):
     (tmp_path / "names.txt").write_text(names.replace(" ", "\n"))
     flags = "--instances", tmp_path / "names.txt"
@@ -163,7 +163,7 @@ def test_names_that_cannot_be_read_or_are_not_wanted_are_refused(ours, semantic,
     assert "absent.txt" in refused(capsys, semantic, target, "ours", "--instances", tmp_path / "absent.txt")
     assert "expected a text file" in refused(capsys, semantic, target, "ours", "--instances", semantic)
     (tmp_path / "names.txt").write_text("b\na\n")
-    assert "otherwise" in refused(capsys, ours, target, "ours", "--instances", tmp_path / "names.txt")
+    assert "stores other names" in refused(capsys, ours, target, "ours", "--instances", tmp_path / "names.txt")
     assert "0 latent codes" in refused(capsys, head, target, "ours", "--instances", tmp_path / "names.txt")
 
 
@@ -190,7 +190,7 @@ def test_a_file_with_an_entry_missing_is_not_converted(ours, head, tmp_path, cap
 
 
 def test_a_target_that_cannot_be_written_is_named(ours, tmp_path, capsys):
-    assert "cannot be written" in refused(capsys, ours, ours / "inside.pth", "ours")
+    assert "cannot write it" in refused(capsys, ours, ours / "inside.pth", "ours")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pth"]
 
 

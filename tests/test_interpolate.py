@@ -81,11 +81,11 @@ def pictures(folder, kind):
 
 def rendered(path, split, name, pixel_center=0.5, side=scenes.SIDE, head=None):
     """rgb and seg pictures of the first view of an instance, rendered with the code in the checkpoint's table."""
-    checkpoint = checkpoints.load(path)
-    model = checkpoints.load_srn(checkpoint).eval()
+    srn = checkpoints.open_srn(path)
+    model = srn.model.eval()
     instance = dataio.index_split(split, specific_ins=[name])[0]
     batch = {
-        "instance_idx": torch.tensor(checkpoints.rows_of(checkpoint, [name], split)),
+        "instance_idx": torch.tensor(srn.rows([name], split)),
         "uv": geometry.pixel_grid(side, side, pixel_center)[None],
         "cam2world": torch.from_numpy(instance.poses[0])[None],
         "intrinsics": torch.from_numpy(instance.intrinsics.matrix(side))[None],
@@ -93,7 +93,7 @@ def rendered(path, split, name, pixel_center=0.5, side=scenes.SIDE, head=None):
     outputs = renderer.render(model, batch, head)
     seg_logits = outputs["seg_logits"][0]
     labels = seg_logits.argmax(dim=-1).view(side, side)
-    return visual.to_uint8(util.as_image(outputs["rgb"])[0]), visual.label_picture(labels, seg_logits.shape[-1])
+    return visual.to_uint8(util.as_image(outputs["rgb"])[0]), visual.label_colors(labels, seg_logits.shape[-1])
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_poses_may_be_world_to_camera(ball_split, tmp_path):
 
 def test_a_split_without_poses_is_refused(refused, ball_split, semantic_run, tmp_path):
     split = scenes.write_split(tmp_path / "Ball" / "Ball.train", num_views=0)
-    refused(arguments(split, semantic_run, tmp_path), "ball_a: no poses; expected")
+    refused(arguments(split, semantic_run, tmp_path), "ball_a: found no poses; expected")
 
 
 def test_images_are_not_needed(distinct, save, tmp_path):
@@ -242,7 +242,7 @@ def test_every_kind_of_pictures_has_a_film_of_as_many_frames(distinct, ball_spli
     kinds = ("rgb", "seg", "normals", "comparison")
     films = {f"{kind}.{suffix}" for kind in kinds}
     assert {path.name for path in folder.iterdir()} == {*kinds, *films, "params.txt"}  # nothing half-written
-    factor = videos.WATCHABLE_SIDE // scenes.SIDE
+    factor = videos.MAX_ENLARGED_HEIGHT // scenes.SIDE
     for kind in ("rgb", "comparison"):  # after two training steps, normals and classes hardly change on the way
         frames = iio.imread(folder / f"{kind}.{suffix}", index=None, plugin=None if suffix == "gif" else "FFMPEG")
         shown = np.array([visual.enlarge(picture, factor) for picture in pictures(folder, kind)])
@@ -262,7 +262,7 @@ def test_the_comparison_shows_all_side_by_side(distinct, ball_split, save, tmp_p
 
 def test_a_gif_starts_again_and_keeps_the_colours_of_the_classes(tmp_path):
     labels = torch.arange(6).repeat_interleave(20).repeat(60, 1)
-    shown = [visual.label_picture(labels.roll(t, dims=1), 6) for t in range(3)]
+    shown = [visual.label_colors(labels.roll(t, dims=1), 6) for t in range(3)]
     videos.write(tmp_path / "seg.gif", iter(shown), fps=25)
     frames = iio.imread(tmp_path / "seg.gif", index=None)
     assert np.array_equal(frames, [visual.enlarge(picture, 4) for picture in shown])  # 60 high: 4 x is within 256
@@ -281,7 +281,7 @@ def test_a_gif_that_stands_still_takes_as_long(tmp_path):
 @pytest.mark.parametrize("height, width, expected", [(16, 20, (256, 320)), (129, 131, (130, 132)), (300, 301, (300, 302))])
 def test_frames_are_enlarged_by_whole_factors_to_even_sides(height, width, expected):
     picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    frame = videos.watchable(picture)
+    frame = videos.enlarged(picture)
     assert frame.shape == (*expected, 3)
     factor = expected[0] // height
     assert np.array_equal(frame[: height * factor : factor, : width * factor : factor], picture)
@@ -300,7 +300,7 @@ def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
 
 
 def vanilla(**sizes):
-    """Contents of the checkpoint of a small SRN without classes, which names no instances and no tracing steps."""
+    """Contents of the checkpoint of a small SRN without classes, which does not store instance names and no tracing steps."""
     torch.manual_seed(0)
     model = srns.SRN(2, latent_dim=8, hidden_features=16, **sizes)
     if model.latent_codes is not None:
@@ -336,7 +336,7 @@ def test_codes_without_names_belong_to_the_sorted_folders(ball_split, save, tmp_
     """By default the first two."""
     unnamed, named = vanilla(), vanilla() | {"instances": ["ball_a", "ball_b"]}
     folder = film(ball_split, save(unnamed), tmp_path, path="views")
-    assert "names no instances" in capsys.readouterr().out
+    assert "does not store instance names" in capsys.readouterr().out
     assert "specific_ins: ['ball_a', 'ball_b']\n" in (folder / "params.txt").read_text()
     expected = pictures(film(ball_split, save(named), tmp_path / "named", path="views"), "rgb")
     assert all(map(np.array_equal, pictures(folder, "rgb"), expected))
@@ -362,17 +362,17 @@ def test_tracing_steps_can_be_given_where_the_checkpoint_does_not_tell_them(ball
         (dict(checkpoint_path=None), "--checkpoint_path"),
         (dict(data_root="nowhere"), "nowhere: no such folder"),
         (dict(linear_path="head.pth"), "head.pth: no such checkpoint"),
-        (dict(specific_ins="ball_a"), "two names or more"),
+        (dict(specific_ins="ball_a"), "two or more names"),
         (dict(specific_ins="ball_a,ball_x"), "holds no latent code for 1 of the 2 instances in --specific_ins"),
-        (dict(num_frames=2, specific_ins="ball_a,ball_b,ball_a"), "too few to go through 3 instances"),
+        (dict(num_frames=2, specific_ins="ball_a,ball_b,ball_a"), "--num_frames 2: expected at least 3"),
         (dict(num_frames=1), "at least 2"),
         (dict(img_sidelength=24), "needs a multiple of 16"),
         (dict(path="spiral"), "invalid choice: 'spiral'"),
-        (dict(path="views", elevation_deg=0), "are for --path orbit"),
-        (dict(path="views", up="z"), "are for --path orbit"),
+        (dict(path="views", elevation_deg=0), "need --path orbit"),
+        (dict(path="views", up="z"), "need --path orbit"),
         (dict(elevation_deg=90), "expected degrees from -89 to 89, found 90"),
         (dict(elevation_deg="nan"), "expected degrees"),
-        (dict(format="gif", fps=60), "50 frames a second at most"),
+        (dict(format="gif", fps=60), "--fps 60: expected at most 50"),
         (dict(tracing_steps=4), "was trained with tracing_steps 3, but 4 is asked for"),
         (dict(device="gpu"), "gpu"),
     ],
@@ -384,18 +384,18 @@ def test_options_that_cannot_work_are_refused(refused, ball_split, semantic_run,
 @pytest.mark.parametrize("sizes", [dict(fit_single_srn=True), dict(has_params=True)])
 def test_a_model_without_codes_is_refused(refused, ball_split, save, tmp_path, sizes):
     given = arguments(ball_split, save(vanilla(**sizes)), tmp_path)
-    refused(given, "holds no latent codes to interpolate between")
+    refused(given, "found no latent codes")
 
 
 def test_a_single_code_is_refused(refused, distinct, ball_split, save, tmp_path):
     contents = distinct | {"instances": ["ball_a"], "sizes": distinct["sizes"] | {"num_instances": 1}}
     contents["model"] = distinct["model"] | {"latent_codes.weight": torch.zeros(1, 8)}
-    refused(arguments(ball_split, save(contents), tmp_path), "holds one latent code only")
+    refused(arguments(ball_split, save(contents), tmp_path), "found one latent code")
 
 
 def test_unnamed_codes_that_are_not_as_many_as_the_folders_are_refused(refused, save, tmp_path):
     split = scenes.write_split(tmp_path / "Ball" / "Ball.train", names=("ball_a", "ball_b", "ball_c"))
-    refused(arguments(split, save(vanilla()), tmp_path), "2 latent codes without the names")
+    refused(arguments(split, save(vanilla()), tmp_path), "its 2 latent codes cannot be matched")
 
 
 def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, semantic_run, save, tmp_path):

@@ -382,7 +382,7 @@ def test_codes_are_written_in_the_order_of_the_names_with_their_optimizer(form):
     model, optimizers, _ = trained(rgb_channels=3 if form == "srn2019" else 4)
     ours = contents_of(model, optimizers) | {"instances": ["c", "a", "b"]}
     contents, notes = published.to_published(ours, form)
-    assert any("order" in note for note in notes)
+    assert any("sorted" in note for note in notes)
     assert torch.equal(contents["model"][published.CODES], model.latent_codes.weight[[1, 2, 0]])
     moments = contents["optimizer" if form == "srn2019" else "optimizer_0"]["state"][0]["exp_avg_sq"]
     assert torch.equal(moments, ours["optimizer_0"]["state"][0]["exp_avg_sq"][[1, 2, 0]])
@@ -392,7 +392,7 @@ def test_codes_are_written_in_the_order_of_the_names_with_their_optimizer(form):
 def test_what_the_published_programs_must_be_told_is_noted():
     contents = contents_of(srns.SRN(**TINY), []) | {"settings": {"pixel_center": 0.5, "blend_alpha": True}}
     notes = " ".join(published.to_published(contents, "srn2019")[1])
-    for words in ("--tracing_steps 2", "--embedding_size 4", "8 wide", "0.5"):
+    for words in ("--tracing_steps 2", "--embedding_size 4", "phi has 8 features", "0.5"):
         assert words in notes
 
 

@@ -18,7 +18,7 @@ import test
 import train
 import util
 import visual
-from evaluation import metrics, scoring
+from evaluation import metrics, score_names, scoring
 from rendering import renderer
 
 CLASSES = ["background", "upper half", "lower half"]  # of scenes.CLASS_LIST
@@ -98,7 +98,7 @@ def test_scores_and_pictures_are_those_of_each_image(evaluation, other_views, se
     """Rendered here once more, image by image and all rays at once, without point clouds."""
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     options = test.read_options(scenes.test_options(other_views, "unused", "unused", semantic_run))
-    dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
+    dataset, _ = test.open_data(options, checkpoints.open_srn(semantic_run))
     rows = observations(evaluation)
     for index, batch in enumerate(torch.utils.data.DataLoader(dataset)):
         name = dataset.name_of(index)
@@ -139,7 +139,7 @@ def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, seman
     for score in ("psnr", "ssim", "psnr_rgba", "ssim_rgba"):
         values = [float(row[score]) for row in observations(folder).values()]
         assert len(set(values)) == 8 and summary_of(folder)[score] == pytest.approx(np.mean(values), abs=1e-6)
-        assert float(table[scoring.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
+        assert float(table[score_names.TITLES[score]][0]) == pytest.approx(np.mean(values), abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [dict(batch_size=1), dict(batch_size=32), dict(preload=True), dict(num_workers=1)])
@@ -287,7 +287,7 @@ def test_the_tables_and_the_contact_sheet_exist(evaluation):
 def test_point_clouds_hold_each_surface_point_once_without_the_background(evaluation, other_views, semantic_run):
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     options = test.read_options(scenes.test_options(other_views, "unused", "unused", semantic_run))
-    dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
+    dataset, _ = test.open_data(options, checkpoints.open_srn(semantic_run))
     batch = torch.utils.data.default_collate([dataset[i] for i in range(4)])  # ball_a
     outputs = renderer.render(model, batch)
     solid = outputs["seg_logits"].argmax(-1) > 0
@@ -332,7 +332,7 @@ def test_a_view_that_is_named_twice_is_scored_once(other_views, semantic_run, tm
 def test_other_settings_of_the_data_than_in_training_are_told(other_views, semantic_run, tmp_path, capsys):
     for name, blend in (("same", None), ("other", True)):
         evaluate(other_views, semantic_run, tmp_path, name, blend_alpha=blend, save_out_first_n=0)
-        assert ("note: the data say" in capsys.readouterr().out) == (name == "other")
+        assert ("note: the data have" in capsys.readouterr().out) == (name == "other")
 
 
 # Parts in 3-D
@@ -401,9 +401,9 @@ def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, oth
     [
         (dict(checkpoint_path="nowhere.pth"), "nowhere.pth: no such checkpoint"),
         (dict(checkpoint_path=None), "--checkpoint_path"),
-        (dict(eval_mode="linear"), "--eval_mode linear goes with --linear_path alone"),
-        (dict(linear_path="head.pth"), "--eval_mode srn goes with no --linear_path"),
-        (dict(eval_mode="unet"), "--eval_mode unet goes with --unet_path alone"),
+        (dict(eval_mode="linear"), "--eval_mode linear: expected --linear_path and no other head"),
+        (dict(linear_path="head.pth"), "--eval_mode srn: expected no --linear_path"),
+        (dict(eval_mode="unet"), "--eval_mode unet: expected --unet_path and no other head"),
         (dict(obj_name="Bell"), "Bell-level-1.txt: no class list there"),
         (dict(specific_observation_idcs=4), "has 4 views, 0 to 3; there is no 4"),
         (dict(input_idcs=9), "there is no 9"),
@@ -425,7 +425,7 @@ def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, 
     assert observations(folder) == {} and (folder / "contact_sheet.png").exists()
     assert len(list((folder / "000001" / "rgb").iterdir())) == len(list((folder / "000001" / "input").iterdir())) == 4
     assert json.loads((folder / "results.json").read_text())["psnr"] is None
-    assert (folder / "results.txt").read_text() == "No view was scored: all were given to the model.\n"
+    assert (folder / "results.txt").read_text() == "No view was scored: all are input views.\n"
 
 
 def test_views_that_are_scored_though_given_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
@@ -464,7 +464,7 @@ def test_another_class_list_than_the_models_is_named(refused, other_views, seman
     with open(tmp_path / "Ball" / "Ball-level-1.txt", "a") as file:
         file.write("3 handle\n")
     split = tmp_path / "Ball" / other_views.name
-    refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, but the model tells 3 apart")
+    refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, expected 3 as in the model")
 
 
 def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_views, semantic_run, tmp_path):
@@ -517,6 +517,14 @@ embedding_size: 256
     assert options.num_instances == 2048 and options.point_cloud and not options.reverse
 
 
+def test_published_flags_that_change_nothing_are_accepted_but_not_shown():
+    given = scenes.test_options("split", "logs", "out", "srn.pth", seed=3, freeze_networks=True)
+    options = test.read_options(given)
+    assert options.seed == 3 and options.freeze_networks
+    text = test.build_parser().format_help()
+    assert "--seed" not in text and "--freeze_networks" not in text and "--eval_mode" in text
+
+
 # Variants
 
 
@@ -529,9 +537,9 @@ def test_the_unet_baseline_segments_the_rendered_image(ball_split, other_views, 
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     head = checkpoints.load_head(checkpoints.load(tmp_path / "unet"), model).eval()
     options = test.read_options(scenes.test_options(other_views, "x", "y", semantic_run))
-    dataset, _ = test.open_data(options, checkpoints.load(semantic_run))
+    dataset, _ = test.open_data(options, checkpoints.open_srn(semantic_run))
     outputs = renderer.render(model, next(iter(torch.utils.data.DataLoader(dataset))))
-    expected = visual.label_picture(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
+    expected = visual.label_colors(head(outputs["rgb"])[0].argmax(-1).view(16, 16), 3)
     assert np.array_equal(iio.imread(folder / "000000" / "seg" / "000000.png"), expected)
     assert (folder / "000000" / "point_cloud_seg.ply").exists()
 
@@ -540,7 +548,7 @@ def test_a_head_of_another_kind_is_named(refused, ball_split, other_views, seman
     training = dict(checkpoint_path=semantic_run, model_type="mlp", rays_per_image=8)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **training))
     options = dict(eval_mode="linear", linear_path=tmp_path / "head")
-    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, **options), "evaluate it with --eval_mode mlp")
+    refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, **options), "give --eval_mode mlp")
 
 
 def test_codes_fitted_to_label_maps_are_shown_with_the_map_they_were_given(semantic_run, tmp_path):
@@ -571,7 +579,7 @@ def test_a_single_srn_renders_its_own_object_only(refused, ball_split, other_vie
     training = dict(fit_single_srn=True, specific_ins="ball_b", class_weight=0)
     train.main(scenes.train_options(ball_split, tmp_path, "single", **training))
     arguments = scenes.test_options(other_views, tmp_path, "test", tmp_path / "single", obj_name=None)
-    refused(arguments, "knows one object only, ball_b")
+    refused(arguments, "holds one object only, ball_b")
     options = dict(specific_ins="ball_b", fit_single_srn=True, obj_name=None)
     folder = evaluate(other_views, tmp_path / "single", tmp_path, "test", **options)
     assert len(observations(folder)) == 4
@@ -618,7 +626,7 @@ def test_a_published_checkpoint_is_evaluated_as_it_is(refused, other_views, sema
     ours = observations(evaluate(other_views, semantic_run, tmp_path, "ours", **options))
     capsys.readouterr()
     theirs = observations(evaluate(other_views, tmp_path / "epoch_0001_iter_000002.pth", tmp_path, "theirs", **options))
-    assert "go to the folders" in capsys.readouterr().out
+    assert "are assigned to the folders" in capsys.readouterr().out
     assert ours.keys() == theirs.keys()
     psnr, expected = ([float(row["psnr"]) for row in rows.values()] for rows in (theirs, ours))
     assert psnr == pytest.approx(expected, abs=1e-3)

@@ -36,17 +36,17 @@ def test_to_uint8_clips_and_keeps_a_picture_that_is_not_square():
 def test_label_pictures_have_the_palettes_full_range(published):
     seg_labels = torch.from_numpy(published["logits"]).argmax(dim=-1).reshape(2, 8, 8)
     for labels, seg_image in zip(seg_labels, published["seg_image"]):
-        picture = visual.label_picture(labels, 7)
+        picture = visual.label_colors(labels, 7)
         assert np.array_equal(picture, np.rint(seg_image.transpose(1, 2, 0) * 255))
-    assert visual.label_picture(torch.tensor([[6]]), 7).tolist() == [[[255, 0, 0]]]
+    assert visual.label_colors(torch.tensor([[6]]), 7).tolist() == [[[255, 0, 0]]]
 
 
 def test_unlabelled_pixels_are_grey_and_other_labels_beyond_the_palette_an_error():
-    picture = visual.label_picture(torch.tensor([[0, util.UNLABELLED]]), 3)
+    picture = visual.label_colors(torch.tensor([[0, util.UNLABELLED]]), 3)
     assert picture.tolist() == [[[255, 255, 255], list(visual.UNLABELLED_COLOR)]]
     for label in (3, -2):
         with pytest.raises(ValueError, match=f"label {label} has no colour"):
-            visual.label_picture(torch.tensor([[label]]), 3)
+            visual.label_colors(torch.tensor([[label]]), 3)
 
 
 def test_normals_right_up_and_towards_the_camera_are_red_green_and_blue():
@@ -94,30 +94,24 @@ def test_enlarge_repeats_pixels():
     assert (enlarged[:, 3:6] == [3, 4, 5]).all()
 
 
-@pytest.mark.parametrize("height, width, factor", [(64, 64, 6), (48, 64, 6), (128, 128, 3), (600, 600, 1)])
-def test_contact_sheet_shows_every_picture_enlarged_by_a_whole_factor(height, width, factor):
-    rows = [[picture(height, width, (row, column, 200)) for column in range(3)] for row in range(2)]
-    rows[1][0] = None
-    sheet = visual.contact_sheet(rows, ["input", "rgb", "ground truth"], ["a" * 40 + "\nPSNR 20.1 dB", "b"])
-    assert sheet.dtype == np.uint8
-    if factor > 1:
-        assert 1200 <= sheet.shape[1] <= 1800
-    for row, column in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)):
-        tile = (sheet == (row, column, 200)).all(axis=-1)
-        assert tile.any(axis=1).sum() == factor * height and tile.any(axis=0).sum() == factor * width
-    assert not (sheet == (1, 0, 200)).all(axis=-1).any()
-
-
-def test_contact_sheet_has_a_key_with_every_class():
-    names = [f"a part with a long name {i}" for i in range(12)]
-    arguments = [[picture(64, 64, 255)]], ["rgb"], ["chair"]
-    plain = visual.contact_sheet(*arguments)
-    sheet = visual.contact_sheet(*arguments, title="Chairs", class_names=names)
-    assert sheet.shape[0] > plain.shape[0] and sheet.shape[1] == plain.shape[1]
-    for color in visual.label_colors(np.arange(1, 12), 12):
-        assert (sheet == color).all(axis=-1).sum() >= 15 * 15
-
-
-def test_contact_sheet_names_rows_that_do_not_match_their_titles():
-    with pytest.raises(ValueError, match="2 row titles"):
-        visual.contact_sheet([[picture(8, 8, 0)]], ["rgb"], ["one", "two"])
+def test_pictures_of_a_view_show_what_outputs_and_truth_have():
+    seg_logits = torch.eye(3)[torch.arange(16) % 3][None]
+    outputs = {
+        "points": torch.zeros(1, 16, 3),
+        "rgb": torch.zeros(1, 16, 4),
+        "seg_logits": seg_logits,
+        "depth": torch.zeros(1),
+    }
+    shown = visual.to_host(outputs)
+    assert {name: tuple(tensor.shape) for name, tensor in shown.items()} == {
+        "points": (1, 16, 3),
+        "rgb": (1, 16, 3),
+        "seg_labels": (1, 16),
+    }
+    truth = {"cam2world": torch.eye(4)[None], "rgb": torch.ones(1, 16, 4), "seg_labels": torch.zeros(1, 16).long()}
+    pictures = visual.of_observation(shown, truth, 0, num_classes=3)
+    assert list(pictures) == ["normals", "rgb", "rgb_gt", "seg", "seg_gt"]
+    assert (pictures["rgb"] == 128).all() and (pictures["rgb_gt"] == 255).all() and (pictures["seg_gt"] == 255).all()
+    assert np.array_equal(pictures["seg"], visual.label_colors(shown["seg_labels"].view(4, 4), 3))
+    del outputs["seg_logits"], truth["rgb"], truth["seg_labels"]
+    assert list(visual.of_observation(visual.to_host(outputs), truth, 0)) == ["normals", "rgb"]

@@ -171,5 +171,5 @@ def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):
     if "seg_logits" in outputs and "seg_labels" in batch:
         predicted = util.as_image(outputs["seg_logits"][:NUM_PICTURES].argmax(dim=-1, keepdim=True))
         labels = util.as_image(batch["seg_labels"][:NUM_PICTURES, :, None])
-        pictures = [visual.label_picture(x[0], num_classes) for x in (*predicted, *labels)]
+        pictures = [visual.label_colors(x[0], num_classes) for x in (*predicted, *labels)]
         add("Output_vs_gt_seg", visual.grid(pictures, len(predicted)))

@@ -10,12 +10,12 @@ from evaluation import clouds
 VIEWS = tuple(f"{view:06d}" for view in range(4))
 
 
-def outputs_of(points, rgb=None, classes=None, num_classes=3):
-    """A rendered batch of one view: points (R, 3), rgb (R, 3), classes (R,)."""
+def outputs_of(points, rgb=None, classes=None):
+    """visual.to_host of a batch of one view: points (R, 3), rgb (R, 3), classes (R,)."""
     points = torch.tensor(points, dtype=torch.float32)[None]
     outputs = {"points": points, "rgb": torch.zeros_like(points) if rgb is None else torch.tensor(rgb)[None]}
     if classes is not None:
-        outputs["seg_logits"] = torch.eye(num_classes)[torch.tensor([classes])]
+        outputs["seg_labels"] = torch.tensor([classes])
     return outputs
 
 
@@ -77,6 +77,64 @@ def test_clouds_of_instances_in_one_batch_stay_apart():
 def test_instances_that_need_no_cloud_are_not_gathered():
     collector = clouds.Collector({"ball_a": VIEWS})
     assert collector.add("ball_b", VIEWS[0], outputs_of([[0, 0, 0]]), 0) is None and not collector.parts
+
+
+# Files
+
+
+def test_point_cloud_comes_back_from_both_files(tmp_path):
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(50, 3)).astype(np.float32)
+    rgb = generator.integers(0, 256, size=(50, 3), dtype=np.uint8)
+    labels = generator.integers(-1, 7, size=50)
+    tensors = [torch.from_numpy(array) for array in (points, rgb, labels)]
+    clouds.write_point_cloud(tmp_path / "cloud.v1", *tensors)
+
+    ply = plyfile.PlyData.read(tmp_path / "cloud.v1.ply")
+    assert (ply.text, ply.byte_order, [element.name for element in ply.elements]) == (False, "<", ["vertex"])
+    vertex = ply["vertex"]
+    assert np.array_equal(np.stack([vertex[name] for name in ("x", "y", "z")], axis=1), points)
+    assert np.array_equal(np.stack([vertex[name] for name in ("red", "green", "blue")], axis=1), rgb)
+    assert np.array_equal(vertex["label"], labels)
+
+    lines = (tmp_path / "cloud.v1.txt").read_text().splitlines()
+    assert len(lines) == 50 and all(len(line.split(" ")) == 6 for line in lines)
+    table = np.array([[float(number) for number in line.split()] for line in lines])
+    np.testing.assert_allclose(table[:, :3], points, rtol=1e-6)
+    assert np.array_equal(table[:, 3:], rgb)
+    assert all(line.split()[3:] == [str(c) for c in color] for line, color in zip(lines, rgb))
+
+
+def test_ply_header_and_layout_are_what_viewers_expect(tmp_path):
+    clouds.write_point_cloud(tmp_path / "one", np.array([[1.0, 2, 3]]), np.array([[4, 5, 6]], np.uint8))
+    header, body = (tmp_path / "one.ply").read_bytes().split(b"end_header\n")
+    assert header.decode().splitlines() == [
+        "ply",
+        "format binary_little_endian 1.0",
+        "element vertex 1",
+        *(f"property float {name}" for name in "xyz"),
+        *(f"property uchar {name}" for name in ("red", "green", "blue")),
+    ]
+    assert body == np.array([1, 2, 3], "<f4").tobytes() + bytes([4, 5, 6])
+
+
+def test_an_empty_point_cloud_is_a_valid_file(tmp_path):
+    clouds.write_point_cloud(tmp_path / "empty", torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8))
+    assert plyfile.PlyData.read(tmp_path / "empty.ply")["vertex"].count == 0
+    assert (tmp_path / "empty.txt").read_text() == ""
+
+
+def test_point_clouds_with_colours_in_another_range_or_length_are_refused(tmp_path):
+    points = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="float32, expected uint8"):
+        clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="mismatch"):
+        clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(5, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="mismatch"):
+        clouds.write_point_cloud(tmp_path / "cloud", points, torch.zeros(4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="mismatch"):
+        clouds.write_point_cloud(tmp_path / "cloud", points, points.to(torch.uint8), labels=torch.zeros(3))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Part labels in 3-D

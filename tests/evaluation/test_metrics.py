@@ -94,7 +94,7 @@ def test_ssim_is_that_of_scikit_image_on_images_that_are_not_square():
 
 
 def test_ssim_of_an_image_smaller_than_its_window_is_an_error():
-    with pytest.raises(ValueError, match="7 x 7 pixels, got 6 x 20"):
+    with pytest.raises(ValueError, match="7 x 7 pixels, found 6 x 20"):
         metrics.ssim(torch.zeros(1, 3, 6, 20), torch.zeros(1, 3, 6, 20))
 
 

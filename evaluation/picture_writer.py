@@ -1,0 +1,48 @@
+"""Writes pictures as PNG, many of them in a few threads."""
+
+import collections
+import concurrent.futures
+from pathlib import Path
+
+import imageio.v3 as iio
+
+import util
+
+
+def write_picture(path, picture):
+    """Write an (H, W, 3) uint8 picture as PNG, and make its folder if necessary."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with util.replacing(path) as temporary:
+        iio.imwrite(temporary, picture, extension=".png")
+
+
+class PictureWriter:
+    """Makes and writes pictures in a few threads while the caller renders on. Use it in a `with` statement.
+
+    Leaving the block waits for the queued work. The first error of that work is raised by `do` or on leaving.
+    """
+
+    def __init__(self, num_threads=4, max_waiting=256):
+        self.max_waiting = max_waiting
+        self._waiting = collections.deque()
+        self._pool = concurrent.futures.ThreadPoolExecutor(num_threads)
+
+    def write(self, path, picture):
+        """Queue a copy of a picture to be written to `path`."""
+        self.do(write_picture, path, picture.copy())
+
+    def do(self, function, *arguments):
+        """Queue a call. If more than `max_waiting` are queued, wait for the oldest."""
+        self._waiting.append(self._pool.submit(function, *arguments))
+        while len(self._waiting) > self.max_waiting or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, error, traceback):
+        self._pool.shutdown(wait=True, cancel_futures=error_type is not None)
+        if error_type is None:
+            for future in self._waiting:
+                future.result()
