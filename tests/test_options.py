@@ -61,6 +61,7 @@ def test_no_help_text_of_the_programs_names_two_defaults_or_none(program):
     assert "default: None" not in text and not re.search(r"\(default:[^()]*\) \(default", text)
 
 
+@pytest.mark.slow
 def test_a_python_without_the_packages_is_told_so_in_one_sentence():
     done = subprocess.run([sys.executable, "-S", "train.py"], cwd=ROOT, capture_output=True, text=True, env={})
     assert done.returncode == 1 and done.stderr.count("\n") == 1

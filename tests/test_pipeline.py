@@ -15,6 +15,8 @@ import pytest
 import checkpoints
 import make_dataset
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, NUM_CHAIRS, NUM_UNSEEN, NUM_VIEWS = 16, 4, 2, 70
 ONE_STAGE = ["--img_sidelengths", str(SIDE), "--batch_size_per_img_sidelength", "4"]

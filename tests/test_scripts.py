@@ -85,6 +85,7 @@ def test_every_experiment_has_a_script_whose_options_are_understood(
         assert stages.of(options) is stage
 
 
+@pytest.mark.slow
 def test_no_config_is_without_a_script(recorder, tmp_path):
     used = {
         arguments[arguments.index("-c") + 1]
@@ -120,6 +121,7 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         assert not stage_data.reads_images(options) and stage_data.observed(options) == ["seg"]
 
 
+@pytest.mark.slow
 def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):
     for script, stage, variables in EXPERIMENTS:
         launched = called(recorder, script, tmp_path, LAUNCH="torchrun --nnodes 2 --nproc_per_node=4", **variables)

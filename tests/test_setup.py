@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parent.parent / "setup.sh"
 TOOLS = "bash cat curl df dirname find flock grep gzip head mkdir mktemp mv od readlink rm sleep tail tar tr wc env".split()
 PAGE = b"<!DOCTYPE html>\n<html><body>Box: this shared file has been removed.</body></html>"
