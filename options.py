@@ -9,7 +9,9 @@ from pathlib import Path
 try:
     import configargparse
 except ModuleNotFoundError as error:  # the first package that train.py imports, so the sentence covers all of them
-    sys.exit(f"{error.name} is not installed in {sys.executable}: run `source .venv/bin/activate`; `make` creates .venv")
+    sys.exit(
+        f"{error.name} is not installed in {sys.executable}: run `source .venv/bin/activate`; `make environment` creates .venv"
+    )
 
 import util
 from kernels import fused
