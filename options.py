@@ -8,10 +8,8 @@ from pathlib import Path
 
 try:
     import configargparse
-except ModuleNotFoundError as error:  # the first package that train.py imports, so the sentence covers all of them
-    sys.exit(
-        f"{error.name} is not installed in {sys.executable}: run `source .venv/bin/activate`; `make environment` creates .venv"
-    )
+except ModuleNotFoundError as error:  # the first package that train.py imports, so this covers the others too
+    sys.exit(f"{error.name} is not installed in {sys.executable}: `make environment`, then `source .venv/bin/activate`")
 
 import util
 from kernels import fused
