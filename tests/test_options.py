@@ -61,6 +61,14 @@ def test_no_help_text_of_the_programs_names_two_defaults_or_none(program):
     assert "default: None" not in text and not re.search(r"\(default:[^()]*\) \(default", text)
 
 
+@pytest.mark.parametrize("program", [train, test, interpolate], ids=lambda program: program.__name__)
+def test_what_help_prints_are_options_of_the_program(program):
+    actions = program.build_parser()._actions
+    for action in actions:
+        if isinstance(action, options.ShortHelp):
+            assert action.const <= {other.dest for other in actions}
+
+
 @pytest.mark.slow
 def test_a_python_without_the_packages_is_told_so_in_one_sentence():
     done = subprocess.run([sys.executable, "-S", "train.py"], cwd=ROOT, capture_output=True, text=True, env={})
