@@ -234,6 +234,7 @@ def test_images_are_not_needed(distinct, save, tmp_path):
 # What is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
 def test_every_kind_of_pictures_has_a_film_of_as_many_frames(distinct, ball_split, save, tmp_path, suffix):
     if suffix == "mp4":

@@ -18,7 +18,8 @@ def cases():
         for dtype in deviations.dtypes_of(fixture):
             for device in ["cpu"] if fixture in NO_DEVICE else ["cpu", "cuda"]:
                 name = "-".join([fixture, str(dtype).removeprefix("torch."), device]).replace(", ", "-").replace(" ", "_")
-                marks = [NEEDS_CUDA] * (device == "cuda") + [pytest.mark.slow] * (dtype == torch.float64)
+                is_slow = dtype == torch.float64 or fixture.startswith(("train_trace", "srn_unet"))
+                marks = [NEEDS_CUDA] * (device == "cuda") + [pytest.mark.slow] * is_slow
                 yield pytest.param(fixture, dtype, device, id=name, marks=marks)
 
 
@@ -83,12 +84,14 @@ def test_the_clamped_gradients_are_other_ones_than_a_thousand_times_the_loss_giv
 # The comparisons can fail.
 
 
+@pytest.mark.slow
 def test_a_start_depth_that_is_off_by_a_millionth_is_found(parity, monkeypatch):
     monkeypatch.setattr(custom_layers, "INITIAL_DEPTH", custom_layers.INITIAL_DEPTH + 1e-6)
     found = deviations.measure(parity, "srn_single", torch.float64)
     assert set(beyond(found)) == set(found)
 
 
+@pytest.mark.slow
 def test_a_loss_without_the_published_weight_is_found(parity, monkeypatch):
     monkeypatch.setitem(deviations.WEIGHTS, "image", 200.001)
     assert set(beyond(deviations.measure(parity, "srn_single", torch.float64))) == {"losses (rel.)", "gradients (rel.)"}

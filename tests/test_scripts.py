@@ -124,7 +124,6 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         assert not stage_data.reads_images(options) and stage_data.observed(options) == ["seg"]
 
 
-@pytest.mark.slow
 def test_the_srns_own_classes_need_no_class_list(recorder, tmp_path):
     for script in ("train_val", "single_shot"):
         script = f"result_scripts/{script}.sh"
@@ -149,6 +148,7 @@ def test_the_demos_chairs_have_the_views_that_every_script_of_the_semantic_paper
         assert set(options.specific_observation_idcs) <= set(rendered), script
 
 
+@pytest.mark.slow
 def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):
     for script, stage, variables in EXPERIMENTS:
         launched = called(recorder, script, tmp_path, LAUNCH="torchrun --nnodes 2 --nproc_per_node=4", **variables)

@@ -366,6 +366,7 @@ def test_the_number_of_images_of_a_batch_may_exceed_the_data(ball_split, tmp_pat
     assert checkpoints.load(tmp_path / "run")["views"] == {"ball_a": ["000000"]}
 
 
+@pytest.mark.slow
 def test_a_model_trained_with_images_tells_more_than_their_mean_colour(ball_split, tmp_path):
     options = dict(class_weight=0, rays_per_image=64, lr=1e-2, val_root=ball_split)
     options |= dict(max_steps_per_img_sidelength=80, batch_size_per_img_sidelength=8)

@@ -90,6 +90,7 @@ def test_a_fit_goes_on_where_it_stopped(test_split, vanilla_run, tmp_path, num_s
     assert checkpoints.load(tmp_path / "parts")["step"] == 30
 
 
+@pytest.mark.slow
 def test_fits_that_are_done_end_the_run(refused, test_split, vanilla_run, tmp_path, capsys):
     """Where nothing moves there is no progress: four falls of the rate, after three checks of ten steps each."""
     train.main(arguments(test_split, vanilla_run, tmp_path, code_step=0, max_steps_per_img_sidelength=1000))
