@@ -4,6 +4,10 @@ Writes to `<logging_root>/<log_dir>`: `rgb/ seg/ normals/ comparison/` with a PN
 (`rgb.mp4` or `rgb.gif`, ...), `params.txt`.
 """
 
+import options as common  # first: it reports a missing package in one sentence
+
+# isort: split
+
 import argparse
 
 import imageio.v3 as iio
@@ -14,7 +18,6 @@ import checkpoints
 import data_util
 import dataio
 import geometry
-import options as common
 import util
 import visual
 from evaluation import picture_writer, videos

@@ -8,6 +8,10 @@ comparison/` and `point_cloud_rgb`, `point_cloud_seg` (.txt and .ply); `final_mi
 `results.txt`, `results.json`, `contact_sheet.png`, `params.txt`.
 """
 
+import options as common  # first: it reports a missing package in one sentence
+
+# isort: split
+
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +21,20 @@ import torch
 import checkpoints
 import data_util
 import dataio
-import options as common
 import srns
 import util
 from evaluation import evaluate, metrics
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
+SHOWN = (  # the options that --help prints
+    *("config_filepath", "data_root", "obj_name", "logging_root", "log_dir", "device", "img_sidelength", "eval_mode"),
+    *("checkpoint_path", "linear_path", "unet_path", "input_idcs", "max_num_observations", "point_cloud"),
+)
+
 
 def build_parser():
-    parser = common.parser(__doc__.splitlines()[0])
+    parser = common.parser(__doc__.splitlines()[0], SHOWN)
     common.add_common(parser, seed_help=argparse.SUPPRESS)  # published; nothing here is random
     add_evaluation(parser.add_argument_group("evaluation"))
     group = parser.add_argument_group("model: read from the checkpoint; an option that contradicts it is an error")

@@ -20,10 +20,17 @@ STAGES = {
     plan.Stage.FIT_CODES: code_fitting.fit_codes,
 }
 IMAGE_WEIGHT, CLASS_WEIGHT = 200.0, 8.0  # as published
+SHOWN = (  # the options that --help prints
+    *("config_filepath", "data_root", "obj_name", "logging_root", "log_dir", "device", "seed", "specific_ins"),
+    *("specific_observation_idcs", "max_num_instances_train", "max_num_observations_train", "val_root"),
+    *("img_sidelengths", "max_steps_per_img_sidelength", "batch_size_per_img_sidelength", "lr", "rays_per_image"),
+    *("foreground_fraction", "hidden_features", "embedding_size"),
+    *("checkpoint_path", "model_type", "linear_path", "overwrite_embeddings"),
+)
 
 
 def build_parser():
-    parser = common.parser(__doc__.splitlines()[0])
+    parser = common.parser(__doc__.splitlines()[0], SHOWN)
     common.add_common(parser)
     add_data(parser.add_argument_group("which data"))
     add_schedule(parser.add_argument_group("schedule, one entry per image side"))

@@ -234,6 +234,7 @@ def test_images_are_not_needed(distinct, save, tmp_path):
 # What is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
 def test_every_kind_of_pictures_has_a_film_of_as_many_frames(distinct, ball_split, save, tmp_path, suffix):
     if suffix == "mp4":
@@ -424,6 +425,7 @@ def test_with_ffmpeg_films_are_mp4_by_default():
     assert interpolate.read_options(arguments("split", "srn.pth", "logs", format=None)).format == "mp4"
 
 
+@pytest.mark.slow
 def test_the_script_works_from_a_foreign_folder(distinct, save, tmp_path):
     scenes.write_split(tmp_path / "data" / "Ball" / "Ball.train", num_views=1)
     save(distinct)

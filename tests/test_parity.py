@@ -18,7 +18,9 @@ def cases():
         for dtype in deviations.dtypes_of(fixture):
             for device in ["cpu"] if fixture in NO_DEVICE else ["cpu", "cuda"]:
                 name = "-".join([fixture, str(dtype).removeprefix("torch."), device]).replace(", ", "-").replace(" ", "_")
-                yield pytest.param(fixture, dtype, device, id=name, marks=[NEEDS_CUDA] if device == "cuda" else [])
+                is_slow = dtype == torch.float64 or fixture.startswith(("train_trace", "srn_unet"))
+                marks = [NEEDS_CUDA] * (device == "cuda") + [pytest.mark.slow] * is_slow
+                yield pytest.param(fixture, dtype, device, id=name, marks=marks)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +52,7 @@ KINK = 5  # rounding puts one unit of one of 2,048 rays on the other side of its
 IN_C = ("srn_single", "srn_semantic, 1000 x loss", "train_trace, pretraining", "train_trace, latent fitting")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", IN_C)
 def test_the_c_code_gives_the_published_numbers(parity, fixture, monkeypatch):
     if not backends.select("auto").startswith("kernels: C"):
@@ -78,12 +81,14 @@ def test_the_clamped_gradients_are_other_ones_than_a_thousand_times_the_loss_giv
 # The comparisons can fail.
 
 
+@pytest.mark.slow
 def test_a_start_depth_that_is_off_by_a_millionth_is_found(parity, monkeypatch):
     monkeypatch.setattr(custom_layers, "INITIAL_DEPTH", custom_layers.INITIAL_DEPTH + 1e-6)
     found = deviations.measure(parity, "srn_single", torch.float64)
     assert set(beyond(found)) == set(found)
 
 
+@pytest.mark.slow
 def test_a_loss_without_the_published_weight_is_found(parity, monkeypatch):
     monkeypatch.setitem(deviations.WEIGHTS, "image", 200.001)
     assert set(beyond(deviations.measure(parity, "srn_single", torch.float64))) == {"losses (rel.)", "gradients (rel.)"}

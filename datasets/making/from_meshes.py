@@ -34,7 +34,7 @@ def add_options(maker):
         metavar="DIR",
         help="with --class_list: ShapeNet v2, for the colours of the models that PartNet has labelled",
     )
-    maker.add_argument("--parts", metavar="FILE", help="YAML file that maps the names of parts to classes, see DATA.md")
+    maker.add_argument("--parts", metavar="FILE", help="YAML file that maps the names of parts to classes, see docs/data.md")
     maker.add_argument("--up", choices=AXES, default="y", help="axis of the files that points up")
     maker.add_argument(
         "--front",

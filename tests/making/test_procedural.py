@@ -74,6 +74,7 @@ def test_solids_are_closed(objects):
         assert all(count[b, a] == times == 1 for (a, b), times in count.items())
 
 
+@pytest.mark.slow
 def test_the_same_colour_is_on_every_part(objects):
     """How often a colour lies on a part does not depend on the colour, up to chance."""
     obj_name, _ = objects

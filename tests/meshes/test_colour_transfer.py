@@ -58,6 +58,7 @@ def test_a_surface_that_lacks_a_part_is_still_found(chair):
     assert np.abs(back.apply(moving.vertices) - chair.vertices).max() < 0.03 and median < 0.01
 
 
+@pytest.mark.slow
 def test_another_shape_does_not_fit(chair):
     ball = triangle_mesh.loft([ring_of_ball(z) for z in np.linspace(-0.95, 0.95, 12)], 1, (0, 0, 0))
     assert colour_transfer.register(ball, chair)[1] > colour_transfer.REFUSED
@@ -166,6 +167,7 @@ def test_a_parallel_surface_gives_its_colour_only_where_it_is_not_far(detour, fo
     assert colour_transfer._nearest_of_same_side(points, normals, *query, detour).tolist() == [found]
 
 
+@pytest.mark.slow
 def test_holes_of_textures_have_no_colour_to_give():
     holes = HALVES.copy()
     holes[:, 1, 3] = 0

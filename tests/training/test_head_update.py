@@ -40,6 +40,7 @@ def penalised_loss(state, features, labels, penalty):
     return (losses.segmentation_loss(logits, labels) + penalty * state["linear.weight"].square().sum()).item()
 
 
+@pytest.mark.slow
 def test_the_solver_leaves_adam_nothing_to_gain(ball_split, vanilla_run, tmp_path, capsys):
     solved = linear(ball_split, tmp_path, "newton", vanilla_run, head_reg_weight=8 * PENALTY)
     assert "as given" in (printed := capsys.readouterr().out) and "not converged" not in printed
