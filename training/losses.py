@@ -1,4 +1,4 @@
-"""The loss terms of MODEL: pure functions, tensors in, scalars out. Weights of the terms are the caller's."""
+"""Loss terms of the SRN and of heads on it: pure functions, tensors in, scalars out. The caller weights the terms."""
 
 import math
 
@@ -17,7 +17,7 @@ def image_loss(rgb, target):
 def segmentation_loss(seg_logits, seg_labels, num_labelled=None):
     """Mean cross-entropy over labelled rays, 0 if there are none. (..., K) logits, (...) int64 labels -> ().
 
-    num_labelled: () how many rays it is the mean of, where these are some of more (default: the labelled ones here)
+    num_labelled: () int64, labelled rays of the whole batch if these rays are a part of it (default: those among these rays)
     """
     labels = seg_labels.flatten()
     total = F.cross_entropy(seg_logits.flatten(0, -2), labels, ignore_index=util.UNLABELLED, reduction="sum")
@@ -27,7 +27,7 @@ def segmentation_loss(seg_logits, seg_labels, num_labelled=None):
 
 
 def depth_loss(depth):
-    """Keeps surfaces in front of the camera: 10,000 x mean of min(depth, 0)^2. (B, R, 1) -> ()."""
+    """Keeps surfaces in front of the camera: DEPTH_PENALTY * mean(min(depth, 0)^2). (B, R, 1) -> ()."""
     return DEPTH_PENALTY * depth.clamp(max=0).square().mean()
 
 
@@ -37,10 +37,10 @@ def latent_loss(z):
 
 
 def weight_loss(module):
-    """Sum of squares of a head's weight matrices, biases and norms left out, against fitting few label maps only. -> ()."""
+    """Sum of squares of a head's weight matrices, without biases and norms; against overfitting of few label maps. -> ()."""
     return sum(parameter.square().sum() for parameter in module.parameters() if parameter.dim() > 1)
 
 
 def psnr_of(image_loss):
-    """PSNR in dB that a mean squared error over values in [-1, 1] stands for. () -> float."""
+    """PSNR in dB of a mean squared error over values in [-1, 1]. () -> float."""
     return 10 * math.log10(4 / max(float(image_loss), 1e-12))

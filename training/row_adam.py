@@ -1,6 +1,6 @@
-"""Adam for a table of which a step sees a few rows: they alone move, in one process or in many.
+"""Adam for a table whose gradient has few rows per step: only these rows change, with one process or several.
 
-Nothing is read back from the device, so that the host can run ahead of it.
+Nothing is copied from the device, so that the host need not wait for it.
 """
 
 import torch
@@ -9,18 +9,20 @@ from training import distributed
 
 
 class RowAdam(torch.optim.Optimizer):
-    """The arithmetic and the state of torch.optim.SparseAdam, whose state dicts this one loads, and the reverse.
+    """Computes what torch.optim.SparseAdam computes; each loads the other's state dicts.
 
-    params: tables (N, D) with sparse gradients, such as the weight of nn.Embedding(N, D, sparse=True). Rows that come
-            several times in a gradient are summed, unless it says that it is coalesced
-    rows_per_process: with several processes, at least as many as any process's gradient has rows, repeats counted, and
-            the same in all. None: they tell each other, and the host waits for that
+    SparseAdam itself coalesces gradients, for which the host waits, and knows nothing of other processes or `found_inf`.
 
-    With several processes, each brings the rows of its own gradient, or none, and all move all rows alike: the tables
-    stay the same. Then every step counts, whether rows come or not.
+    params: tables (N, D) with sparse gradients, such as the weight of nn.Embedding(N, D, sparse=True). Repeated rows of a
+            gradient are summed, unless it is marked as coalesced
+    rows_per_process: with several processes, an upper bound on the rows in any process's gradient, repeats included; the
+            same in all processes. None: the processes exchange their numbers, and the host waits for that
 
-    Where the attribute `found_inf`, a float tensor (), is there and not 0, a step changes nothing. With several processes
-    it must be the same in all.
+    With several processes, each contributes the rows of its own gradient, or none. All apply all rows, so that the tables
+    stay equal. Every step then counts, even one without rows.
+
+    If the attribute `found_inf`, a float tensor (), is set and not 0, a step changes nothing. It must be the same in all
+    processes.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, rows_per_process=None):
@@ -44,7 +46,7 @@ class RowAdam(torch.optim.Optimizer):
         return loss
 
     def move(self, table, group, rows, grad, is_named=None):
-        """rows (R,), their gradient (R, D), and which of them are meant, (R, 1) bool or None for all."""
+        """Update rows (R,) with their gradient (R, D). is_named: rows to update, (R, 1) bool or None for all."""
         state = self.state[table]
         if not state:
             state |= {"step": 0, "exp_avg": torch.zeros_like(table), "exp_avg_sq": torch.zeros_like(table)}
@@ -53,7 +55,7 @@ class RowAdam(torch.optim.Optimizer):
         if getattr(self, "found_inf", None) is not None:
             is_finite = self.found_inf == 0
             moves = is_finite if is_named is None else is_named & is_finite
-            state["step"] = state["step"] - (~is_finite).double()  # becomes a tensor, of which `state_dict` makes an int
+            state["step"] = state["step"] - (~is_finite).double()  # a tensor from here on; see `state_dict`
 
         (beta1, beta2), step = group["betas"], state["step"]
         step_size = group["lr"] * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
@@ -62,7 +64,7 @@ class RowAdam(torch.optim.Optimizer):
         square = old[1] + (grad.square() - old[1]) * (1 - beta2)
         new = [mean, square, old[2] - step_size * (mean / (square.sqrt() + group["eps"]))]
         for tensor, before, after in zip((state["exp_avg"], state["exp_avg_sq"], table), old, new):
-            # a row that comes several times is written several times, each time the same
+            # a repeated row is written several times with the same values
             tensor.index_copy_(0, rows, after if moves is None else torch.where(moves, after, before))
 
     def state_dict(self):
@@ -72,18 +74,20 @@ class RowAdam(torch.optim.Optimizer):
 
 
 def gradient_of(table):
-    """Rows (R,) int64 and values (R, D) of a table's sparse gradient; R is 0 where it has none."""
+    """Rows (R,) int64 and values (R, D) of a table's sparse gradient; R is 0 if it has no gradient."""
     if table.grad is None:
         return table.new_empty(0, dtype=torch.int64), table.new_empty(0, table.shape[1])
     if not table.grad.is_sparse:
-        raise ValueError("RowAdam: a dense gradient; make the table with nn.Embedding(..., sparse=True), or use Adam")
+        raise ValueError(
+            "RowAdam: found a dense gradient, expected a sparse one; use nn.Embedding(..., sparse=True), or Adam"
+        )
     return table.grad._indices()[0], table.grad._values()
 
 
 def gathered_gradient(table, rows_per_process):
     """rows (R,), values (R, D) and is_named (R, 1) of all processes, the same in each of them.
 
-    A place that a process leaves empty is given to row 0, with zeros: it moves if another place names it.
+    Padding is given row 0 and zeros: row 0 is then updated only if a gradient contains it.
     """
     rows, grad = distributed.gather_rows(*gradient_of(table), rows_per_process)
     is_named = (rows >= 0).unsqueeze(1)
@@ -93,13 +97,13 @@ def gathered_gradient(table, rows_per_process):
 
 
 def sum_repeats(rows, values, num_rows):
-    """At every place the sum over all places of the same row. rows (R,), values (R, D) -> (R, D)."""
+    """Replace each value by the sum of the values with the same row. rows (R,), values (R, D) -> (R, D)."""
     places = torch.arange(len(rows), device=rows.device)
     place_of = torch.empty(num_rows, dtype=torch.int64, device=rows.device)
-    place_of[rows] = places  # of several places any one will do
+    place_of[rows] = places  # if a row is repeated, any of its places
     first = place_of[rows]
     sums = torch.zeros_like(values)
-    if values.is_cuda:  # each device's way to add in a fixed order, so that processes agree to the last bit
+    if values.is_cuda:  # each device's function that adds in a fixed order, so that all processes get equal bits
         sums.index_put_((first,), values, accumulate=True)
     else:
         sums.index_add_(0, first, values)

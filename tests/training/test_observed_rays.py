@@ -83,17 +83,20 @@ def test_of_many_views_each_keeps_its_share(dataset, monkeypatch):
     assert len(observed.view_and_pixel[:256, 1].unique()) == 256  # the views complement one another
 
 
-def test_random_numbers_are_uniform_and_differ_between_keys():
-    keys = torch.tensor([[observed_rays.key_of(0, "a")], [observed_rays.key_of(0, "b")]])
-    numbers = observed_rays.uniform(keys, torch.arange(20_000))
-    assert 0 <= numbers.min() and numbers.max() < 1
-    shares = torch.histc(numbers[0].float(), 10, 0, 1) / 20_000
-    assert (shares - 0.1).abs().max() < 0.01
-    assert abs(torch.corrcoef(numbers)[0, 1]) < 0.03
-    assert abs(torch.corrcoef(torch.stack([numbers[0, 1:], numbers[0, :-1]]))[0, 1]) < 0.03
+def test_starts_of_an_instance_see_the_same_pixels(dataset):
+    observed = observed_rays.ObservedRays(dataset, "cpu")
+    places = observed.draw(torch.tensor([1, 0, 1]), 3, 50, 0.5).places
+    assert torch.equal(places[0], places[2]) and torch.equal(
+        places[1:], observed.draw(torch.tensor([0, 1]), 3, 50, 0.5).places
+    )
 
 
-def test_the_random_numbers_are_those_of_splitmix64():
-    """First output of the reference implementation for the state 1234567."""
-    first = observed_rays.uniform(torch.tensor(1234567), torch.tensor(1)).item()
-    assert first == (6457827717110365317 >> 11) / 2**53
+def test_random_numbers_are_uniform_and_differ_between_keys_and_draws():
+    keys = [observed_rays.key_of(0, name) for name in ("a", "b")]
+    numbers = np.stack([observed_rays.uniform(key, number, 20_000) for key in keys for number in (0, 1)])
+    assert numbers.min() >= 0 and numbers.max() < 1
+    shares = np.histogram(numbers, 10, (0, 1))[0] / numbers.size
+    assert np.abs(shares - 0.1).max() < 0.01
+    assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.03
+    assert abs(np.corrcoef(numbers[0, 1:], numbers[0, :-1])[0, 1]) < 0.03
+    assert np.array_equal(observed_rays.uniform(keys[1], 1, 20_000), numbers[3])
