@@ -1,4 +1,4 @@
-"""Rendering rays in blocks that fit a cache or a GPU, and the precision that they are computed in.
+"""Rays in blocks that fit a cache or a GPU, rendering without gradients, and the precision of matrix products.
 
-May import kernels and the model at the root.
+May import: hyperlayers, kernels, util.
 """
