@@ -134,7 +134,7 @@ def solve_head(plan, device, update):
     last_step = update.start_step + max(1, solution.num_iterations)
     with start_run(plan, device, update, [], last_step - 1, last_step, shows_bar=False) as run:
         print(
-            f"penalty {penalty:.1e} ({why}); {solution.num_iterations} Newton steps, relative gradient "
+            f"penalty {penalty:.1e} ({why}); {solution.num_iterations} L-BFGS iterations, relative gradient "
             f"{solution.gradient_norm:.1e}{'' if solution.converged else ', not converged'}"
         )
         run.after_step(last_step, {"class": torch.tensor(solution.loss)}, labels.numel())
