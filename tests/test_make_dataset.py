@@ -17,7 +17,7 @@ import data_util
 import geometry
 import make_dataset
 import util
-from datasets.making import class_folder, furniture, render_options, viewpoints
+from datasets.making import class_folder, furniture, procedural, render_options, viewpoints
 from datasets.meshes import triangle_mesh
 from tests.making import test_furniture
 
@@ -102,7 +102,7 @@ def test_poses_and_pictures_belong_together(chairs):
 
 def test_point_clouds_are_of_the_objects_that_are_rendered(chairs):
     folder = chairs / "Chair.train" / "chair_0001"
-    mesh = make_dataset.procedural_mesh("Chair", 0, "train", 1).mesh
+    mesh = procedural.load("Chair", 0, "train", 1).mesh
     cloud = data_util.load_labelled_cloud(folder, int(mesh.labels.max()) + 1)
     assert cloud.points.shape == (10_000, 3) and set(cloud.labels) == set(mesh.labels) - {0}
     low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
@@ -137,16 +137,14 @@ def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_els
 
 def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
     unlabelled = triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
-    cam2world = viewpoints.spiral(1).numpy()
-    loaded, style = triangle_mesh.LoadedMesh(unlabelled), class_folder.Style(sidelength=8)
-    class_folder.write_instance(tmp_path / "box", "train", lambda: loaded, cam2world, style)
+    job = class_folder.RenderJob("train", "box", lambda: triangle_mesh.LoadedMesh(unlabelled), viewpoints.spiral(1))
+    class_folder.write_instance(tmp_path, job, class_folder.Style(sidelength=8))
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
 
 
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
-    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).mesh.vertices for split in render_options.SPLITS}
-    assert np.array_equal(mesh["train"], mesh["train_val"])
+    mesh = {split: procedural.load("Chair", 0, split, 0).mesh.vertices for split in ("train", "val", "test")}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
     train, train_val = (render_options.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
@@ -208,8 +206,8 @@ def fails_with(error):
 
 
 def write_boxes(out, loads, style=class_folder.Style(sidelength=8), **options):
-    instances = [class_folder.Instance("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)]
-    return class_folder.write_class(out, "Box", ["background", "box"], instances, style, {}, **options)
+    jobs = [class_folder.RenderJob("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)]
+    return class_folder.write_class(out / "Box", ["background", "box"], jobs, style, {}, **options)
 
 
 def test_interrupted_before_anything_is_finished_leaves_nothing(tmp_path):
@@ -230,7 +228,7 @@ def test_interrupted_goes_on_where_it_stopped_and_gives_the_same_bytes(tmp_path,
     assert not (tmp_path / "stopped" / "Box").exists() and calls == ["loaded"]
     write_boxes(tmp_path / "stopped", [counted, box, counted])
     assert calls == ["loaded"] * 2  # the first box is not made again
-    assert "1 of 3 objects are there" in capsys.readouterr().out
+    assert "1 of 3 instances are rendered already" in capsys.readouterr().out
     write_boxes(tmp_path / "through", [box, box, box])
     assert contents(tmp_path / "stopped") == contents(tmp_path / "through")
 
@@ -367,9 +365,9 @@ def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_pa
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--test_views 65", r"--test_views.*'65'.*at least 70"),
-        ("--instances 0", r"--instances.*'0'.*at least 1"),
-        ("--sidelength x", r"--sidelength.*'x'.*whole number"),
+        ("--test_views 65", r"--test_views.*at least 70.*'65'"),
+        ("--instances 0", r"--instances.*at least 1.*'0'"),
+        ("--sidelength x", r"--sidelength.*an integer.*'x'"),
         ("--obj_name Lamp", r"--obj_name.*Lamp"),
         ("--elevation_deg 60,10", "--elevation_deg.*LOW first"),
         ("--light 1,2", "--light.*three numbers"),
@@ -377,7 +375,7 @@ def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_pa
         ("--radius 0", "--radius.*above 0"),
         ("--radius 0.4", "inside the object"),
         ("--fov_deg 180", "--fov_deg.*below 180"),
-        ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
+        ("--cameras nowhere", "nowhere: expected a kind of views.*or a folder"),
     ],
 )
 def test_bad_flags_are_named(tmp_path, capsys, flags, named):
@@ -436,7 +434,7 @@ def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):
     assert names["train_val"] == names["train"]
     assert names["val"] == ["Tiny-c"] and names["test"] == ["Tiny-d"]
     assert "| Tiny-b-v2 | Nobody |" in (folder / "ATTRIBUTION.md").read_text()
-    with pytest.raises(util.InputError, match="exists already"):
-        make_dataset.make_furniture(
+    with pytest.raises(util.InputError, match="already exists"):
+        furniture.make(
             make_dataset.build_parser().parse_args(["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out")])
         )

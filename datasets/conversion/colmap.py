@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+import data_util
 import util
 from datasets.conversion import lenses, source_views
 
@@ -112,7 +113,7 @@ def _view(model, images, name, image):
     if not image.has_pose:
         raise util.InputError(f"{where}: the model has no pose of it; leave it out with --skip_broken")
     cam2world = np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
-    source_views.check_rigid(cam2world, where)
+    data_util.check_rigid(cam2world, where)
     path = images / name
     if not path.is_file():
         blanks = "" if _suffix(model) == ".bin" else " (names in text models end at the first blank)"

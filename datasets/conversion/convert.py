@@ -14,7 +14,8 @@ from tqdm import tqdm
 import data_util
 import util
 from datasets.conversion import colmap, export, new_instance, source_views, transforms_json
-from datasets.making import atomic_folders, render_options, viewpoints
+from datasets.making import atomic_folders, viewpoints
+from options import folder_name, positive_float
 
 SETTINGS = data_util.DatasetSettings(pixel_center=0.5, blend_alpha=True)
 TO_OUR_LAYOUT = ("obj_name", "split", "name", "masks", "labels", "classes", "unlabelled", "recentre")  # has no use with --to
@@ -33,13 +34,13 @@ def add_options(maker):
         help="folder in which the class folder <out>/<obj_name> is made or added to; with --to, what is made",
     )
     maker.add_argument("--to", choices=export.FORMS, help="convert from our layout to this")
-    maker.add_argument("--obj_name", type=render_options.folder_name, help="name of the class, such as Mug")
+    maker.add_argument("--obj_name", type=folder_name, help="name of the class, such as Mug")
     maker.add_argument(
         "--split",
-        type=render_options.folder_name,
+        type=folder_name,
         help="split that the instances go to (train, where transforms_train.json and its like do not say)",
     )
-    maker.add_argument("--name", type=render_options.folder_name, help="name of the instance (that of its folder)")
+    maker.add_argument("--name", type=folder_name, help="name of the instance (that of its folder)")
     maker.add_argument(
         "--masks",
         metavar="DIR",
@@ -60,7 +61,7 @@ def add_options(maker):
     )
     maker.add_argument(
         "--camera_distance",
-        type=render_options.positive,
+        type=positive_float,
         default=viewpoints.DISTANCE,
         help="mean distance of the cameras from the origin after --recentre",
     )
@@ -125,7 +126,7 @@ def convert(options):
             for instances in objects:
                 with faults.of(instances[0].name), contextlib.ExitStack() as stack:
                     for instance in instances:
-                        folder = stack.enter_context(atomic_folders.new_folder(instance.folder, options.overwrite))
+                        folder = stack.enter_context(atomic_folders.unfinished_folder(instance.folder, options.overwrite))
                         instance.num_written = new_instance.write(folder, instance, progress)
                     write_class_files(options, class_folder)
                     written += instances

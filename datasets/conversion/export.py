@@ -29,7 +29,7 @@ def export(options):
     pixel_center = dataio.dataset_settings(source.resolve().parent if single else source).pixel_center
     faults, num_views = source_views.Faults(options.skip_broken), []
     for folder, target in zip(tqdm(folders, unit="instance"), targets):
-        with faults.of(folder.name), atomic_folders.new_folder(target, options.overwrite) as temporary:
+        with faults.of(folder.name), atomic_folders.unfinished_folder(target, options.overwrite) as temporary:
             num_views.append(export_instance(folder, temporary, options.to, pixel_center))
     if not num_views:
         raise util.InputError(f"{source}: nothing could be converted: {faults.found[-1][1]}")
@@ -47,7 +47,7 @@ def export_instance(folder, target, form, pixel_center):
     poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text has none
     for name, path, pose in zip(names, instance.rgb_paths, poses):
-        source_views.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
+        data_util.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
         size = source_views.picture_size(path)
         if size != (intrinsics.height, intrinsics.width):
             raise util.InputError(

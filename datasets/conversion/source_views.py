@@ -16,7 +16,6 @@ from datasets.conversion import lenses
 NAMES = "source_views.txt"  # of an instance folder: what its views were called where they came from
 PICTURES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 LABEL_MAPS = (".npy", ".png", ".PNG")
-RIGID = 1e-3  # how far the axes of a pose may be from orthonormal
 
 
 @dataclass(frozen=True)
@@ -76,20 +75,6 @@ def name_within(path, root):
     if not name.isprintable():
         raise util.InputError(f"{name!r}: the name of an image holds characters that cannot be printed; rename the file")
     return name
-
-
-def check_rigid(cam2world, what):
-    """An InputError, about the pose of `what`, where (4, 4) is not a rotation and a translation."""
-    rotation = cam2world[:3, :3]
-    if not np.isfinite(cam2world).all():
-        raise util.InputError(f"{what}: the pose holds a number that is not finite; leave the view out or mend it")
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > RIGID or np.abs(cam2world[3] - [0, 0, 0, 1]).max() > RIGID:
-        raise util.InputError(
-            f"{what}: the pose is not rigid; expected orthogonal axes of length 1 in the first three columns and "
-            "0 0 0 1 as the last row"
-        )
-    if np.linalg.det(rotation) < 0:
-        raise util.InputError(f"{what}: the pose mirrors the scene (determinant -1); expected a rotation")
 
 
 def picture_size(path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import data_util
 import util
 from datasets.conversion import lenses, source_views
 
@@ -61,7 +62,7 @@ def _view(path, found, frame):
             raise ValueError(f"shape {matrix.shape}")
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise util.InputError(f"{where}: expected a transform_matrix of 4 x 4 numbers ({error!r})") from None
-    source_views.check_rigid(cam2world, where)
+    data_util.check_rigid(cam2world, where)
     picture = _find_picture(path.parent, frame["file_path"], where)
     lens = _lens(found, frame, *source_views.picture_size(picture), where)
     name = source_views.name_within(picture, path.parent)

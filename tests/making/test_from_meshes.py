@@ -305,8 +305,8 @@ def test_names_of_parts_that_the_map_lacks_are_refused(models, refuses):
         ("--class_list x --parts y", "give one of them"),
         ("--up y --front -y", "lie on one axis"),
         ("--val_instances 2 --test_instances 1", "ask for 3 objects"),
-        ("--splits nowhere.yml", "nowhere.yml: cannot be read"),
-        ("--splits s.yml --test_instances 1", "leave --val_instances"),
+        ("--splits nowhere.yml", "nowhere.yml: cannot read"),
+        ("--splits s.yml --test_instances 1", "remove --val_instances"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(models, refuses, flags, reason):
@@ -333,7 +333,7 @@ def test_a_file_parts_the_objects(tmp_path, capsys):
     (tmp_path / "splits.yml").write_text("train: [b, a, gone]\ntest: [c]\n")
     assert read(tmp_path / "splits.yml") == {"train": ["a", "b"], "val": [], "test": ["c"]}
     printed = capsys.readouterr().out
-    assert "1 objects that" in printed and "gone" in printed and "1 objects are in none" in printed
+    assert "1 objects listed" in printed and "gone" in printed and "1 objects are in none" in printed
 
 
 def test_partnet_s_own_split_files_are_read(tmp_path):
@@ -347,11 +347,11 @@ def test_partnet_s_own_split_files_are_read(tmp_path):
     ("text", "reason"),
     [
         ("train: [a]\ntest: [a]", "a is in more than one split"),
-        ("train: [x, y]", "names no training object"),
+        ("train: [x, y]", "none of its training objects"),
         ("[a, b]", "expected"),
         ("train: a", "expected"),
         ("training: [a]", "expected"),
-        ("{", "cannot be read"),
+        ("{", "cannot read"),
     ],
 )
 def test_split_files_that_make_no_sense_are_refused(tmp_path, text, reason):

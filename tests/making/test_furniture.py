@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import util
-from datasets.making import carpentry, furniture
+from datasets.making import carpentry, furniture, furniture_archives
 from datasets.meshes import obj, triangle_mesh
 
 pytest.importorskip("mapbox_earcut")
@@ -190,15 +190,15 @@ def test_wrong_archives_are_told(tmp_path):
 def test_archives_are_found_at_any_depth(tmp_path):
     (tmp_path / "usr" / "share").mkdir(parents=True)
     path = write_archive(tmp_path / "usr" / "share" / "Tiny.sh3f")
-    assert furniture.find_archives({"Tiny.sh3f"}, tmp_path, tmp_path / "cache") == {"Tiny.sh3f": path}
+    assert furniture_archives.find({"Tiny.sh3f"}, tmp_path, tmp_path / "cache") == {"Tiny.sh3f": path}
     with pytest.raises(util.InputError, match=r"Other\.sh3f not found"):
-        furniture.find_archives({"Tiny.sh3f", "Other.sh3f"}, tmp_path, tmp_path / "cache")
+        furniture_archives.find({"Tiny.sh3f", "Other.sh3f"}, tmp_path, tmp_path / "cache")
 
 
 def test_without_apt_get_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(util.InputError, match=r"apt-get is not on this machine; .*--archive_dir"):
-        furniture.find_archives({"Tiny.sh3f"}, None, tmp_path / "cache")
+    with pytest.raises(util.InputError, match=r"apt-get is not installed; .*--archive_dir"):
+        furniture_archives.find({"Tiny.sh3f"}, None, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -208,7 +208,7 @@ def test_failing_download_gives_its_reason(tmp_path, monkeypatch):
     apt_get.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(util.InputError, match=r"E: no network; .*--archive_dir"):
-        furniture.find_archives({"Tiny.sh3f"}, None, tmp_path / "cache")
+        furniture_archives.find({"Tiny.sh3f"}, None, tmp_path / "cache")
 
 
 def test_catalogue_is_whole():

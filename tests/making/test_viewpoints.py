@@ -53,7 +53,7 @@ def test_given_poses_are_used_as_they_are(tmp_path):
 
 
 def test_an_unknown_kind_is_named_with_those_there_are():
-    with pytest.raises(util.InputError, match="helix: neither.*band, sphere, hemisphere, spiral, orbit.*folder"):
+    with pytest.raises(util.InputError, match="helix: expected.*band, sphere, hemisphere, spiral, orbit.*folder"):
         viewpoints.cameras("helix", 5, np.random.default_rng(0))
 
 
