@@ -17,7 +17,7 @@ import data_util
 import geometry
 import make_dataset
 import util
-from datasets.making import class_folder, furniture, procedural, render_options, viewpoints
+from datasets.making import class_folder, furniture, procedural, render_options, solids, viewpoints
 from datasets.meshes import triangle_mesh
 from tests.making import test_furniture
 
@@ -136,7 +136,7 @@ def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_els
 
 
 def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
-    unlabelled = triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
+    unlabelled = solids.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
     job = class_folder.RenderJob("train", "box", lambda: triangle_mesh.LoadedMesh(unlabelled), viewpoints.spiral(1))
     class_folder.write_instance(tmp_path, job, class_folder.Style(sidelength=8))
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
@@ -198,7 +198,7 @@ def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
 
 
 def box(label=1, faults=()):
-    return triangle_mesh.LoadedMesh(triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
+    return triangle_mesh.LoadedMesh(solids.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
 
 
 def fails_with(error):

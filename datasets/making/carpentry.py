@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.making.solids import bar, box, loft, outline, slab
 from datasets.meshes import triangle_mesh
-from datasets.meshes.triangle_mesh import box, outline, slab
 
 CLASS_NAMES = {
     "Chair": ["background", "chair_back", "chair_seat", "chair_arm", "chair_base"],
@@ -143,7 +143,7 @@ def build_back(chair, bottom, level, colour):
             (x, y_low), (_, y_high) = middle(across, low), middle(across, high)
             half = thickness / 2
             rings.append([[x, y_low - half, low], [x, y_low + half, low], [x, y_high + half, high], [x, y_high - half, high]])
-        return triangle_mesh.loft(rings, BACK, colour[group])
+        return loft(rings, BACK, colour[group])
 
     pieces = []
     post = min(0.08, 1.1 * thickness / half_x)  # width across
@@ -269,9 +269,7 @@ def build_base(base, half_x, half_y, top, label, apron_label, colour):
         """A leg's axis (3,) at height z."""
         return np.append(foot + np.sign(foot) * base.splay * (top - z), z)
 
-    pieces = [
-        triangle_mesh.bar(axis(foot, 0.0), axis(foot, top), label, colour["legs"], ring * base.taper, ring) for foot in feet
-    ]
+    pieces = [bar(axis(foot, 0.0), axis(foot, top), label, colour["legs"], ring * base.taper, ring) for foot in feet]
     if base.apron:
         pieces += _frame(x, y, top - base.apron, top, 0.55 * base.width, apron_label, colour["apron"])
     if base.stretcher != "none":
@@ -283,7 +281,7 @@ def build_base(base, half_x, half_y, top, label, apron_label, colour):
         elif base.stretcher == "box":
             between += [(front_left, front_right), (back_left, back_right)]
         thin = outline(*[0.26 * base.width] * 2, num_corners=4)
-        pieces += [triangle_mesh.bar(start, end, label, colour["stretchers"], thin) for start, end in between]
+        pieces += [bar(start, end, label, colour["stretchers"], thin) for start, end in between]
     return pieces
 
 
@@ -296,14 +294,12 @@ def build_pedestal(base, reach, top, label, colour):
             np.insert(outline(r, r, ROUND), 2, z, axis=1)
             for r, z in ((0.75 * reach, 0.0), (0.75 * reach, 0.02), (1.3 * base.width, 0.06))
         ]
-        return pieces + [triangle_mesh.loft(rings, label, colour["stretchers"])]
+        return pieces + [loft(rings, label, colour["stretchers"])]
     for angle in 2 * np.pi * (np.arange(base.num_feet) + 0.5) / base.num_feet - np.pi / 2:
         tip = 0.95 * reach * np.array([np.cos(angle), np.sin(angle)])
         thick, thin = outline(0.5 * base.width, 0.55 * base.width), outline(0.35 * base.width, 0.3 * base.width)
         pieces.append(
-            triangle_mesh.bar(
-                (0, 0, 0.6 * base.width + 0.02), (*tip, 0.3 * base.width), label, colour["stretchers"], thick, thin
-            )
+            bar((0, 0, 0.6 * base.width + 0.02), (*tip, 0.3 * base.width), label, colour["stretchers"], thick, thin)
         )
     return pieces
 

@@ -5,21 +5,21 @@ Members of the .sh3f archives (zip: OBJ, MTL, textures) are read by name and nev
 Shapes: T triangles, F faces of an OBJ file.
 """
 
+import errno
 import functools
 import json
-import posixpath
 import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 
 import util
 from datasets.making import atomic_folders, carpentry, furniture_archives, render_options
 from datasets.making.furniture_archives import PACKAGE
-from datasets.meshes import obj, triangle_mesh
+from datasets.meshes import named_mesh, reading, triangle_mesh
+from datasets.meshes.textures import mean_colour
 from options import at_least
 
 LABELS_PATH = Path(__file__).parent / "furniture_labels" / "labels.json"
@@ -97,70 +97,63 @@ def attribution(entries):
 
 
 class Archive:
-    """A zip archive whose members are read by name, errors telling both names."""
+    """A zip archive whose members are read by their path, which is <archive>/<member>."""
 
     def __init__(self, path):
-        self.path = path
+        self.path = Path(path)
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive, {error}") from None
+            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive ({error})") from None
         self._members = set(self._zip.namelist())
 
-    def __contains__(self, member):
-        return member in self._members
-
-    def read(self, member):
+    def open_file(self, path):
+        """The bytes of a member, for `reading.read`. Raises FileNotFoundError if there is none of this name."""
+        member = str(path).removeprefix(f"{self.path}/")
+        if member not in self._members:
+            raise FileNotFoundError(errno.ENOENT, "no such member of the archive", str(path))
         try:
             info = self._zip.getinfo(member)
             if info.file_size > MAX_MEMBER_BYTES:
-                raise util.InputError(f"{self.path}: {member} has {info.file_size} bytes, too many for furniture")
+                raise util.InputError(f"{path}: found {info.file_size} bytes, expected at most {MAX_MEMBER_BYTES}")
             return self._zip.read(info)
-        except (KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise util.InputError(f"{self.path}: cannot read {member}, {error}") from None
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise util.InputError(f"{path}: cannot read ({error}); get the archive again") from None
 
 
 # --------------------------------------------------------------------------------------------------- meshes
 
 
 def load(archive_path, entry, variant_rng=None):
-    """The labelled mesh of one model in canonical pose. A generator makes it a recoloured, stretched variant.
+    """The labelled mesh of one model in canonical pose. With a generator it is a recoloured, stretched variant.
 
     entry: the model's entry in labels.json
     """
-    archive, member = Archive(archive_path), entry["member"]
-    parsed = obj.parse_obj(archive.read(member).decode("utf-8", errors="replace"), f"{archive_path}: {member}")
-    if len(parsed.sizes) != entry["faces"]:
+    path = Path(archive_path) / entry["member"]
+    named = named_mesh.assemble([reading.read(path, Archive(archive_path).open_file)], path)
+    if named.num_faces != entry["faces"]:
         raise util.InputError(
-            f"{archive_path}: {member} has {len(parsed.sizes)} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
+            f"{path}: found {named.num_faces} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
         )
-    colours, textures = _materials(archive, member, parsed)
+    mesh, material_ids = named.mesh, named.names["material"].ids
+    colours, texture_of = _materials(named)
+    textures = {i: mesh.textures[texture_id] for i, texture_id in texture_of.items()}
     if variant_rng is not None:
         colours, textures = recolour(colours, textures, variant_rng)
 
     rotation = np.array(entry["rotation"]).reshape(3, 3)
-    positions = entry["scale"] * (parsed.positions @ rotation.T) - np.array(entry["centre"])
-    triangles, face_ids = obj.triangulate(parsed)
-    kept = obj.first_of_each_face(parsed)[face_ids]
-    triangles, face_ids = triangles[kept], face_ids[kept]
-    uv_ids = parsed.uv_ids[triangles]
-    uv = np.concatenate([parsed.uv, [[0.0, 0.0]]])[uv_ids]  # NO_UV picks the last
-    corners = np.concatenate([positions[parsed.position_ids[triangles]], uv], axis=-1)  # (T, 3, 5)
-
+    positions = entry["scale"] * (mesh.vertices @ rotation.T) - np.array(entry["centre"])
+    corners = np.concatenate([positions[mesh.triangles], mesh.corner_uv], axis=-1)  # (T, 3, 5)
     face_labels = np.concatenate([np.full(count, label) for label, count in entry["labels_rle"]])
-    corners, labels, parents = cut_labels(corners, face_labels[face_ids], entry.get("cuts", []))
-    material_ids = parsed.material_ids[face_ids[parents]]
-    texture_of = {material: i for i, material in enumerate(textures)}
-    texture_ids = np.array([texture_of.get(i, triangle_mesh.UNTEXTURED) for i in range(len(colours))])[material_ids]
-    no_uv = (uv_ids[parents] == obj.NO_UV).any(axis=1)
+    corners, labels, parents = cut_labels(corners, face_labels[named.face_ids], entry.get("cuts", []))
     mesh = triangle_mesh.Mesh(
         vertices=corners[..., :3].reshape(-1, 3),
         triangles=np.arange(3 * len(corners)).reshape(-1, 3),
         labels=labels.astype(np.uint8),
-        colours=colours[material_ids],
-        texture_ids=np.where(no_uv, triangle_mesh.UNTEXTURED, texture_ids),
+        colours=colours[material_ids[parents]],
+        texture_ids=mesh.texture_ids[parents],
         corner_uv=corners[..., 3:],
-        textures=list(textures.values()),
+        textures=[textures[i] for i in sorted(textures, key=texture_of.get)],
     )
     if variant_rng is not None:
         stretch = np.exp(variant_rng.uniform(*np.log(STRETCH), size=3))
@@ -168,30 +161,13 @@ def load(archive_path, entry, variant_rng=None):
     return triangle_mesh.to_unit_diagonal(mesh)
 
 
-def _materials(archive, member, parsed):
-    """Per material of an OBJ file: colours (M, 3), and {material id: texture (H, W, 4) uint8} where it has one."""
-    folder = posixpath.dirname(member)
-
-    def read_mtl(name):
-        library = posixpath.join(folder, name)
-        if library not in archive:
-            return {}
-        text = archive.read(library).decode("utf-8", errors="replace")
-        return obj.parse_mtl(text, f"{archive.path}: {library}")
-
-    def read_texture(name):
-        path = posixpath.join(folder, name)
-        return _read_texture(archive, path) if path in archive else None
-
-    colours, textures = obj.appearance(parsed, read_mtl, read_texture)
-    return np.maximum(colours, ALBEDO_FLOOR), textures
-
-
-def _read_texture(archive, path):
-    try:
-        return iio.imread(archive.read(path), extension=posixpath.splitext(path)[1].lower(), mode="RGBA")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise util.InputError(f"{archive.path}: {path} is not a readable image, {error}") from None
+def _materials(named):
+    """Per material of a NamedMesh: colours (M, 3), and {material id: texture id} of those with a texture."""
+    names, ids = named.names["material"]
+    colours = np.zeros((len(names), 3))
+    colours[ids] = named.mesh.colours
+    texture_of = {i: named.mesh.texture_ids[ids == i].max() for i in np.unique(ids).tolist()}
+    return np.maximum(colours, ALBEDO_FLOOR), {i: t for i, t in texture_of.items() if t != triangle_mesh.UNTEXTURED}
 
 
 def cut_labels(corners, labels, cuts):
@@ -260,7 +236,7 @@ def recolour(colours, textures, rng):
     for i in range(len(colours)):
         tint, strength = random_tint(rng), rng.uniform(0.5, 0.9)
         if i in textures:
-            rgb = _tinted(textures[i][..., :3] / 255, obj.mean_colour(textures[i]), tint, strength)
+            rgb = _tinted(textures[i][..., :3] / 255, mean_colour(textures[i]), tint, strength)
             textures[i] = np.concatenate([(255 * rgb + 0.5).astype(np.uint8), textures[i][..., 3:]], axis=-1)
         colours[i] = np.maximum(_tinted(colours[i], colours[i], tint, strength), ALBEDO_FLOOR)
     return colours, textures

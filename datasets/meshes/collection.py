@@ -206,4 +206,4 @@ def _read_all(paths, root, where):
     for stem, number in Counter(path.stem for path in paths).items():
         if number > 1:
             raise util.InputError(f"{root}: {number} meshes are called {stem}; keep one form of it")
-    return named_mesh.assemble([reading.read(path, root) for path in paths], where)
+    return named_mesh.assemble([reading.read_below(root, path) for path in paths], where)

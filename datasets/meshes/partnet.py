@@ -74,7 +74,7 @@ def load(folder, class_list):
         path = folder / "objs" / f"{stem}.obj"
         if not path.is_file():
             raise util.InputError(f"{hierarchy_path}: names the part {stem}, but there is no {path}; get the model again")
-        piece = reading.read(path, folder)
+        piece = reading.read_below(folder, path)
         labels = np.full(len(piece.mesh.triangles), class_id, dtype=np.uint8)
         pieces.append(replace(piece, mesh=replace(piece.mesh, labels=labels)))
     whole = named_mesh.assemble(pieces, folder)

@@ -15,8 +15,7 @@ import geometry
 import make_dataset
 import train
 import util
-from datasets.making import from_meshes, viewpoints
-from datasets.meshes import triangle_mesh
+from datasets.making import from_meshes, solids, viewpoints
 from tests.meshes import test_collection
 
 pytest.importorskip("embreex")
@@ -31,12 +30,12 @@ FLAGS = "--views 4 --train_val_views 2 --test_views 70 --sidelength 32 --num_wor
 
 def chair_obj(width=1.0, faces=""):
     """A seat and a back as OBJ text, y up, the front towards +z."""
-    solids = {
-        "cushion_1": triangle_mesh.box((-width, 0, -1), (width, 0.5, 1), 1, (1, 0, 0)),
-        "rest": triangle_mesh.box((-width, 0.5, -1), (width, 2.5, -0.6), 1, (1, 0, 0)),
+    parts = {
+        "cushion_1": solids.box((-width, 0, -1), (width, 0.5, 1), 1, (1, 0, 0)),
+        "rest": solids.box((-width, 0.5, -1), (width, 2.5, -0.6), 1, (1, 0, 0)),
     }
     lines, first = [], 1
-    for name, solid in solids.items():
+    for name, solid in parts.items():
         lines += [f"o {name}"] + [f"v {x} {y} {z}" for x, y, z in solid.vertices]
         lines += [f"f {a} {b} {c}" for a, b, c in solid.triangles + first]
         first += len(solid.vertices)

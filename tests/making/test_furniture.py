@@ -1,4 +1,4 @@
-"""datasets/making/furniture.py and datasets/meshes/obj.py, on a tiny archive made on the spot."""
+"""datasets/making/furniture.py, on a tiny archive made on the spot."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import pytest
 
 import util
 from datasets.making import carpentry, furniture, furniture_archives
-from datasets.meshes import obj, triangle_mesh
+from datasets.meshes import named_mesh, triangle_mesh
 
 pytest.importorskip("mapbox_earcut")
 
@@ -115,7 +115,7 @@ def test_materials(archive):
     plain = np.isin(mesh.labels, (1, 3))
     assert (mesh.texture_ids[plain] == triangle_mesh.UNTEXTURED).all()  # its texture is not in the archive
     assert np.allclose(mesh.colours[plain], [0.8, furniture.ALBEDO_FLOOR, 0.2])
-    assert np.allclose(mesh.colours[mesh.labels == 4], obj.UNDEFINED_COLOUR)
+    assert np.allclose(mesh.colours[mesh.labels == 4], named_mesh.DEFAULT_COLOUR)
 
 
 def test_variants_change_colours_and_proportions_only(archive):
@@ -149,34 +149,6 @@ def test_splitting_keeps_area_sides_and_interpolated_values(height):
         assert np.allclose(pieces[..., 3:], pieces[..., :2] * 3 + 1)
     assert np.allclose(total, area(corners))
     assert (below[0][..., 2] <= height + 1e-12).all() and (beyond[0][..., 2] >= height - 1e-12).all()
-
-
-def test_every_concave_polygon_keeps_its_area():
-    angle = 2 * np.pi * np.arange(40) / 40
-    radius = np.where(np.arange(40) % 2, 1.0, 0.3)  # a star, in a tilted plane
-    star = np.stack([radius * np.cos(angle), radius * np.sin(angle), 0.5 * radius * np.cos(angle)], axis=-1)
-    lines = [f"v {x} {y} {z}" for x, y, z in star] + ["f " + " ".join(map(str, range(1, 41)))]
-    dart = ["v 0 0 0", "v 4 0 0", "v 1 1 0", "v 0 4 0", "f -4 -3 -2 -1", "f -3 -2 -1 -4"]
-    parsed = obj.parse_obj("\n".join(lines + dart), "star.obj")
-    triangles, face_ids = obj.triangulate(parsed)
-    a, b, c = np.moveaxis(parsed.positions[parsed.position_ids[triangles]], 1, 0)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
-    flat = 20 * 1.0 * 0.3 * np.sin(2 * np.pi / 40)
-    assert area[face_ids == 0].sum() == pytest.approx(flat * np.sqrt(1.25))
-    assert area[face_ids == 1].sum() == pytest.approx(4) and area[face_ids == 2].sum() == pytest.approx(4)
-
-
-def test_faces_keep_the_order_of_the_file():
-    parsed = obj.parse_obj(OBJ, "tiny.obj")
-    assert parsed.sizes.tolist() == [4, 4, 6, 3]
-    assert [parsed.material_names[i] for i in parsed.material_ids] == ["wood grain", "plain", "plain", "nowhere"]
-    assert parsed.position_ids[8:14].tolist() == [4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(("text", "line"), [("v 1 2 x", 1), ("v 0 0 0\nf 1 2 3", 2), ("v 0 0 0\nf 0 1 1", 2)])
-def test_broken_obj_files_are_told_with_their_line(text, line):
-    with pytest.raises(util.InputError, match=rf"broken\.obj, line {line}"):
-        obj.parse_obj(text, "broken.obj")
 
 
 def test_wrong_archives_are_told(tmp_path):

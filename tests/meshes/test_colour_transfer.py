@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datasets.making import carpentry, procedural
+from datasets.making import carpentry, procedural, solids
 from datasets.meshes import colour_transfer, triangle_mesh
 
 
@@ -59,13 +59,13 @@ def test_a_surface_that_lacks_a_part_is_still_found(chair):
 
 
 def test_another_shape_does_not_fit(chair):
-    ball = triangle_mesh.loft([ring_of_ball(z) for z in np.linspace(-0.95, 0.95, 12)], 1, (0, 0, 0))
+    ball = solids.loft([ring_of_ball(z) for z in np.linspace(-0.95, 0.95, 12)], 1, (0, 0, 0))
     assert colour_transfer.register(ball, chair)[1] > colour_transfer.REFUSED
 
 
 def ring_of_ball(z):
     radius = np.sqrt(1 - z**2)
-    return np.insert(triangle_mesh.outline(radius, radius, num_corners=24), 2, z, axis=1)
+    return np.insert(solids.outline(radius, radius, num_corners=24), 2, z, axis=1)
 
 
 def test_what_only_one_surface_has_does_not_pull():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import util
-from datasets.meshes import named_mesh, part_maps, triangle_mesh
+from datasets.meshes import named_mesh, part_maps
 
 MAP = """
 classes: {1: back, 2: seat, 4: base}
@@ -19,11 +19,9 @@ parts:
 def named(**names):
     """A NamedMesh of as many triangles as each kind of name has entries."""
     count = len(next(iter(names.values())))
-    names = {kind: names.get(kind, [""] * count) for kind in named_mesh.NAME_KINDS}
-    mesh = triangle_mesh.Mesh(np.zeros((3, 3)), np.zeros((count, 3), int), np.ones(count, np.uint8), np.zeros((count, 3)))
-    return named_mesh.NamedMesh(
-        mesh, {kind: named_mesh.Names(*np.unique(given, return_inverse=True)) for kind, given in names.items()}
-    )
+    names = {kind: np.unique(names.get(kind, [""] * count), return_inverse=True) for kind in named_mesh.NAME_KINDS}
+    names = {kind: named_mesh.Names(*found) for kind, found in names.items()}
+    return named_mesh.build(np.zeros((3, 3)), np.zeros((count, 3), int), np.zeros((count, 3)), names)
 
 
 @pytest.fixture
@@ -73,8 +71,8 @@ def test_unknown_names_are_listed_up_to_five(load):
 
 def test_names_that_no_triangle_has_do_not_count(load):
     mesh = named(object=["leg"])
-    names = {**mesh.names, "object": named_mesh.Names(["gone", "leg"], np.array([1]))}
-    assert part_maps.labels(load(MAP), named_mesh.NamedMesh(mesh.mesh, names), "a.obj").tolist() == [4]
+    mesh.names["object"] = named_mesh.Names(["gone", "leg"], np.array([1]))
+    assert part_maps.labels(load(MAP), mesh, "a.obj").tolist() == [4]
 
 
 @pytest.mark.parametrize(
