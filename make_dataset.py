@@ -17,11 +17,11 @@ import util
 from datasets.conversion import convert
 from datasets.making import from_meshes, furniture, procedural
 
-MAKERS = {
-    "procedural": (procedural, "chairs and tables from random parameters"),
-    "furniture": (furniture, "modelled chairs and tables of Sweet Home 3D, with textures"),
-    "meshes": (from_meshes, "OBJ, GLB and PLY files: PartNet, ShapeNet, your own"),
-    "convert": (convert, "posed images from transforms.json and COLMAP models, and back"),
+MAKERS = {  # module, summary, required arguments
+    "procedural": (procedural, "chairs and tables from random parameters", "--obj_name {Chair,Table} --out OUT"),
+    "furniture": (furniture, "textured models of chairs and tables from Sweet Home 3D", "--obj_name {Chair,Table} --out OUT"),
+    "meshes": (from_meshes, "OBJ, GLB or PLY files of PartNet, ShapeNet, or your own", "SOURCE --obj_name NAME --out OUT"),
+    "convert": (convert, "posed images from transforms.json or COLMAP models, and back", "SOURCE --out OUT"),
 }
 MAY_BE_NEGATIVE = ("--up", "--front", "--elevation_deg", "--light")
 
@@ -37,10 +37,9 @@ class HelpFormatter(argparse.HelpFormatter):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     makers = parser.add_subparsers(dest="maker", required=True, metavar="MAKER")
-    for name, (module, summary) in MAKERS.items():
-        maker = makers.add_parser(
-            name, help=summary, description=f"Makes a data set: {summary}.", formatter_class=HelpFormatter
-        )
+    for name, (module, summary, required) in MAKERS.items():
+        about = {"help": summary, "description": f"Makes a data set: {summary}.", "usage": f"%(prog)s {required} [options]"}
+        maker = makers.add_parser(name, formatter_class=HelpFormatter, **about)
         module.add_options(maker)
         maker.set_defaults(make=module.make)
     return parser

@@ -30,12 +30,12 @@ def add_options(parser):
     )
     add("--out", required=True, help="parent of the class folder <out>/<obj_name>; with --to, the folder to write")
     add("--to", choices=export.FORMS, help="convert instances of a data set to this format")
-    add("--obj_name", type=folder_name, help="name of the class, such as Mug; required without --to")
+    add("--obj_name", type=folder_name, help="name of the class, such as Mug; required unless --to is given")
     add("--split", type=folder_name, help="split for the instances (default: as transforms_<split>.json says, else train)")
     add("--name", type=folder_name, help="name of the instance (default: that of its folder)")
     per_instance = "with several instances, in a folder for each"
-    add("--masks", metavar="DIR", help=f"masks named as the images, black where to become transparent; {per_instance}")
-    add("--labels", metavar="DIR", help=f"label maps named as the images, .npy or grey or palette PNG; {per_instance}")
+    add("--masks", metavar="DIR", help=f"masks named as the images; black becomes transparent; {per_instance}")
+    add("--labels", metavar="DIR", help=f"label maps named as the images (.npy, grey or palette PNG); {per_instance}")
     add("--classes", metavar="FILE", help="class list for --labels: a line per class, the integer id first")
     add("--unlabelled", type=int, metavar="ID", help="value in the label maps that means no label, such as 255")
     add(

@@ -17,30 +17,31 @@ MIN_TEST_VIEWS = 70  # one-shot reconstruction starts from observation 65
 
 def add_options(parser, views, sidelength, obj_names=None):
     """Adds the options of every such maker. obj_names: the classes it can make; None for any."""
+    ranges = ", ".join(f"{low:g},{high:g} for {kind}" for kind, (low, high) in viewpoints.ELEVATION_DEG.items())
     add = parser.add_argument
     add("--obj_name", choices=obj_names, type=folder_name, required=True, help="name of the class, such as Chair")
     add("--out", required=True, help="parent of the class folder <out>/<obj_name>")
+    add = parser.add_argument_group("views").add_argument
     add("--views", type=positive_int, default=views, help="views per training object")
     add(
         "--train_val_views",
         type=at_least(0),
         default=10,
-        help="views per object of val and of train_val, new views of the training objects; 0: make neither",
+        help="views per object of val and of train_val (new views of the training objects); 0: make neither split",
     )
     add("--test_views", type=at_least(MIN_TEST_VIEWS), default=100, help=f"views per test object, {MIN_TEST_VIEWS} or more")
     add(
         "--cameras",
         default="band",
-        help=f"views of train, train_val and val: {', '.join(viewpoints.ELEVATION_DEG)}, or a folder of pose files; with a "
-        "folder --views, --radius and --elevation_deg are not used and train_val is not made",
+        help=f"cameras of train, train_val and val: {', '.join(viewpoints.ELEVATION_DEG)}, or a folder of pose files, "
+        "which then are all the views of these splits; with a folder, train_val is not made",
     )
-    add("--test_cameras", default="spiral", help="views of test, the same for each object; values as for --cameras")
+    add("--test_cameras", default="spiral", help="cameras of test, the same for each object; values as for --cameras")
     add(
         "--elevation_deg",
         type=elevations,
         metavar="LOW,HIGH",
-        help="range of elevations of the cameras (default: -10,60 for band and spiral, -90,90 for sphere, 0,90 for "
-        "hemisphere, 25,25 for orbit)",
+        help=f"range of the elevations of all cameras, in degrees (default: {ranges})",
     )
     add(
         "--radius",
@@ -48,6 +49,7 @@ def add_options(parser, views, sidelength, obj_names=None):
         default=viewpoints.DISTANCE,
         help="distance of the cameras from the origin; the object is centred there, its bounding box has a diagonal of 1",
     )
+    add = parser.add_argument_group("images").add_argument
     add("--fov_deg", type=field_of_view, help="field of view in degrees (default: 52.0)")
     add("--sidelength", type=at_least(8), default=sidelength, help="side of the images in pixels")
     add(
@@ -58,7 +60,8 @@ def add_options(parser, views, sidelength, obj_names=None):
         help="direction towards the light, x right, y back, z up; none: colours without shading",
     )
     add("--depth", action="store_true", help="also write depth/ (along the camera's z axis, 0 for background) and normals/")
-    add("--seed", type=at_least(0), default=0, help="seed of objects and views; equal seeds give equal files")
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=at_least(0), default=0, help="equal seeds give equal files")
     add("--num_workers", type=positive_int, default=os.cpu_count() or 1, help="number of processes that render")
     add("--overwrite", action="store_true", help="replace an existing class folder")
     add("--skip_broken", action="store_true", help="list broken objects and leave them out, instead of stopping")
