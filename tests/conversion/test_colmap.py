@@ -149,7 +149,7 @@ def test_a_binary_model_that_is_cut_short_is_refused(tmp_path, name, length):
 
 
 def test_a_name_without_an_end_is_refused(tmp_path):
-    """The library looks for it until memory is full."""
+    """pycolmap would search for it until memory is full."""
     write_images(tmp_path, ["a.png"])
     colmap.write(tmp_path, ["a.png"], poses_of(1), CAMERA, binary=True)
     path = tmp_path / "sparse" / "0" / "images.bin"

@@ -1,4 +1,4 @@
-"""make_dataset.py convert: posed images to our layout, with masks, labels, lenses; what is refused or left out."""
+"""make_dataset.py convert: posed images to class folders, with masks, labels, lenses; what is refused or left out."""
 
 import json
 
@@ -34,7 +34,7 @@ def picture(seed, channels=3, size=SIZE):
 def write_source(
     folder, names=("a.png", "b.png", "c.png"), poses=None, channels=3, frames=None, file="transforms.json", **facts
 ):
-    """A folder with images/ and transforms.json; frames: {name: what its frame says beside its pose}."""
+    """A folder with images/ and transforms.json; frames: {name: entries of its frame beside the pose}."""
     poses = poses_of(len(names)) if poses is None else poses
     entries = []
     for i, (name, pose) in enumerate(zip(names, poses)):
@@ -326,7 +326,7 @@ def test_broken_views_are_left_out_named_and_counted(tmp_path, capsys, refuses):
     assert contents(instance) == ["intrinsics.txt", "pose/000000.txt", "rgb/000000.png", "source_views.txt"]
 
 
-def test_a_broken_picture_stops_the_making_and_leaves_nothing(tmp_path, refuses):
+def test_a_broken_picture_stops_the_conversion_and_leaves_nothing(tmp_path, refuses):
     break_image(write_source(tmp_path / "mug"))
     arguments = ["convert", str(tmp_path / "mug"), "--obj_name", "Mug", "--out", str(tmp_path / "out")]
     refuses(make_dataset.main, arguments, "b.png: cannot be read as an image")
@@ -385,7 +385,7 @@ def test_deep_images_are_refused(tmp_path, refuses):
     refused(refuses, tmp_path, "8 bits a channel", source=source)
 
 
-def test_sources_and_flags_that_mean_nothing_are_refused(tmp_path, refuses):
+def test_wrong_sources_and_flags_are_refused(tmp_path, refuses):
     (tmp_path / "empty").mkdir()
     refused(refuses, tmp_path, "no transforms.json and no COLMAP model", source=tmp_path / "empty")
     refused(refuses, tmp_path, "--masks nowhere: no such folder", "--masks", "nowhere")
