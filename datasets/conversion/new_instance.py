@@ -46,10 +46,7 @@ def plan(options, name, views, folders, num_classes, faults, within=""):
     by_file_name = len({Path(view.name).stem for view in all_views}) == len(all_views)
 
     def beside(folder, of_split, suffixes):
-        files = {
-            view.name: source_views.find_beside(Path(folder) / within, view.name, suffixes, by_file_name) for view in of_split
-        }
-        return {view_name: path for view_name, path in files.items() if path is not None}
+        return source_views.find_beside(Path(folder) / within, of_split, suffixes, by_file_name)
 
     instances = []
     for split, of_split in views.items():

@@ -151,15 +151,18 @@ def load_labels(path, num_classes, unlabelled=None):
     return labels
 
 
-def find_beside(folder, view_name, suffixes, by_file_name):
-    """The mask or label map of a view: the file in `folder` with the view's name and one of the suffixes, or None.
+def find_beside(folder, views, suffixes, by_file_name):
+    """{view name: file} of the masks or label maps in `folder`, named as the views with one of the suffixes.
 
-    by_file_name: also look for it without the view's subfolders; safe if file names are unique
+    by_file_name: also look for them without the views' subfolders; safe if file names are unique
     """
-    names = [view_name, Path(view_name).name] if by_file_name else [view_name]
-    stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
-    candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
-    return next((path for path in candidates if path.is_file()), None)
+    found = {}
+    for view in views:
+        names = [view.name, Path(view.name).name] if by_file_name else [view.name]
+        stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
+        candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
+        found[view.name] = next((path for path in candidates if path.is_file()), None)
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def write_names(folder, names, comment=None):

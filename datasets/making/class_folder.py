@@ -169,7 +169,7 @@ def read_journal(path):
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             entry = json.loads(line)
-            outcomes.append(Outcome(entry["split"], entry["name"], entry["views"], tuple(entry["faults"])))
+            outcomes.append(Outcome(**{**entry, "faults": tuple(entry["faults"])}))
     return outcomes
 
 
