@@ -169,14 +169,14 @@ def load_coloured(folder, class_list, shapenet, model_id, model_path, resolution
         )
     parts = partnet_files.load(folder, class_list)
     coloured = _read_all([model_path], shapenet_root(model_path), model_path)
-    similarity, median = colour_transfer.register(coloured.mesh, parts.mesh)
-    if median > colour_transfer.REFUSED:
+    fit = colour_transfer.register(coloured.mesh, parts.mesh)
+    if fit.median > colour_transfer.REFUSED:
         raise util.InputError(
-            f"{folder}: does not fit {model_path}: half of the surfaces lie {median:.3f} diagonals apart or more, "
+            f"{folder}: does not fit {model_path}: half of the surfaces lie {fit.median:.3f} diagonals apart or more, "
             f"expected at most {colour_transfer.REFUSED}; check that both are of one model"
         )
     try:
-        mesh = colour_transfer.paint(parts.mesh, coloured.mesh, similarity, resolution)
+        mesh = colour_transfer.paint(parts.mesh, coloured.mesh, fit.similarity, resolution)
     except util.InputError as error:
         raise util.InputError(f"{model_path}: {error}") from None
     return triangle_mesh.LoadedMesh(mesh, (*parts.faults, *coloured.faults))

@@ -163,7 +163,7 @@ def test_a_coloured_surface_that_is_all_holes_is_told(tmp_path, class_list, monk
     obj = twin / "models" / "model_normalized.obj"
     obj.write_text("".join(line for line in obj.read_text().splitlines(True) if line[0] != "f" or "/" in line))
     _, (source,) = collection.partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
-    with pytest.raises(util.InputError, match=r"model_normalized\.obj: its textures are transparent throughout"):
+    with pytest.raises(util.InputError, match=r"model_normalized\.obj: its textures are fully transparent"):
         loads(source)
 
 
