@@ -78,17 +78,17 @@ def make(options):
 
 
 def find_sources(options):
-    """What is in SOURCE: class names (None without labels), a list of collection.MeshSource, where labels come from."""
+    """What is in SOURCE: class names (None without labels), the instances of collection.py, where labels come from."""
     if options.class_list and options.parts:
         raise util.InputError("--class_list is for PartNet folders, --parts for other files: give one of them")
     if options.shapenet and not options.class_list:
         raise util.InputError("--shapenet gives colours to PartNet folders: give their --class_list too")
     if options.class_list:
         resolution = BAKED_PER_PIXEL * options.sidelength
-        return *collection.partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
+        return *collection.list_partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        return *collection.with_parts(options.source, options.parts), "parts"
-    return None, collection.unlabelled(options.source), "none"
+        return *collection.list_with_parts(options.source, options.parts), "parts"
+    return None, collection.list_unlabelled(options.source), "none"
 
 
 def identity_of(options):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 import util
 from datasets.meshes import libraries, triangle_mesh
@@ -45,7 +46,7 @@ def register(moving, fixed):
     bounding boxes that share only one side or one length, because one surface lacks a part.
     """
     pair = _Pair(moving, fixed)
-    turns = axis_turns()
+    turns = Rotation.create_group("O").as_matrix().round()  # the 24 turns that map axes to axes
     upright = [turn for turn in turns if turn[UP, UP] == 1]
     found = pair.best(pair.from_boxes(turn) for turn in upright)
     if pair.fits(found):
@@ -53,16 +54,6 @@ def register(moving, fixed):
     starts = [pair.from_boxes(turn) for turn in turns]
     starts += [start for turn in upright for start in pair.from_parts_of_boxes(turn)]
     return min(found, pair.best(starts), key=lambda fit: fit.mean)
-
-
-def axis_turns():
-    """The 24 rotations (3, 3) that map axes to axes, the identity first."""
-    turns = [
-        np.eye(3)[list(order)] * signs
-        for order in itertools.permutations(range(3))
-        for signs in itertools.product((1, -1), repeat=3)
-    ]
-    return [turn for turn in turns if np.linalg.det(turn) > 0]
 
 
 def similarity(scale, rotation, offset):

@@ -30,13 +30,7 @@ def areas(corners):
     return np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1) / 2
 
 
-def test_the_24_turns_are_different_rotations():
-    turns = np.array(colour_transfer.axis_turns())
-    assert turns.shape == (24, 3, 3) and np.array_equal(turns[0], np.eye(3))
-    assert len(np.unique(turns.round(), axis=0)) == 24 and np.allclose(np.linalg.det(turns), 1)
-
-
-@pytest.mark.parametrize(("degrees", "axis"), [(0, 1), (90, 1), (180, 1), (270, 1), (90, 0), (270, 2)])
+@pytest.mark.parametrize(("degrees", "axis"), [(0, 1), (90, 1), (180, 1), (270, 1), (90, 0), (180, 0), (90, 2), (270, 2)])
 def test_turn_scale_and_offset_are_found(chair, degrees, axis):
     there = colour_transfer.similarity(1.7, turned(degrees, axis), [3.0, -1, 2])
     moving = replace(chair, vertices=colour_transfer.apply(there, chair.vertices))
