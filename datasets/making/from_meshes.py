@@ -35,7 +35,7 @@ def add_options(parser):
     add(
         "--shapenet", metavar="DIR", help="with --class_list: folder of ShapeNet v2, to colour the models that PartNet labels"
     )
-    add("--parts", metavar="FILE", help="YAML file that maps names of parts to classes; see DATA.md")
+    add("--parts", metavar="FILE", help="YAML file that maps names of parts to classes; see docs/data.md")
     add("--up", choices=AXES, default="y", help="axis of the files that points up")
     add(
         "--front",
@@ -73,17 +73,17 @@ def make(options):
 
 
 def find_sources(options):
-    """Class names by id (None without labels), a list of collection.MeshSource, and the kind of labels."""
+    """Class names by id (None without labels), the instances that collection.py lists, and the kind of labels."""
     if options.class_list and options.parts:
         raise util.InputError("--class_list is for PartNet folders, --parts for other files; give one of them")
     if options.shapenet and not options.class_list:
         raise util.InputError("--shapenet gives colours to PartNet folders; give their --class_list too")
     if options.class_list:
         resolution = BAKED_PER_PIXEL * options.sidelength
-        return *collection.partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
+        return *collection.list_partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        return *collection.with_parts(options.source, options.parts), "parts"
-    return None, collection.unlabelled(options.source), "none"
+        return *collection.list_with_parts(options.source, options.parts), "parts"
+    return None, collection.list_unlabelled(options.source), "none"
 
 
 def identity_of(options):
