@@ -1,4 +1,4 @@
-"""Readers of single files: images, label maps, poses, intrinsics, class lists. The layout is described in DATA.md.
+"""Readers of single files: images, label maps, poses, intrinsics, class lists. The layout is described in docs/data.md.
 
 Every reader raises util.InputError, naming the file, for what it cannot understand.
 """

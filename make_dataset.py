@@ -13,6 +13,7 @@ import argparse
 import signal
 import sys
 
+import options
 import util
 from datasets.conversion import convert
 from datasets.making import from_meshes, furniture, procedural
@@ -26,20 +27,12 @@ MAKERS = {  # module, summary, required arguments
 MAY_BE_NEGATIVE = ("--up", "--front", "--elevation_deg", "--light")
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Names each default once: none for flags and for options without one, nor where the help text names it."""
-
-    def _get_help_string(self, action):
-        has_default = action.nargs != 0 and action.default not in (None, argparse.SUPPRESS)
-        return action.help + " (default: %(default)s)" if has_default and "default:" not in action.help else action.help
-
-
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     makers = parser.add_subparsers(dest="maker", required=True, metavar="MAKER")
     for name, (module, summary, required) in MAKERS.items():
         about = {"help": summary, "description": f"Makes a data set: {summary}.", "usage": f"%(prog)s {required} [options]"}
-        maker = makers.add_parser(name, formatter_class=HelpFormatter, **about)
+        maker = makers.add_parser(name, formatter_class=options.HelpFormatter, **about)
         module.add_options(maker)
         maker.set_defaults(make=module.make)
     return parser
@@ -58,8 +51,8 @@ def with_negative_values(arguments):
 
 @util.command
 def main(argv=None):
-    options = build_parser().parse_args(with_negative_values(sys.argv[1:] if argv is None else argv))
-    options.make(options)
+    parsed = build_parser().parse_args(with_negative_values(sys.argv[1:] if argv is None else argv))
+    parsed.make(parsed)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,27 @@
 
 import argparse
 import itertools
+import sys
+import tomllib
 from pathlib import Path
 
-import configargparse
+try:
+    import configargparse
+except ModuleNotFoundError as error:  # the first package that train.py imports, so this covers the others too
+    sys.exit(f"{error.name} is not installed in {sys.executable}: `make environment`, then `source .venv/bin/activate`")
 
 import util
 from kernels import fused
 
-PARAMS = "params.txt"  # what a run was asked to do, an option per line; marks a folder as a run's
+PARAMS = "params.txt"  # the options of a run, one per line; marks a folder as a run's
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Names the default once: none for flags and for options without one, nor where the help text names it."""
+
+    def _get_help_string(self, action):
+        has_default = action.nargs != 0 and action.default not in (None, "", [], argparse.SUPPRESS)
+        return action.help + " (default: %(default)s)" if has_default and "default:" not in action.help else action.help
 
 
 class Parser(configargparse.ArgumentParser):
@@ -18,14 +31,54 @@ class Parser(configargparse.ArgumentParser):
     def error(self, message):
         raise util.InputError(message)
 
+    def format_help(self):
+        required = [f"{action.option_strings[-1]} {action.dest.upper()}" for action in self._actions if action.required]
+        self.usage = " ".join(["%(prog)s", *required, "[options]"])
+        return super().format_help()
 
-def parser(description):
-    return Parser(
+
+class ShortHelp(argparse.Action):
+    """--help: prints the options whose names are in `const`, and required ones."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for action in parser._actions:
+            if not action.required and action.dest not in self.const:
+                action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
+
+
+class Version(argparse.Action):
+    """--version: prints the version of pyproject.toml, the only place that holds it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["project"]
+        print(project["name"], project["version"])
+        parser.exit()
+
+
+def parser(description, shown=()):
+    """A parser of the command line and of YAML files.
+
+    shown: names of the options that --help prints, --help_all prints the others too; without any, --help prints all
+    """
+    made = Parser(
         description=description,
         config_file_parser_class=configargparse.YAMLConfigFileParser,
-        allow_abbrev=False,  # a mistyped or unknown option is named, never taken for another
-        formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
+        add_config_file_help=False,
+        allow_abbrev=False,  # a mistyped or unknown option is an error, never taken for another
+        add_help=False,
+        formatter_class=HelpFormatter,
     )
+    help_options = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    if shown:
+        shown = {*shown, argparse.SUPPRESS}
+        made.add("-h", "--help", action=ShortHelp, const=shown, help="print the common options and exit", **help_options)
+        made.add("--help_all", action="help", help="print all options and exit", dest=argparse.SUPPRESS)
+    else:
+        made.add("-h", "--help", action="help", help="print all options and exit", dest=argparse.SUPPRESS)
+    made.add("--version", action=Version, help="print the version and exit", **help_options)
+    return made
 
 
 def comma_separated(kind):
@@ -133,58 +186,56 @@ def folder_name(text):
     return text
 
 
-def add_common(group):
-    """Options of every stage: where things are, on what they run."""
-    group.add("-c", "--config_filepath", is_config_file=True, help="YAML file of options; the command line wins over it")
+def add_common(parser):
+    """Options of every stage: the data, the run's folder, the machine."""
+    group = parser.add_argument_group("data and run")
+    group.add("-c", "--config_filepath", is_config_file=True, metavar="YAML", help="file of options; the command line wins")
     group.add("--data_root", required=True, help="split folder, such as data/Chair/Chair.train")
-    group.add("--obj_name", help="class name: its class list is <obj_name>-level-1.txt beside the split folder")
-    group.add("--logging_root", default="./logs", help="all runs are below this folder")
-    group.add("--log_dir", default="", help="folder of this run below --logging_root (default: that folder itself)")
+    group.add("--obj_name", help="class name: the class list is <obj_name>-level-1.txt beside the split folder")
+    group.add("--logging_root", default="./logs", help="parent folder of all runs")
+    group.add("--log_dir", default="", help="folder of this run below --logging_root (default: --logging_root itself)")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add("--seed", type=at_least(0), default=0, help="of weights, of the order of views and of the choice of rays")
-    group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: read in this one")
+    group.add("--seed", type=at_least(0), default=0, help="of the weights, the order of views and the choice of rays")
+    group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: the main process reads")
     kept = group.add_mutually_exclusive_group()
     kept.add(
         "--preload",
         action="store_true",
-        help="hold decoded images in memory: 64 KiB each at 128 x 128, and 16 with "
-        "labels; 256 where they are resized to that",
+        help="hold decoded images in memory: 64 KiB each at 128 x 128, 16 more with labels; 256 KiB if resized to that",
     )
     kept.add(
         "--cache",
         metavar="DIR",
-        help="keep decoded images in files below this folder, as large as with --preload; "
-        "they are mapped into memory, and the next run decodes nothing",
+        help="keep decoded images in memory-mapped files below this folder, in the sizes of --preload; later runs decode "
+        "nothing",
     )
     group.add(
         "--blend_alpha",
         action="store_true",
         default=None,
-        help="composite half-transparent pixels over white (default: as dataset.json beside the split says, else no)",
+        help="composite half-transparent pixels over white (default: as dataset.json beside the split says, else off)",
     )
-    group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, with commas")
+    group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, comma-separated")
     group.add(
         "--specific_ins",
         type=comma_separated(str),
         default=[],
         nargs="+",
         action=Joined,
-        help="names of the instances to use, with commas or blanks between them; a list in YAML",
+        help="names of the instances to use, separated by commas or blanks; a list in YAML",
     )
 
 
 def add_model_variants(group):
-    """Options that say which model it is. A checkpoint tells that itself, and a contradiction is refused."""
+    """Options that choose the variant of the model. A checkpoint stores its variant; a contradiction is an error."""
     group.add("--embedding_size", type=positive, help="size of a latent code (published: 256)")
     group.add("--tracing_steps", type=positive, help="steps of the ray marcher (published: 10)")
-    group.add("--fit_single_srn", action="store_true", help="one object only: no codes, no hypernetwork")
-    group.add(
-        "--has_params", action="store_true", help="latent codes come with the data, from the instances' params/ folders"
-    )
+    group.add("--fit_single_srn", action="store_true", help="one object only: no latent codes, no hypernetwork")
+    group.add("--has_params", action="store_true", help="read latent codes from the params/ folders of the instances")
     group.add(
         "--use_unet_renderer",
         action="store_true",
-        help="colours by a U-Net on the image of features; sides are multiples of 128",
+        help="compute colours by a U-Net on the image of features; sides must be multiples of 128",
     )
 
 
@@ -193,9 +244,8 @@ def add_fused(group):
         "--fused",
         choices=("auto", "on", "off"),
         default="auto",
-        help="on a CPU, compute what every ray goes "
-        "through in C, compiled at the first start; auto: if there is gcc or clang; on: stop if there is "
-        "none",
+        help="on a CPU, compute the march and the layers in C, compiled at the first start; auto: if gcc or clang is "
+        "installed; on: an error if neither is",
     )
 
 

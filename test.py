@@ -24,9 +24,14 @@ from evaluation import clouds, contact_sheet, metrics, picture_files, scoring
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
+SHOWN = (  # the options that --help prints
+    *("config_filepath", "data_root", "obj_name", "logging_root", "log_dir", "device", "img_sidelength", "eval_mode"),
+    *("checkpoint_path", "linear_path", "unet_path", "input_idcs", "max_num_observations", "point_cloud"),
+)
+
 
 def build_parser():
-    parser = common.parser(__doc__.splitlines()[0])
+    parser = common.parser(__doc__.splitlines()[0], SHOWN)
     common.add_common(parser)
     group = parser.add_argument_group("evaluation")
     group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the rendered images")

@@ -1,10 +1,10 @@
-"""Run the commands of bench/ one after the other, with their defaults, and write the tables of BENCHMARKS.md.
+"""Run the commands of bench/ one after the other, with their defaults, and write the tables of docs/speed.md.
 
-    python -m bench.all                          # everything, on the CPU and, where there is one, on the GPU
-    python -m bench.all --only training,scale    # these again; quality, which takes hours, runs only where it is named
-    python -m bench.all --tables                 # only write the tables anew, from the JSON that is there
+    python -m bench.all                          # all but quality, on the CPU and, if there is one, on the GPU
+    python -m bench.all --only training,scale    # only these; quality takes hours and runs only if it is named
+    python -m bench.all --tables                 # run nothing, write the tables from the existing JSON
 
-The figures lie in logs/bench/<command>.<device>.json. What stands between the two markers in BENCHMARKS.md is replaced,
+The figures are in logs/bench/<command>.<device>.json. The text between the two markers in docs/speed.md is replaced;
 the rest of the file stays.
 """
 
@@ -24,7 +24,7 @@ from bench import measuring
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
-ON_DEVICES = {  # what is measured: script and its options
+ON_DEVICES = {  # name of a measurement: script and its options
     "training": ["training", "--reference", "--repeats", "3"],
     "training_semantic": ["training", "--reference", "--semantic"],
     "rendering": ["rendering", "--reference"],
@@ -45,21 +45,21 @@ def build_parser():
     )
     add = parser.add_argument
     add("--only", type=common.comma_separated(str), default=[], metavar="NAME,...", help=f"of {', '.join(COMMANDS)}")
-    add("--devices", type=common.comma_separated(str), help="cpu, cuda or both, with commas (default: those that are there)")
+    add("--devices", type=common.comma_separated(str), help="cpu, cuda or both, comma-separated (default: all that exist)")
     add("--out", default="logs/bench", help="folder of the figures, from the project's root")
-    add("--file", default="BENCHMARKS.md", help="whose tables are written, likewise")
-    add("--tables", action="store_true", help="run nothing, write the tables from the figures that are there")
+    add("--file", default="docs/speed.md", help="Markdown file whose tables are written, from the project's root")
+    add("--tables", action="store_true", help="run nothing, write the tables from the existing figures")
     return parser
 
 
 def jobs(only, devices):
-    """[(what is measured, device)] in the order in which they run."""
+    """[(name of the measurement, device)] in the order in which they run."""
     wanted = only or [*ON_DEVICES, *ON_CPU]
     return [(name, device) for name in COMMANDS if name in wanted for device in (devices if name in ON_DEVICES else ["cpu"])]
 
 
 def run(name, device, out):
-    """Whether a command ran to its end; what it prints is shown."""
+    """Run a command, whose output is shown; returns whether it succeeded."""
     place = path_of(out, name, device)
     script, *given = COMMANDS[name]
     command = [sys.executable, "-m", f"bench.{script}", *given, "--json", str(place)]
@@ -83,29 +83,29 @@ def path_of(out, name, device):
 
 
 def tables_of(name, figures):
-    """[(title, Markdown)] of a command's figures; without figures, of a row of empty cells."""
+    """[(title, Markdown)] of a command's figures."""
     module = importlib.import_module(f"bench.{COMMANDS[name][0]}")
     if name == "meshes":
         keys = "faces", "views", "sidelength", "num_workers", "seconds", "cpu_ms_per_view", "peak_mib_per_process"
         tables = [("Rendering a mesh", [figures], {key: (key.replace("_", " "), ",") for key in keys})]
     else:
         tables = module.tables(figures)
-    return [(title, measuring.table(rows or [{}], columns)) for title, rows, columns in tables]
+    return [(title, measuring.table(rows, columns)) for title, rows, columns in tables if rows]
+
+
+def heading(name, device):
+    script, *given = COMMANDS[name]
+    return f"`{' '.join(['python -m', f'bench.{script}', *given])}`" + (f" on {device}" if name in ON_DEVICES else "")
 
 
 def section(name, device, figures):
-    """Lines of Markdown: a heading, the machine, the tables; a row of empty cells where a device has not been measured."""
-    script, *given = COMMANDS[name]
-    lines = [
-        f"### `{' '.join(['python -m', f'bench.{script}', *given])}`" + (f" on {device}" if name in ON_DEVICES else ""),
-        "",
-    ]
-    lines += [about(figures["machine"]) if "machine" in figures else "" if figures else "Not measured.", ""]
+    """Markdown of a command: a heading, the machine, the tables, the notes."""
+    lines = [f"### {heading(name, device)}", "", *([about(figures["machine"]), ""] if "machine" in figures else [])]
     for title, table in tables_of(name, figures):
         lines += [f"{title}:", "", table, ""]
     for note in figures.get("notes", ()):
         lines += [note, ""]
-    return "\n".join(lines).replace("\n\n\n", "\n\n")
+    return "\n".join(lines)
 
 
 def about(machine):
@@ -114,17 +114,20 @@ def about(machine):
 
 
 def sections(out):
-    """All of them, in a fixed order, from the figures that are there."""
-    found = []
+    """Markdown of all existing figures, in a fixed order, and a line that names the commands without figures."""
+    found, missing = [], []
     for name, device in jobs(COMMANDS, DEVICES):
         path = path_of(out, name, device)
-        found.append(section(name, device, json.loads(path.read_text()) if path.is_file() else {}))
-    return "\n".join(found)
+        if path.is_file():
+            found.append(section(name, device, json.loads(path.read_text())))
+        else:
+            missing.append(heading(name, device))
+    return "\n".join(found + ([f"Not measured: {', '.join(missing)}.\n"] if missing else []))
 
 
 def write_tables(path, text):
-    """Replace what is between the markers; a file without them gets them at its end."""
-    whole = path.read_text() if path.is_file() else "# Benchmarks\n\nWritten by `python -m bench.all`.\n"
+    """Replace the text between the markers; a file without markers gets them at its end."""
+    whole = path.read_text() if path.is_file() else "# Speed\n\nWritten by `python -m bench.all`.\n"
     if (BEGIN in whole) != (END in whole) or whole.find(BEGIN) > whole.find(END):
         raise util.InputError(f"{path}: expected {BEGIN} and, after it, {END}; restore them, or remove both")
     if BEGIN not in whole:
@@ -140,7 +143,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     unknown = sorted(set(options.only) - set(COMMANDS))
     if unknown:
-        parser.error(f"--only {unknown[0]}: no such command; choose among {', '.join(COMMANDS)}")
+        parser.error(f"--only {unknown[0]}: unknown command; expected one of {', '.join(COMMANDS)}")
     devices = options.devices or DEVICES[: 1 + torch.cuda.is_available()]
     if set(devices) - set(DEVICES):
         parser.error(f"--devices {','.join(devices)}: expected cpu, cuda or both")
@@ -152,7 +155,7 @@ def main(argv=None):
     write_tables(file, sections(out))
     print(f"\nwrote the tables of {options.file}")
     if failed:
-        raise util.InputError(f"{', '.join(failed)}: failed, see above; the tables show earlier figures, if any")
+        raise util.InputError(f"{', '.join(failed)}: failed, as printed above; the tables show earlier figures, if any")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4, SRN 2019: render and score what cars_one_shot.sh fitted. Usage: [OBJ= DATA= LOGS= CODES= CONFIG=] cars_one_shot.sh [more flags]
+# Stage 4 of SRN 2019: render and score the cars of test_scripts/cars_one_shot.sh.
+# Usage: [OBJ= DATA= LOGS= CODES= CONFIG=] result_scripts/cars_one_shot.sh [options of test.py]
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"

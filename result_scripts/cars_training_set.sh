@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4, SRN 2019: the training cars in views not trained on. Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] cars_training_set.sh [more flags]
+# Stage 4 of SRN 2019: render and score the training cars in views that were not trained on.
+# Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] result_scripts/cars_training_set.sh [options of test.py]
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"

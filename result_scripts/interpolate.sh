@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Film the way from an object to the next. Usage: [OBJ= DATA= SPLIT=train LOGS= SRN= HEAD= EVAL_MODE=linear|mlp|srn] interpolate.sh [more flags]
+# Film the way from one object to the next while the camera goes round.
+# Usage: [OBJ= DATA= SPLIT=train LOGS= SRN= HEAD= EVAL_MODE=linear|mlp|srn] result_scripts/interpolate.sh [options of interpolate.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 [ "$EVAL_MODE" = srn ] && CLASSES=() || CLASSES=(--linear_path "$HEAD")

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Stage 4: render and score what multi_shot.sh fitted. Usage: [OBJ= DATA= LOGS= CODES= HEAD= EVAL_MODE= CONFIG=] multi_shot.sh [more flags]
+# Stage 4: render and score the objects of test_scripts/multi_shot.sh.
+# Usage: [OBJ= DATA= LOGS= CODES= HEAD= EVAL_MODE= CONFIG=] result_scripts/multi_shot.sh [options of test.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
-    --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
+    --data_root "$DATA/$OBJ/$OBJ.test" \
     --logging_root "$LOGS" --log_dir "$OBJ/multi_shot_results" --point_cloud \
     --checkpoint_path "${CODES:-$LOGS/$OBJ/multi_shot}" "${CLASSES[@]}" "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4: render and score what reverse_semantic.sh fitted. Usage: [OBJ= DATA= LOGS= CODES= HEAD= EVAL_MODE= CONFIG=] reverse_semantic.sh [more flags]
+# Stage 4: render and score the objects of test_scripts/reverse_semantic.sh.
+# Usage: [OBJ= DATA= LOGS= CODES= CONFIG=] result_scripts/reverse_semantic.sh [options of test.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \

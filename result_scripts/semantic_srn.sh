@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4: the training objects in views not trained on, segmented by the semantic SRN's own U-Net. Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] semantic_srn.sh [more flags]
+# Stage 4: render and score the training objects in views that were not trained on; classes by the semantic SRN's U-Net.
+# Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] result_scripts/semantic_srn.sh [options of test.py]
 set -euo pipefail
 STAGE1=semantic_srn
 source "$(dirname "$0")/../common.sh"

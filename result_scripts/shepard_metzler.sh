@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4, SRN 2019: the Shepard-Metzler objects in views not trained on. Usage: as cars_training_set.sh
+# Stage 4 of SRN 2019: render and score the Shepard-Metzler objects in views that were not trained on.
+# Usage: [OBJ= DATA= LOGS= VAL= SRN= CONFIG=] result_scripts/shepard_metzler.sh [options of test.py]
 set -euo pipefail
 export OBJ=${OBJ:-ShepardMetzler} CONFIG=${CONFIG:-shepard_metzler}
 source "$(dirname "$0")/../common.sh"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Stage 4: render and score the training objects in views not trained on. Usage: [OBJ= DATA= LOGS= VAL= SRN= HEAD= EVAL_MODE= CONFIG=] train_val.sh [more flags]
+# Stage 4: render and score the training objects in views that were not trained on.
+# Usage: [OBJ= DATA= LOGS= VAL= SRN= HEAD= EVAL_MODE= CONFIG=] result_scripts/train_val.sh [options of test.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
-    --data_root "$NOVEL" --obj_name "$OBJ" \
+    --data_root "$NOVEL" \
     --logging_root "$LOGS" --log_dir "$OBJ/train_val_results" --point_cloud \
     --checkpoint_path "$SRN" "${CLASSES[@]}" "$@"

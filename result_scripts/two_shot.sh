@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Stage 4: render and score what two_shot.sh fitted. Usage: [OBJ= DATA= LOGS= CODES= HEAD= EVAL_MODE= CONFIG=] two_shot.sh [more flags]
+# Stage 4: render and score the objects of test_scripts/two_shot.sh.
+# Usage: [OBJ= DATA= LOGS= CODES= HEAD= EVAL_MODE= CONFIG=] result_scripts/two_shot.sh [options of test.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
-    --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
+    --data_root "$DATA/$OBJ/$OBJ.test" \
     --logging_root "$LOGS" --log_dir "$OBJ/two_shot_results" --point_cloud \
     --checkpoint_path "${CODES:-$LOGS/$OBJ/two_shot}" "${CLASSES[@]}" "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 4: the training objects in views not trained on, segmented by the U-Net baseline. Usage: [OBJ= DATA= LOGS= VAL= SRN= HEAD= CONFIG=] unet_baseline.sh [more flags]
+# Stage 4: render and score the training objects in views that were not trained on; classes by the U-Net baseline.
+# Usage: [OBJ= DATA= LOGS= VAL= SRN= HEAD= CONFIG=] result_scripts/unet_baseline.sh [options of test.py]
 set -euo pipefail
 STAGE2=unet_baseline
 source "$(dirname "$0")/../common.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 2: a linear layer from the SRN's features to classes. Usage: [OBJ= DATA= LOGS= SRN= CONFIG= VAL=] linear_update.sh [more flags]
+# Stage 2: train a linear head from the SRN's features to classes.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= VAL=] seg_scripts/linear_update.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_linear_update.yml" \

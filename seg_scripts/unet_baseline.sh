@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 2, what the paper compares with: a 2-D U-Net on the SRN's rendered images. Usage: as linear_update.sh
+# Stage 2, the paper's baseline: train a 2-D U-Net on images that the SRN renders.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= VAL=] seg_scripts/unet_baseline.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_unet_baseline.yml" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3, SRN 2019: fit latent codes of unseen cars to one view each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] cars_one_shot.sh [more flags]
+# Stage 3 of SRN 2019: fit latent codes of unseen cars to one view of each.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/cars_one_shot.sh [options of train.py]
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3, SRN 2019: fit latent codes of unseen cars to two views each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] cars_two_shot.sh [more flags]
+# Stage 3 of SRN 2019: fit latent codes of unseen cars to two views of each.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/cars_two_shot.sh [options of train.py]
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3: fit latent codes of unseen objects to up to 50 views each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] multi_shot.sh [more flags]
+# Stage 3: fit latent codes of unseen objects to up to 50 views of each.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/multi_shot.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \

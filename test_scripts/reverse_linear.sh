@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3, reverse: fit latent codes to the label map of view 65 alone, through the linear head. Usage: [OBJ= DATA= LOGS= SRN= HEAD= CONFIG=] reverse_linear.sh [more flags]
+# Stage 3, reverse: fit latent codes to the label map of view 65 through the linear head; no image is read.
+# Usage: [OBJ= DATA= LOGS= SRN= HEAD= CONFIG= RESUME=] test_scripts/reverse_linear.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3, reverse: fit latent codes to the label map of view 65 alone, through the semantic SRN's own U-Net. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] reverse_semantic.sh [more flags]
+# Stage 3, reverse: fit latent codes to the label map of view 65 through the semantic SRN's U-Net; no image is read.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/reverse_semantic.sh [options of train.py]
 set -euo pipefail
 STAGE1=semantic_srn
 source "$(dirname "$0")/../common.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3: fit latent codes of unseen objects to one view, number 65 each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] single_shot.sh [more flags]
+# Stage 3: fit latent codes of unseen objects to view 65 of each.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/single_shot.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 3: fit latent codes of unseen objects to two views, numbers 64 and 104 each. Usage: [OBJ= DATA= LOGS= SRN= CONFIG=] two_shot.sh [more flags]
+# Stage 3: fit latent codes of unseen objects to views 64 and 104 of each.
+# Usage: [OBJ= DATA= LOGS= SRN= CONFIG= RESUME=] test_scripts/two_shot.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \

@@ -144,6 +144,7 @@ def test_processes_find_what_one_process_finds(ball_class, capsys):
     assert written[0] == written[1] and "unreadable pose" in written[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_fault", [False, True])
 def test_the_program_exits_with_0_or_2(ball_class, has_fault):
     if has_fault:

@@ -122,6 +122,7 @@ def test_a_head_is_converted(head, tmp_path, capsys):
     assert "2019" in refused(capsys, head, tmp_path / "2019.pth", "srn2019")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", published.FORMS)
 def test_training_resumed_from_a_published_file_gives_the_same_numbers(ball_split, tmp_path, form):
     sizes = dict(rgb_channels=4) if form == "semantic" else dict(rgb_channels=3, class_weight=0)

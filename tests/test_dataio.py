@@ -219,6 +219,7 @@ def test_an_image_without_foreground_still_gives_its_rays(own_split):
 KEPT = {"in memory": lambda folder: dict(preload=True), "in a cache": lambda folder: dict(cache=folder / "cache")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("side", [16, 8, 24])
 def test_items_of_kept_images_are_the_same_bit_for_bit(split, tmp_path, side, kept):
@@ -451,6 +452,7 @@ def test_a_file_that_cannot_be_used_is_the_same_sentence_from_a_worker(own_split
     assert messages[0] == messages[1] and messages[0].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ordered_batches_hold_every_observation_once_and_the_last_one_may_be_small(split):
     batches = list(dataio.ordered_batches(make_dataset(split, rays_per_image=5), batch_size=4))
     assert [len(batch["rgb"]) for batch in batches] == [4, 4, 2]

@@ -424,6 +424,7 @@ def test_with_ffmpeg_films_are_mp4_by_default():
     assert interpolate.read_options(arguments("split", "srn.pth", "logs", format=None)).format == "mp4"
 
 
+@pytest.mark.slow
 def test_the_script_works_from_a_foreign_folder(distinct, save, tmp_path):
     scenes.write_split(tmp_path / "data" / "Ball" / "Ball.train", num_views=1)
     save(distinct)

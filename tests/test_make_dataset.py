@@ -144,6 +144,7 @@ def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     assert torch.cdist(train, train_val).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(chairs, tmp_path):
     expected = contents(chairs)
     assert contents(make(tmp_path / "two", num_workers=2)) == expected
@@ -194,6 +195,7 @@ def started(out, num_workers=2):
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_ends_with_one_line(tmp_path):
     process = started(tmp_path)
     process.send_signal(signal.SIGINT)
@@ -206,6 +208,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_one_line(tmp_path):
     assert not (tmp_path / "Chair").exists()
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_program_is_killed(tmp_path):
     process = started(tmp_path)
     process.kill()

@@ -18,7 +18,8 @@ def cases():
         for dtype in deviations.dtypes_of(fixture):
             for device in ["cpu"] if fixture in NO_DEVICE else ["cpu", "cuda"]:
                 name = "-".join([fixture, str(dtype).removeprefix("torch."), device]).replace(", ", "-").replace(" ", "_")
-                yield pytest.param(fixture, dtype, device, id=name, marks=[NEEDS_CUDA] if device == "cuda" else [])
+                marks = [NEEDS_CUDA] * (device == "cuda") + [pytest.mark.slow] * (dtype == torch.float64)
+                yield pytest.param(fixture, dtype, device, id=name, marks=marks)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +51,7 @@ KINK = 5  # other rounding puts a unit of one of 2,048 rays on the other side of
 IN_C = ("srn_single", "srn_semantic, 1000 x loss", "train_trace, pretraining", "train_trace, latent fitting")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", IN_C)
 def test_the_c_code_gives_the_published_numbers(parity, fixture, monkeypatch):
     if not fused.use():

@@ -15,6 +15,8 @@ import pytest
 import checkpoints
 import make_dataset
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, NUM_CHAIRS, NUM_UNSEEN, NUM_VIEWS = 16, 4, 2, 70
 ONE_STAGE = ["--img_sidelengths", str(SIDE), "--batch_size_per_img_sidelength", "4"]
@@ -25,31 +27,9 @@ TINY_MODEL = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_ste
 def workplace(tmp_path_factory):
     """A folder whose name holds a blank, with a tiny data set, in which the four stages have been run in order."""
     folder = tmp_path_factory.mktemp("two words")
-    make_dataset.main(
-        [
-            "procedural",
-            "--obj_name",
-            "Chair",
-            "--out",
-            str(folder / "data"),
-            "--sidelength",
-            str(SIDE),
-            "--instances",
-            str(NUM_CHAIRS),
-            "--views",
-            "4",
-            "--train_val_views",
-            "2",
-            "--val_instances",
-            "1",
-            "--test_instances",
-            str(NUM_UNSEEN),
-            "--test_views",
-            str(NUM_VIEWS),
-            "--num_workers",
-            "1",
-        ]
-    )
+    made = f"procedural --obj_name Chair --sidelength {SIDE} --instances {NUM_CHAIRS} --views 4 --train_val_views 2"
+    made += f" --val_instances 1 --test_instances {NUM_UNSEEN} --test_views {NUM_VIEWS} --num_workers 1"
+    make_dataset.main([*made.split(), "--out", str(folder / "data")])
     run("training_scripts/vanilla_srn.sh", folder, *ONE_STAGE, *TINY_MODEL, "--max_steps_per_img_sidelength", "6")
     run("seg_scripts/linear_update.sh", folder, *ONE_STAGE, "--max_steps_per_img_sidelength", "10")
     run("test_scripts/single_shot.sh", folder, *ONE_STAGE, "--max_steps_per_img_sidelength", "4")

@@ -1,4 +1,4 @@
-"""Every script with every config that it is made for: what it passes on is what the programs take."""
+"""Every script with every config that it is made for: the programs accept the options that it passes."""
 
 import json
 import os
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import dataio
+import demo
+import make_dataset
 import test
 import train
 from training import head_update, loop, stage_data, stages
@@ -58,7 +61,7 @@ EXPERIMENTS = [
 
 @pytest.fixture(scope="module")
 def recorder(tmp_path_factory):
-    """An interpreter that only tells what it was called with."""
+    """An interpreter that only prints its arguments."""
     path = tmp_path_factory.mktemp("recorder") / "python"
     path.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     path.chmod(0o755)
@@ -85,6 +88,7 @@ def test_every_experiment_has_a_script_whose_options_are_understood(
         assert stages.of(options) is stage
 
 
+@pytest.mark.slow
 def test_no_config_is_without_a_script(recorder, tmp_path):
     used = {
         arguments[arguments.index("-c") + 1]
@@ -118,6 +122,31 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
             context.chdir(ROOT)
             options = train.read_options(arguments)
         assert not stage_data.reads_images(options) and stage_data.observed(options) == ["seg"]
+
+
+@pytest.mark.slow
+def test_the_srns_own_classes_need_no_class_list(recorder, tmp_path):
+    for script in ("train_val", "single_shot"):
+        script = f"result_scripts/{script}.sh"
+        assert "--obj_name" not in called(recorder, script, tmp_path, EVAL_MODE="srn")
+        assert "--obj_name" in called(recorder, script, tmp_path)
+    (tmp_path / "data" / "Chair").mkdir(parents=True)
+    (tmp_path / "data" / "Chair" / "Chair-level-1.txt").write_text("0 background\n")
+    assert "--obj_name" in called(recorder, script, tmp_path, EVAL_MODE="srn")
+
+
+@pytest.mark.parametrize("kind, config", [("procedural", "demo"), ("furniture", "demo_furniture")])
+def test_the_demos_chairs_have_the_views_that_every_script_of_the_semantic_paper_names(
+    recorder, tmp_path, monkeypatch, kind, config
+):
+    monkeypatch.chdir(ROOT)
+    made = [*demo.MAKE_DATA[kind].split(), *demo.FOR_BOTH.split(), "--out", str(tmp_path)]
+    num_views = make_dataset.build_parser().parse_args(made).test_views
+    tested = test.read_options(called(recorder, "result_scripts/two_shot.sh", tmp_path, CONFIG=config)[1:])
+    rendered = dataio.choose_views(num_views, tested.max_num_observations)
+    for script in ("single_shot", "two_shot", "reverse_linear", "reverse_semantic"):
+        options = train.read_options(called(recorder, f"test_scripts/{script}.sh", tmp_path, CONFIG=config)[1:])
+        assert set(options.specific_observation_idcs) <= set(rendered), script
 
 
 def test_every_training_script_can_be_launched_in_several_processes(recorder, tmp_path):

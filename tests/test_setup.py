@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parent.parent / "setup.sh"
 TOOLS = "bash cat curl df dirname find flock grep gzip head mkdir mktemp mv od readlink rm sleep tail tar tr wc env".split()
 PAGE = b"<!DOCTYPE html>\n<html><body>Box: this shared file has been removed.</body></html>"
@@ -593,7 +595,7 @@ def test_two_runs_at_once_do_not_share_a_folder_and_a_killed_one_leaves_no_lock(
     server.files["/chairs"] = Served(published(), stalls=[1000])
     with running(server, tmp_path / "data") as program:
         wait_for(lambda: server.gets)
-        assert refused(fetch(), "another setup.sh is at work there")
+        assert refused(fetch(), "another setup.sh runs there")
         program.kill()
         program.wait(10)
         assert refused(fetch(), "end it and its curl")  # its curl still writes
@@ -617,11 +619,11 @@ def test_a_terminal_shows_progress_and_a_log_does_not(server, fetch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        ([], "name the FOLDER"),
+        ([], "expected the FOLDER"),
         (["one", "two"], "found 'one' and 'two'"),
         (["data", "--modles"], "--modles is not an option"),
-        (["data", "--only"], "--only wants names"),
-        (["data", "--only", "chairs,sofas"], "--only sofas names no download; there are: chairs tables"),
+        (["data", "--only"], "--only needs comma-separated names"),
+        (["data", "--only", "chairs,sofas"], "--only sofas names no download; expected one of: chairs tables"),
         (["data", "--only", ","], "--only , names no download"),
         (["file/data"], "cannot be made or written to"),
         (["/proc/data"], "cannot be made or written to"),
@@ -636,7 +638,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(server, tmp_path, argumen
 
 
 def test_a_mistake_in_the_environment_is_one_sentence(fetch):
-    assert refused(fetch(SRN_RETRIES="many"), "SRN_RETRIES is a whole number, found 'many'")
+    assert refused(fetch(SRN_RETRIES="many"), "SRN_RETRIES must be a whole number, found 'many'")
     assert refused(fetch(SRN_CHAIR_URL="http://127.0.0.1/x"), "SRN_CHAIR_URL names no download")
     assert refused(fetch(SRN_CHAIRS_URL="http://127.0.0.1/a b"), "SRN_CHAIRS_URL", "no spaces")
 

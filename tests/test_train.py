@@ -254,6 +254,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(refused, ball_split, tmp_path
     refused(scenes.train_options(ball_split, tmp_path / "file", "run"), "--logging_root, --log_dir")
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     arguments = scenes.train_options(tmp_path / "Ball.train", tmp_path / "logs", "run", class_weight=0)
     done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, cwd=tmp_path)
@@ -391,6 +392,7 @@ def test_validation_renders_each_object_with_its_own_code_in_eval_mode(ball_spli
     assert not any(training for training, _ in seen)
 
 
+@pytest.mark.slow
 def test_looking_at_a_model_does_not_change_its_training(ball_split, tmp_path):
     for name, interval in (("watched", 1), ("alone", 100)):
         options = dict(steps_til_val=interval, max_steps_per_img_sidelength=3, val_root=ball_split)

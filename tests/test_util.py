@@ -116,6 +116,7 @@ def test_a_command_hands_through_arguments_and_result():
     assert util.command(lambda argv=None: argv)(["x"]) == ["x"]
 
 
+@pytest.mark.slow
 def test_importing_the_programs_neither_parses_nor_seeds_nor_opens_cuda():
     """In a process of its own, with options that do not exist."""
     lines = [
@@ -149,6 +150,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize("where", ["main", "thread"])
 def test_freed_memory_is_kept_for_the_next_tensor(where):

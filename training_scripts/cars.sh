@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 1, SRN 2019: pretrain on cars. Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] cars.sh [more flags]
+# Stage 1 of SRN 2019: pretrain on cars.
+# Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] training_scripts/cars.sh [options of train.py]
 set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"

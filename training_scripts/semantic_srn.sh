@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 1 with labels: pretrain an SRN jointly with its segmentation U-Net. Usage: as vanilla_srn.sh
+# Stage 1 with labels: pretrain an SRN jointly with its segmentation U-Net.
+# Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] training_scripts/semantic_srn.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_semantic.yml" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 1: pretrain an SRN on posed images. Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] vanilla_srn.sh [more flags]
+# Stage 1: pretrain an SRN on posed images.
+# Usage: [OBJ= DATA= LOGS= CONFIG= VAL=] training_scripts/vanilla_srn.sh [options of train.py]
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/$CONFIG.yml" \

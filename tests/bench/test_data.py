@@ -8,6 +8,8 @@ from benches import stay_in_process, tables_in
 
 from bench import data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench():

@@ -7,6 +7,8 @@ from benches import stay_in_process, tables_in
 from bench import fitting
 from training import run_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(monkeypatch):

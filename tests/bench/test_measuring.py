@@ -5,6 +5,8 @@ import torch
 
 from bench import measuring
 
+pytestmark = pytest.mark.slow
+
 SIZES = dict(num_instances=2, latent_dim=4, hidden_features=8, tracing_steps=3)
 
 

@@ -9,6 +9,8 @@ import torch
 from bench import quality
 from training import loop
 
+pytestmark = pytest.mark.slow
+
 TINY = "--img_sidelengths=16 --hidden_features=16 --embedding_size=8 --tracing_steps=2 --steps_til_val=2"
 
 

@@ -5,6 +5,8 @@ from benches import stay_in_process, tables_in
 
 from bench import measuring, scale
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--instances",
     "10,200",

@@ -7,6 +7,8 @@ import train
 import util
 from bench import startup
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_prints_starts_and_imports_and_writes_the_same_as_json(monkeypatch, tmp_path, capsys):
     asked = []

@@ -135,6 +135,7 @@ def test_instances_have_the_shapenet_id_where_it_is_unique(tmp_path, class_list)
     assert names == ["1", "2", "def", "4", "5", "6"]
 
 
+@pytest.mark.slow
 def test_what_shapenet_lacks_or_has_otherwise_is_told(tmp_path, class_list):
     folder = write_annotation(tmp_path / "data" / "173", "abc")
     (tmp_path / "shapenet").mkdir()

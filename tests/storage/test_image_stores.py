@@ -278,6 +278,7 @@ image_stores.open_cache(files, sys.argv[2], num_workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_its_processes_fill_does_not_hold_the_cache(split, tmp_path):
     """Its processes end too, and with them the lock that they were forked with."""
     root = Path(image_stores.__file__).parents[2]

@@ -193,6 +193,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -19,6 +19,8 @@ import test
 import train
 from training import loop, stages
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = dict(max_steps_per_img_sidelength=5, batch_size_per_img_sidelength=4, lr=1e-2, steps_til_ckpt=2)
 RAYS = SCHEDULE | dict(class_weight=0, rays_per_image=40, rays_per_block=0)
 TOLERANCE = 1e-4  # of a tensor's largest entry: sums are added up in another order, and Adam divides by small numbers

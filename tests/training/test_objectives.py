@@ -245,6 +245,7 @@ def test_a_block_without_a_label_adds_nothing_and_the_mean_is_over_all_labels():
     torch.testing.assert_close(sum(parts), losses.segmentation_loss(logits, labels))
 
 
+@pytest.mark.slow
 def test_what_is_compiled_gives_the_same_and_is_compiled_once(monkeypatch):
     """Traced as for the real compiler, which takes a minute; its own fusing is left out."""
     compile_ = torch.compile
