@@ -17,6 +17,7 @@ import util
 
 MAX_NUMBER = 1e30  # of a pose, which is kept in float32
 MAX_CLASS_ID = 2**15 - 1
+RIGID_TOLERANCE = 1e-3  # largest deviation of the rotation in a pose from an orthonormal matrix
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
 _AWAY = "; mend it, or move the point_cloud folder away to score without it"
@@ -76,6 +77,21 @@ def load_intrinsics(path):
         raise util.InputError(f"{path}: focal length {focal} and size {height:g} x {width:g} must be positive")
     flag = len(lines) == 5 and lines[4][0] != 0
     return Intrinsics(focal, cx, cy, int(height), int(width), flag)
+
+
+def check_rigid(cam2world, source):
+    """An InputError that names `source` unless the (4, 4) pose is a rotation and a translation, to RIGID_TOLERANCE."""
+    rotation = cam2world[:3, :3]
+    if not np.isfinite(cam2world).all():
+        raise util.InputError(f"{source}: the pose holds a number that is not finite; correct the pose or remove the view")
+    error = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(cam2world[3] - [0, 0, 0, 1]).max())
+    if error > RIGID_TOLERANCE:
+        raise util.InputError(
+            f"{source}: the pose is not rigid; expected orthogonal axes of length 1 in the first three columns and "
+            "0 0 0 1 as the last row"
+        )
+    if np.linalg.det(rotation) < 0:
+        raise util.InputError(f"{source}: the pose mirrors the scene (determinant -1); expected a rotation")
 
 
 def load_pose(path, is_world2cam=False):

@@ -100,21 +100,26 @@ class Joined(argparse.Action):
         setattr(namespace, self.dest, list(itertools.chain.from_iterable(values)))
 
 
-def positive(text):
-    return at_least(1)(text)
-
-
 def at_least(low):
     """Type of an option that is an integer, `low` or more."""
 
     def convert(text):
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, found {value}")
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, found {text!r}")
         return value
 
-    convert.__name__ = "int"
     return convert
+
+
+def positive_int(text):
+    return at_least(1)(text)
+
+
+positive = positive_int
 
 
 def count_or_all(text):
@@ -136,6 +141,49 @@ def fraction(text):
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {value}")
     return value
+
+
+def positive_float(text):
+    return _numbers(text, 1, "a number above 0", lambda value: value > 0)[0]
+
+
+def field_of_view(text):
+    """Type of an option that is the opening angle of a pinhole camera, in degrees."""
+    return _numbers(text, 1, "an angle above 0 and below 180 degrees", lambda angle: 0 < angle < 180)[0]
+
+
+def elevations(text):
+    """Type of an option LOW,HIGH: two elevations in degrees, a tuple."""
+    expected = "LOW,HIGH from -90 to 90 degrees, LOW first"
+    return tuple(_numbers(text, 2, expected, lambda low, high: -90 <= low <= high <= 90))
+
+
+def direction(text):
+    """Type of an option X,Y,Z: a unit vector, a tuple; `none` is None."""
+    if text == "none":
+        return None
+    vector = _numbers(text, 3, "a direction X,Y,Z of three numbers, not all 0, or none", lambda *vector: any(vector))
+    length = sum(number * number for number in vector) ** 0.5
+    return tuple(number / length for number in vector)
+
+
+def _numbers(text, count, expected, is_valid):
+    """`count` finite numbers, separated by commas, for which is_valid(*numbers) holds."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    is_finite = all(abs(number) < float("inf") for number in numbers)
+    if len(numbers) != count or not is_finite or not is_valid(*numbers):
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+    return numbers
+
+
+def folder_name(text):
+    """Type of an option that names one folder, not a hidden one."""
+    if not text or text.startswith(".") or "/" in text:
+        raise argparse.ArgumentTypeError(f"expected a name such as Chair, without / and no . in front, found {text!r}")
+    return text
 
 
 def add_common(parser, seed_help="of the weights, the order of views and the choice of rays"):

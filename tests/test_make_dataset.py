@@ -1,4 +1,4 @@
-"""make_dataset.py and datasets/making/class_folder.py: what is written, where, and that it is the same every time."""
+"""make_dataset.py: the layout of what is written, equal bytes for equal seeds, interruptions, wrong flags, help."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import data_util
 import geometry
 import make_dataset
 import util
-from datasets.making import class_folder, furniture, render_options, viewpoints
+from datasets.making import furniture, procedural, render_options, viewpoints
 from datasets.meshes import triangle_mesh
 from tests.making import test_furniture
 
@@ -100,9 +100,9 @@ def test_poses_and_pictures_belong_together(chairs):
         assert seen.any() and (distance[seen] <= 0.5).all()
 
 
-def test_point_clouds_are_of_the_objects_that_are_rendered(chairs):
+def test_point_clouds_lie_on_the_rendered_objects(chairs):
     folder = chairs / "Chair.train" / "chair_0001"
-    mesh = make_dataset.procedural_mesh("Chair", 0, "train", 1).mesh
+    mesh = procedural.load("Chair", 0, "train", 1).mesh
     cloud = data_util.load_labelled_cloud(folder, int(mesh.labels.max()) + 1)
     assert cloud.points.shape == (10_000, 3) and set(cloud.labels) == set(mesh.labels) - {0}
     low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
@@ -135,18 +135,9 @@ def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_els
     assert clouds["train"] == clouds["train_val"] and len(set(clouds.values())) == 3
 
 
-def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
-    unlabelled = triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
-    cam2world = viewpoints.spiral(1).numpy()
-    loaded, style = triangle_mesh.LoadedMesh(unlabelled), class_folder.Style(sidelength=8)
-    class_folder.write_instance(tmp_path / "box", "train", lambda: loaded, cam2world, style)
-    assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
-
-
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
-    mesh = {split: make_dataset.procedural_mesh("Chair", 0, split, 0).mesh.vertices for split in render_options.SPLITS}
-    assert np.array_equal(mesh["train"], mesh["train_val"])
+    mesh = {split: procedural.load("Chair", 0, split, 0).mesh.vertices for split in ("train", "val", "test")}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
     train, train_val = (render_options.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))
@@ -163,29 +154,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(chairs, tmp
     assert any("rgb" in name for name in changed) and not any("test/chair_0000/pose" in name for name in changed)
 
 
-@pytest.mark.parametrize("num_views", [70, 100, 251])
-def test_test_view_65_is_the_three_quarter_front_view(num_views):
-    eyes = viewpoints.spiral(num_views)[:, :3, 3]
-    expected = geometry.on_sphere(torch.tensor(35.0), torch.tensor(25.0), viewpoints.DISTANCE)
-    assert torch.allclose(eyes[65], expected, atol=1e-5)
-    assert eyes[65, 0] > 0 > eyes[65, 1] and eyes[65, 2] > 0  # right, front, above
-    elevation = torch.rad2deg(torch.asin(eyes[:, 2] / viewpoints.DISTANCE))
-    assert elevation.min() > -10.01 and elevation.max() < 60.01
-    assert elevation.max() - elevation.min() > 65
-    distances = torch.cdist(eyes, eyes) + 10 * torch.eye(num_views)
-    assert distances.min() > 1e-3  # no view twice
-
-
-def test_random_views_fill_the_band_evenly():
-    eyes = viewpoints.scattered(4000, np.random.default_rng(0))[:, :3, 3].numpy() / viewpoints.DISTANCE
-    low, high = np.sin(np.deg2rad(viewpoints.BAND_DEG))
-    assert eyes[:, 2].min() >= low - 1e-6 and eyes[:, 2].max() <= high + 1e-6
-    share = np.histogram(eyes[:, 2], bins=4, range=(low, high))[0] / 4000
-    assert np.allclose(share, 0.25, atol=0.03)
-    assert np.abs(eyes[:, :2].mean(axis=0)).max() < 0.03
-
-
-def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
+def test_an_existing_folder_is_replaced_only_with_overwrite(tmp_path, capsys):
     target = tmp_path / "Chair"
     target.mkdir()
     (target / "precious.txt").write_text("mine")
@@ -200,56 +169,8 @@ def test_existing_folder_is_refused_unless_overwritten(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["Chair"]
 
 
-def box(label=1, faults=()):
-    return triangle_mesh.LoadedMesh(triangle_mesh.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
-
-
-def fails_with(error):
-    raise error
-
-
-def write_boxes(out, loads, style=class_folder.Style(sidelength=8), **options):
-    instances = [class_folder.Instance("train", f"box_{i}", load, viewpoints.spiral(2)) for i, load in enumerate(loads)]
-    return class_folder.write_class(out, "Box", ["background", "box"], instances, style, {}, **options)
-
-
-def test_interrupted_before_anything_is_finished_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        write_boxes(tmp_path, [lambda: fails_with(KeyboardInterrupt)])
-    assert not list(tmp_path.iterdir())
-
-
-def test_interrupted_goes_on_where_it_stopped_and_gives_the_same_bytes(tmp_path, capsys):
-    calls = []
-
-    def counted():
-        calls.append("loaded")
-        return box()
-
-    with pytest.raises(KeyboardInterrupt):
-        write_boxes(tmp_path / "stopped", [counted, lambda: fails_with(KeyboardInterrupt), counted])
-    assert not (tmp_path / "stopped" / "Box").exists() and calls == ["loaded"]
-    write_boxes(tmp_path / "stopped", [counted, box, counted])
-    assert calls == ["loaded"] * 2  # the first box is not made again
-    assert "1 of 3 objects are there" in capsys.readouterr().out
-    write_boxes(tmp_path / "through", [box, box, box])
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "through")
-
-
-def test_what_a_killed_run_left_of_an_object_is_made_anew(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        write_boxes(tmp_path / "killed", [box, lambda: fails_with(KeyboardInterrupt), box])
-    split = tmp_path / "killed" / ".Box.unfinished" / "Box.train"
-    for name in (".box_1", "box_2"):  # in the middle of an object; between its renaming and the line of the journal
-        (split / name / "rgb").mkdir(parents=True)
-        (split / name / "rgb" / "000007.png").write_text("half a picture")
-    write_boxes(tmp_path / "killed", [box] * 3)
-    write_boxes(tmp_path / "through", [box] * 3)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "through")
-
-
 def started(out, num_workers=2):
-    """A real process that makes chairs, in a process group of its own, after it has finished the first of them."""
+    """A program in its own process group that renders chairs and has finished the first."""
     command = [
         sys.executable,
         make_dataset.__file__,
@@ -288,7 +209,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_takes_its_processes_along(tmp_path):
+def test_workers_end_when_the_program_is_killed(tmp_path):
     process = started(tmp_path)
     process.kill()
     process.communicate(timeout=60)
@@ -298,7 +219,7 @@ def test_a_killed_run_takes_its_processes_along(tmp_path):
         except ProcessLookupError:
             return
         time.sleep(0.05)
-    pytest.fail("processes live on")
+    pytest.fail("workers are still running")
 
 
 def test_another_seed_gives_other_poses(tmp_path):
@@ -308,71 +229,12 @@ def test_another_seed_gives_other_poses(tmp_path):
     assert not torch.allclose(one, other)
 
 
-def test_an_unfinished_set_is_not_mixed_with_one_of_other_options(tmp_path):
-    loads = [box, lambda: fails_with(KeyboardInterrupt)]
-    with pytest.raises(KeyboardInterrupt):
-        write_boxes(tmp_path, loads)
-    other = class_folder.Style(sidelength=16)
-    with pytest.raises(util.InputError, match="other options.*--overwrite"):
-        write_boxes(tmp_path, [box, box], other)
-    write_boxes(tmp_path, [box, box], other, overwrite=True)
-    assert iio.imread(tmp_path / "Box" / "Box.train" / "box_0" / "rgb" / "000000.png").shape == (16, 16, 4)
-
-
-def test_two_processes_do_not_make_the_same_set_at_once(tmp_path):
-    def meanwhile():
-        with pytest.raises(util.InputError, match="another process"):
-            write_boxes(tmp_path, [box])
-        return box()
-
-    write_boxes(tmp_path, [meanwhile])
-    assert [path.name for path in tmp_path.iterdir()] == ["Box"]
-
-
-def test_broken_objects_are_all_named_and_left_out_only_on_request(tmp_path, capsys):
-    loads = [box, lambda: fails_with(util.InputError("b.obj: no faces")), lambda: box(faults=("c.png: no such file",))]
-    with pytest.raises(util.InputError, match="2 of 3 objects.*b.obj: no faces.*--skip_broken"):
-        write_boxes(tmp_path, loads)
-    printed = capsys.readouterr().out
-    assert "box_1: b.obj: no faces" in printed and "box_2: c.png: no such file" in printed
-    assert not (tmp_path / "Box").exists()
-
-    outcomes = write_boxes(tmp_path, loads, skip_broken=True)
-    assert [(outcome.views, len(outcome.faults)) for outcome in outcomes] == [(2, 0), (0, 1), (2, 1)]
-    folder = tmp_path / "Box"
-    assert sorted(path.name for path in (folder / "Box.train").iterdir()) == ["box_0", "box_2"]
-    assert len((folder / class_folder.LEFT_OUT).read_text().splitlines()) == 2
-    assert json.loads((folder / "dataset.json").read_text())["splits"]["train"]["instances"] == 2
-
-
-def test_what_was_mended_is_made_and_no_longer_told(tmp_path):
-    with pytest.raises(util.InputError):
-        write_boxes(tmp_path, [box, lambda: box(faults=("a.png: no such file",))])
-    write_boxes(tmp_path, [box, box])
-    assert not (tmp_path / "Box" / class_folder.LEFT_OUT).exists()
-    assert len(list((tmp_path / "Box" / "Box.train").iterdir())) == 2
-
-
-def test_what_was_left_out_on_request_is_told_again_without_it(tmp_path):
-    faulty = [box, lambda: box(faults=("a.png: no such file",)), lambda: fails_with(KeyboardInterrupt)]
-    with pytest.raises(KeyboardInterrupt):
-        write_boxes(tmp_path, faulty, skip_broken=True)
-    with pytest.raises(util.InputError, match="1 of 3 objects.*a.png"):
-        write_boxes(tmp_path, [*faulty[:2], box])
-
-
-def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_path):
-    with pytest.raises(util.InputError, match="none of 1 objects"):
-        write_boxes(tmp_path, [lambda: fails_with(util.InputError("b.obj: no faces"))], skip_broken=True)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--test_views 65", r"--test_views.*'65'.*at least 70"),
-        ("--instances 0", r"--instances.*'0'.*at least 1"),
-        ("--sidelength x", r"--sidelength.*'x'.*whole number"),
+        ("--test_views 65", r"--test_views.*at least 70.*'65'"),
+        ("--instances 0", r"--instances.*at least 1.*'0'"),
+        ("--sidelength x", r"--sidelength.*an integer.*'x'"),
         ("--obj_name Lamp", r"--obj_name.*Lamp"),
         ("--elevation_deg 60,10", "--elevation_deg.*LOW first"),
         ("--light 1,2", "--light.*three numbers"),
@@ -380,7 +242,7 @@ def test_a_set_of_nothing_is_refused_even_when_broken_objects_are_skipped(tmp_pa
         ("--radius 0", "--radius.*above 0"),
         ("--radius 0.4", "inside the object"),
         ("--fov_deg 180", "--fov_deg.*below 180"),
-        ("--cameras nowhere", "nowhere: neither a kind of views.*nor a folder"),
+        ("--cameras nowhere", "nowhere: expected a kind of views.*or a folder"),
     ],
 )
 def test_bad_flags_are_named(tmp_path, capsys, flags, named):
@@ -439,7 +301,18 @@ def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):
     assert names["train_val"] == names["train"]
     assert names["val"] == ["Tiny-c"] and names["test"] == ["Tiny-d"]
     assert "| Tiny-b-v2 | Nobody |" in (folder / "ATTRIBUTION.md").read_text()
-    with pytest.raises(util.InputError, match="exists already"):
-        make_dataset.make_furniture(
+    with pytest.raises(util.InputError, match="already exists"):
+        furniture.make(
             make_dataset.build_parser().parse_args(["furniture", "--obj_name", "Chair", "--out", str(tmp_path / "out")])
         )
+
+
+@pytest.mark.parametrize("maker", make_dataset.MAKERS)
+def test_help_names_each_default_once(maker, capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_dataset.main([maker, "--help"])
+    assert stop.value.code == 0
+    written = " ".join(capsys.readouterr().out.split())
+    assert "None" not in written and "(default: False)" not in written
+    options = written.split(" --")
+    assert max(option.count("(default") for option in options) == 1

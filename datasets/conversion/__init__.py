@@ -1,4 +1,4 @@
-"""Posed images of other programs (transforms.json, COLMAP) to our layout and back.
+"""Conversion between posed images of other programs (transforms.json, COLMAP) and class folders.
 
-May import datasets.making and the modules at the root that read data.
+May import: data_util, dataio, geometry, options, util, datasets.making.
 """

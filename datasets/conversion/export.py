@@ -1,4 +1,4 @@
-"""From our layout to what other programs read: images and transforms.json, or images and a COLMAP model."""
+"""`make_dataset.py convert --to`: instances to images and transforms.json, or to images and a COLMAP model."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ FORMS = ("transforms", "colmap-text", "colmap-binary")
 
 
 def export(options):
-    """Convert an instance, or each instance of a split, to the form `options.to`."""
+    """Converts an instance, or each instance of a split, to the form `options.to`."""
     source, out = Path(options.source), Path(options.out)
     single = (source / "intrinsics.txt").exists()
     folders = [source] if single else dataio.instance_folders(source)
@@ -29,25 +29,21 @@ def export(options):
     pixel_center = dataio.dataset_settings(source.resolve().parent if single else source).pixel_center
     faults, num_views = source_views.Faults(options.skip_broken), []
     for folder, target in zip(tqdm(folders, unit="instance"), targets):
-        with faults.of(folder.name), atomic_folders.new_folder(target, options.overwrite) as temporary:
+        with faults.of(folder.name), atomic_folders.unfinished_folder(target, options.overwrite) as temporary:
             num_views.append(export_instance(folder, temporary, options.to, pixel_center))
-    if not num_views:
-        raise util.InputError(f"{source}: nothing could be converted: {faults.found[-1][1]}")
+    faults.expect_some(num_views, f"{source}: nothing could be converted")
     faults.report(out, len(num_views), sum(num_views))
 
 
 def export_instance(folder, target, form, pixel_center):
-    """Write one instance: images/, its cameras, and labels/ with classes.txt where there are labels.
-
-    returns the number of views
-    """
+    """Writes images/, the cameras and, if there are labels, labels/ and classes.txt; returns the number of views."""
     with_labels = any((folder / "seg").glob("*.npy"))
     instance = dataio.read_instance(folder, with_labels=with_labels)
     intrinsics = instance.intrinsics
     poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
-    names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text has none
+    names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none
     for name, path, pose in zip(names, instance.rgb_paths, poses):
-        source_views.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
+        data_util.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
         size = source_views.picture_size(path)
         if size != (intrinsics.height, intrinsics.width):
             raise util.InputError(
@@ -62,7 +58,7 @@ def export_instance(folder, target, form, pixel_center):
     if with_labels and class_list.exists():
         _copy(class_list, target / "classes.txt")
 
-    shift = 0.5 - pixel_center  # there the centre of a pixel is at + 0.5
+    shift = 0.5 - pixel_center  # these formats have pixel centres at + 0.5
     camera = data_util.Intrinsics(
         intrinsics.focal, intrinsics.cx + shift, intrinsics.cy + shift, intrinsics.height, intrinsics.width
     )
@@ -74,7 +70,7 @@ def export_instance(folder, target, form, pixel_center):
 
 
 def load_pose(path, is_world2cam):
-    """cam2world (4, 4) of a pose file that data_util.load_pose takes, in float64."""
+    """cam2world (4, 4) float64 of a pose file that data_util.load_pose accepts."""
     data_util.load_pose(path, is_world2cam)
     numbers = [number for line in data_util.read_numbers(path) for number in line]
     pose = np.array(numbers[:16]).reshape(4, 4)

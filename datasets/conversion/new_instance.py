@@ -1,4 +1,4 @@
-"""One object in one split, from posed images to an instance folder of our layout: see datasets/conversion/convert.py."""
+"""One object in one split: from posed images to an instance folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +11,20 @@ import data_util
 import geometry
 import util
 from datasets.conversion import lenses, source_views
-from datasets.conversion.source_views import LABEL_MAPS, PICTURES
 
 
 @dataclass
 class NewInstance:
-    """What becomes an instance folder: the views of one object in one split."""
+    """The views of one object in one split, and the instance folder they are to become."""
 
     name: str
     folder: Path
     views: list  # of source_views.SourceView, in order
     faults: source_views.Faults
-    masks: dict  # {view name: file}; None where no masks are asked for
-    labels: dict  # {view name: file}; empty: the instance gets no seg/
+    masks: dict  # {view name: file}; None without --masks
+    labels: dict  # {view name: file}; if empty, the instance gets no seg/
     num_classes: int
-    unlabelled: int  # value in the label maps that stands for no label, or None
+    unlabelled: int  # value in the label maps that means no label, or None
     camera: data_util.Intrinsics
     centre: np.ndarray  # (3,) point of the source's world that becomes the origin
     scale: float
@@ -33,30 +32,27 @@ class NewInstance:
 
 
 def plan(options, name, views, folders, num_classes, faults, within=""):
-    """What an object becomes, a list of NewInstance, one for each of its splits that has views.
+    """The NewInstances of an object, one for each of its splits that has views.
 
-    views:   {split: source_views.SourceViews}; folders: {split: where the instance folder goes}
+    views:   {split: list of source_views.SourceView}
+    folders: {split: path of the instance folder}
     within:  subfolder of --masks and --labels
     """
-    everything = [view for of_split in views.values() for view in of_split]
-    if not everything:
-        raise util.InputError(f"{name}: no view can be used: {faults.found[-1][1]}")
+    all_views = [view for of_split in views.values() for view in of_split]
+    faults.expect_some(all_views, f"{name}: no view can be used")
     centre, scale = np.zeros(3), 1.0
     if options.recentre:
-        centre, scale = recentring(np.stack([view.cam2world for view in everything]), options.camera_distance, name)
-    by_file_name = len({Path(view.name).stem for view in everything}) == len(everything)
+        centre, scale = recentring(np.stack([view.cam2world for view in all_views]), options.camera_distance, name)
+    by_file_name = len({Path(view.name).stem for view in all_views}) == len(all_views)
 
     def beside(folder, of_split, suffixes):
-        found = {
-            view.name: source_views.find_beside(Path(folder) / within, view.name, suffixes, by_file_name) for view in of_split
-        }
-        return {view: path for view, path in found.items() if path is not None}
+        return source_views.find_beside(Path(folder) / within, of_split, suffixes, by_file_name)
 
     instances = []
     for split, of_split in views.items():
         if not of_split:
             continue
-        camera = lenses.common_camera(view.lens for view in of_split)
+        camera = lenses.common_camera([view.lens for view in of_split])
         resampled = sum(lenses.needs_resampling(view.lens, camera) for view in of_split)
         if resampled:
             print(
@@ -69,8 +65,8 @@ def plan(options, name, views, folders, num_classes, faults, within=""):
                 folders[split],
                 of_split,
                 faults,
-                masks=None if options.masks is None else beside(options.masks, of_split, PICTURES),
-                labels={} if options.labels is None else beside(options.labels, of_split, LABEL_MAPS),
+                masks=None if options.masks is None else beside(options.masks, of_split, source_views.PICTURES),
+                labels={} if options.labels is None else beside(options.labels, of_split, source_views.LABEL_MAPS),
                 num_classes=num_classes,
                 unlabelled=options.unlabelled,
                 camera=camera,
@@ -82,7 +78,7 @@ def plan(options, name, views, folders, num_classes, faults, within=""):
 
 
 def recentring(cam2world, distance, name):
-    """The point (3,) that cameras (V, 4, 4) look at, and the scale that puts them `distance` away from it on average."""
+    """The point (3,) that cameras (V, 4, 4) look at, and the scale that makes their mean distance from it `distance`."""
     cameras = torch.from_numpy(cam2world)
     centre = geometry.viewing_target(cameras)
     axes = cam2world[:, :3, 2]
@@ -90,14 +86,14 @@ def recentring(cam2world, distance, name):
     depth = geometry.depth_of(centre.expand(len(cameras), 1, 3), cameras)
     if spread[0] < 1e-4 or depth.median() <= 0:
         raise util.InputError(
-            f"--recentre: the cameras of {name} do not look at one point (their axes are parallel, or point away from each "
-            "other); leave the option away and place the object yourself"
+            f"--recentre: the cameras of {name} do not look at one point (their axes are parallel or point away from each "
+            "other); remove --recentre and place the object yourself"
         )
     return centre.numpy(), distance / geometry.viewing_distance(cameras)
 
 
 def write(folder, instance, progress):
-    """Write the views of a NewInstance into `folder`; the number of those written."""
+    """Writes the views of a NewInstance into `folder`; returns the number of views written."""
     for kind in ("rgb", "pose", *(["seg"] if instance.labels else [])):
         (folder / kind).mkdir()
     camera, names = instance.camera, []
@@ -113,25 +109,23 @@ def write(folder, instance, progress):
             np.savetxt(folder / "pose" / f"{file_name}.txt", pose, fmt="%.17g")
             names.append(view.name)
         progress.update()
-    if not names:
-        raise util.InputError(f"{instance.name}: no view can be used: {instance.faults.found[-1][1]}")
+    instance.faults.expect_some(names, f"{instance.name}: no view can be used")
     (folder / "intrinsics.txt").write_text(
         f"{camera.focal!r} {camera.cx!r} {camera.cy!r} 0.\n0. 0. 0.\n1.\n{camera.height} {camera.width}\n"
     )
     x, y, z = instance.centre.tolist()
-    moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then all scaled by {instance.scale!r}"
+    moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then the scene scaled by {instance.scale!r}"
     source_views.write_names(folder, names, moved if (x, y, z, instance.scale) != (0, 0, 0, 1) else None)
     return len(names)
 
 
 def load(view, instance):
-    """image (H, W, 3 or 4) uint8 and seg_labels (H, W) integers (None where the instance has none) of a view."""
+    """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W), None for an instance without labels."""
     image, seg_labels = source_views.load_picture(view.path), None
     if instance.masks is not None:
         path = instance.masks.get(view.name)
         if path is None:
-            stem = Path(view.name).stem
-            raise util.InputError(f"{view.path}: there is no mask named {stem} in --masks; add it or leave the view out")
+            raise util.InputError(f"{view.path}: --masks has no mask named {Path(view.name).stem}; add it or remove the view")
         mask = source_views.load_mask(path)
         _check_size(mask, image, path)
         alpha = image[..., 3] if image.shape[2] == 4 else np.full(mask.shape, 255, np.uint8)
@@ -145,8 +139,7 @@ def load(view, instance):
     if lenses.needs_resampling(view.lens, instance.camera):
         image = lenses.resample_image(image, view.lens, instance.camera)
         seg_labels = None if seg_labels is None else lenses.resample_labels(seg_labels, view.lens, instance.camera)
-    narrow = np.int16 if instance.num_classes < 2**15 else np.int32
-    return image, None if seg_labels is None else seg_labels.astype(narrow)
+    return image, None if seg_labels is None else seg_labels.astype(np.int16)
 
 
 def _check_size(found, image, path):

@@ -1,4 +1,4 @@
-"""Posed images as users bring them: a view of a source, its picture, mask and label map, and what may be wrong with them."""
+"""Posed images of a source: views, their images, masks, label maps and names, and the faults found in them."""
 
 import contextlib
 import os
@@ -13,17 +13,16 @@ import data_util
 import util
 from datasets.conversion import lenses
 
-NAMES = "source_views.txt"  # of an instance folder: what its views were called where they came from
+NAMES = "source_views.txt"  # in an instance folder: the names of its views in the source
 PICTURES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 LABEL_MAPS = (".npy", ".png", ".PNG")
-RIGID = 1e-3  # how far the axes of a pose may be from orthonormal
 
 
 @dataclass(frozen=True)
 class SourceView:
     """One posed image of a source."""
 
-    name: str  # of the picture within the source, such as "train/r_0.png"
+    name: str  # of the image within the source, such as "train/r_0.png"
     path: Path
     cam2world: np.ndarray  # (4, 4) float64, OpenCV axes
     lens: lenses.Lens
@@ -31,19 +30,19 @@ class SourceView:
 
 @dataclass
 class Faults:
-    """What is wrong with single views or instances: the first ends the program, or each is noted and left out."""
+    """What is wrong with views and instances: with `skip` each fault is recorded, otherwise the first stops the program."""
 
-    skip: bool = False  # leave out what is broken
-    instance: str = ""  # that the views belong to
-    found: list = field(default_factory=list)  # (name, sentence) of what was left out
+    skip: bool = False
+    instance: str = ""  # the instance of the views
+    found: list = field(default_factory=list)  # (name, sentence) of each view or instance left out
 
     def within(self, instance):
-        """The same for the views of an instance; what is found goes to the same list."""
+        """Faults of the views of an instance, recorded in the same list."""
         return replace(self, instance=instance)
 
     @contextlib.contextmanager
     def of(self, name):
-        """Work on the view or instance `name`; a util.InputError within the block is a fault of it."""
+        """A util.InputError in the block is a fault of the view or instance `name`."""
         try:
             yield
         except util.InputError as error:
@@ -51,8 +50,13 @@ class Faults:
                 raise
             self.found.append(("/".join(filter(None, (self.instance, str(name)))), str(error)))
 
+    def expect_some(self, items, complaint):
+        """An InputError, with the last fault as its reason, if no items are left."""
+        if not items:
+            raise util.InputError(f"{complaint}: {self.found[-1][1]}")
+
     def report(self, folder, num_instances, num_views):
-        """Print what was written to `folder` and what was left out."""
+        """Prints what was written to `folder` and what was left out."""
         for name, sentence in self.found:
             print(f"skipped {name}: {sentence}")
         instances = f"{num_instances} instances, " if num_instances > 1 else ""
@@ -62,34 +66,21 @@ class Faults:
 
 def in_order(views):
     """Views sorted by name, numbers by value: r_2 before r_10."""
-    return sorted(views, key=lambda view: ([_by_value(part) for part in re.split(r"(\d+)", view.name)], view.name))
 
+    def key(view):
+        parts = re.split(r"(\d+)", view.name)  # the numbers are at odd places
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], view.name
 
-def _by_value(text):
-    return (0, int(text), "") if text.isdecimal() else (1, 0, text)
+    return sorted(views, key=key)
 
 
 def name_within(path, root):
-    """The name of a picture within a source: its path from `root` without .. and without a leading images/."""
+    """The name of an image within a source: its path from `root` without .. and without images/ in front."""
     parts = [part for part in Path(os.path.relpath(path, root)).parts if part != ".."]
     name = "/".join(parts[1:] if parts[0] == "images" and len(parts) > 1 else parts)
     if not name.isprintable():
-        raise util.InputError(f"{name!r}: the name of an image holds characters that cannot be printed; rename the file")
+        raise util.InputError(f"{name!r}: the name of an image has characters that cannot be printed; rename the file")
     return name
-
-
-def check_rigid(cam2world, what):
-    """An InputError, about the pose of `what`, where (4, 4) is not a rotation and a translation."""
-    rotation = cam2world[:3, :3]
-    if not np.isfinite(cam2world).all():
-        raise util.InputError(f"{what}: the pose holds a number that is not finite; leave the view out or mend it")
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > RIGID or np.abs(cam2world[3] - [0, 0, 0, 1]).max() > RIGID:
-        raise util.InputError(
-            f"{what}: the pose is not rigid; expected orthogonal axes of length 1 in the first three columns and "
-            "0 0 0 1 as the last row"
-        )
-    if np.linalg.det(rotation) < 0:
-        raise util.InputError(f"{what}: the pose mirrors the scene (determinant -1); expected a rotation")
 
 
 def picture_size(path):
@@ -107,37 +98,37 @@ def _opened(path):
         raise util.InputError(f"{path}: no such image") from None
     except util.InputError:
         raise
-    except Exception as error:  # PIL raises whatever its decoders do
+    except Exception as error:  # Pillow raises any exception of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def load_picture(path):
-    """Reads an 8-bit image as (H, W, 3) uint8, or (H, W, 4) where it has an alpha channel."""
+    """Reads an 8-bit image as (H, W, 3) uint8, or (H, W, 4) if it has transparency."""
     with _opened(path) as picture:
         _check_8_bit(picture, path)
         return np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
 
 
 def load_mask(path):
-    """Reads a mask as (H, W) bool, True on the object: not black, or not transparent where there is transparency."""
+    """Reads a mask as (H, W) bool, True on the object: opaque or, in an image without transparency, not black."""
     with _opened(path) as picture:
         _check_8_bit(picture, path)
         alpha = np.array(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             return alpha > 0
-        noise = 127 if picture.format == "JPEG" else 0  # black is not quite black there
+        noise = 127 if picture.format == "JPEG" else 0  # compression changes black
         return (np.array(picture.convert("RGB")) > noise).any(axis=-1)
 
 
 def _check_8_bit(picture, path):
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise util.InputError(f"{path}: expected an image of 8 bits a channel, found mode {picture.mode}; convert it")
+        raise util.InputError(f"{path}: expected an image with 8 bits a channel, found mode {picture.mode}; convert it")
 
 
 def load_labels(path, num_classes, unlabelled=None):
     """Reads a label map, .npy or a PNG with a class id per pixel (grey or palette), as (H, W) int64.
 
-    unlabelled: the value that stands for no label in the file, beside util.UNLABELLED
+    unlabelled: a value in the file that means no label, beside util.UNLABELLED
     """
     if Path(path).suffix == ".npy":
         labels = data_util.open_seg_labels(path).astype(np.int64)
@@ -145,8 +136,8 @@ def load_labels(path, num_classes, unlabelled=None):
         with _opened(path) as picture:
             if picture.mode not in ("1", "L", "P", "I", "I;16"):
                 raise util.InputError(
-                    f"{path}: a label map has one channel, the class id of each pixel (grey or palette PNG, or .npy); "
-                    f"found mode {picture.mode}"
+                    f"{path}: found mode {picture.mode}, expected one channel, the class id of each pixel (.npy, or grey or "
+                    "palette PNG)"
                 )
             labels = np.array(picture).astype(np.int64)
     if unlabelled is not None:
@@ -154,36 +145,38 @@ def load_labels(path, num_classes, unlabelled=None):
     wrong = labels[(labels < util.UNLABELLED) | (labels >= num_classes)]
     if len(wrong):
         raise util.InputError(
-            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; add the class "
-            f"to it, or mend the label map (--unlabelled {wrong[0]} where that value means no label)"
+            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; add the class to the "
+            f"list, correct the label map, or pass --unlabelled {wrong[0]} if the value means no label"
         )
     return labels
 
 
-def find_beside(folder, view_name, suffixes, by_file_name):
-    """The file of a mask or label map that belongs to a view: its name within `folder` with one of the suffixes.
+def find_beside(folder, views, suffixes, by_file_name):
+    """{view name: file} of the masks or label maps in `folder`, named as the views with one of the suffixes.
 
-    by_file_name: look without the view's subfolders too, which is safe where file names are unique. None where
-    there is no such file.
+    by_file_name: also look for them without the views' subfolders; safe if file names are unique
     """
-    names = [view_name, Path(view_name).name] if by_file_name else [view_name]
-    stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
-    candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
-    return next((path for path in candidates if path.is_file()), None)
+    found = {}
+    for view in views:
+        names = [view.name, Path(view.name).name] if by_file_name else [view.name]
+        stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
+        candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
+        found[view.name] = next((path for path in candidates if path.is_file()), None)
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def write_names(folder, names, comment=None):
-    """Write which view of an instance was called what in its source, a line per view."""
+    """Writes the names of an instance's views in the source, a line per view."""
     lines = [f"# {comment}\n"] if comment else []
     lines += [f"{i:06d} {name}\n" for i, name in enumerate(names)]
     (folder / NAMES).write_text("".join(lines), encoding="utf-8")
 
 
 def read_names(folder, views, blanks=True):
-    """Names for the pictures of an instance outside our layout, all different, each ending in .png.
+    """Unique names, each ending in .png, for the exported images of an instance: those in the source, if known.
 
-    views:  names of the views in our layout, such as "000000". Where no other names are kept these remain.
-    blanks: False turns them into _
+    views:  names of the views in the instance folder, such as "000000"
+    blanks: whether names may have blanks; otherwise _ replaces them
     """
     path, kept = folder / NAMES, {}
     if path.exists():
@@ -196,13 +189,13 @@ def read_names(folder, views, blanks=True):
     names = names if blanks else ["_".join(name.split()) for name in names]
     outside = [name for name in names if os.path.isabs(name) or ".." in Path(name).parts]
     if outside:
-        raise util.InputError(f"{path}: the name {outside[0]} leads out of the folder; expected a path within it")
+        raise util.InputError(f"{path}: the name {outside[0]} leads out of the folder; expected a path inside it")
     return names if len(set(names)) == len(names) else [f"{view}.png" for view in views]
 
 
 def check_apart(target, sources):
-    """An InputError where a source (None: not given) is `target` or lies within it, and could be replaced with it."""
+    """An InputError if a source (None: not given) is `target` or lies in it, since writing `target` could delete it."""
     target = Path(target).resolve()
     for source in sources:
         if source is not None and (target == Path(source).resolve() or target in Path(source).resolve().parents):
-            raise util.InputError(f"{source} lies within {target}, and one of them is to be written; choose another --out")
+            raise util.InputError(f"{source} lies in {target}, which could overwrite it; choose another --out")

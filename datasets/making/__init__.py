@@ -1,4 +1,4 @@
-"""Making data sets by rendering meshes: procedural objects, real furniture, mesh files.
+"""Making data sets by rendering meshes: procedural objects, modelled furniture, mesh files.
 
-May import datasets.meshes, datasets.storage and the modules at the root that read data.
+May import: data_util, geometry, options, util, datasets.meshes, datasets.storage.
 """

@@ -1,96 +1,85 @@
-"""Folders that take their name when they are complete: nothing half-written is ever found under a final name."""
+"""Folders that get their final name when they are complete."""
 
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import util
 
-PLAN, LOCK = "plan.json", "lock"  # files of a folder that is not finished
+PLAN, LOCK = "plan.json", "lock"  # files of an unfinished folder
 
 
 def check_target(path, overwrite):
-    """An InputError where `path` exists and may not be replaced."""
+    """An InputError if `path` exists and may not be replaced."""
     if Path(path).exists() and not overwrite:
-        raise util.InputError(f"{path} exists already; choose another --out, or pass --overwrite to replace it")
+        raise util.InputError(f"{path} already exists; pass --overwrite to replace it, or choose another --out")
 
 
 @contextlib.contextmanager
-def unfinished_folder(path, plan, is_worth_keeping, overwrite=False):
-    """Yields a folder beside `path` that takes this name when the block succeeds; else it stays, to be gone on with.
+def unfinished_folder(path, overwrite=False, plan=None, is_worth_keeping=None):
+    """Yields the folder .<name>.unfinished beside `path`, and renames it to `path` when the block succeeds.
 
-    A folder that an earlier call left is yielded again if its plan, anything that JSON can hold, is the same. With
-    another plan it is refused, or with `overwrite` begun anew. One process at a time may hold it. After a failure it goes
-    away too, unless is_worth_keeping(folder).
+    It is deleted when the block fails, unless is_worth_keeping(folder). A later call with the same plan gets the kept
+    folder; a call with another plan is an InputError, or with `overwrite` starts anew. Without is_worth_keeping nothing
+    is kept. One process at a time may hold the folder.
+
+    plan: anything that JSON can hold
     """
     path = Path(path)
     check_target(path, overwrite)
     folder = path.with_name(f".{path.name}.unfinished")
-    plan = json.dumps(plan, indent=1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")
-    except OSError as error:
-        raise util.InputError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise util.InputError(f"{folder}: another process is making this data set; wait for it to end") from None
-        if (folder / PLAN).exists() and (folder / PLAN).read_text() != plan:
-            if not overwrite:
-                raise util.InputError(
-                    f"{folder}: an unfinished data set made with other options; finish it with these, or "
-                    f"begin anew with --overwrite"
-                )
-            _empty(folder, but=LOCK)
-        with util.replacing(folder / PLAN) as temporary:
-            temporary.write_text(plan)
+    with _locked(folder):
+        _start_or_resume(folder, json.dumps(plan, indent=1), overwrite, can_resume=is_worth_keeping is not None)
         try:
             yield folder
         except BaseException:
-            if not is_worth_keeping(folder):
+            if is_worth_keeping is None or not is_worth_keeping(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         for name in (PLAN, LOCK):
             (folder / name).unlink()
-        _take_place(folder, path)
-
-
-def _empty(folder, but):
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != but:
-            path.unlink()
+        _rename(folder, path)
 
 
 @contextlib.contextmanager
-def new_folder(path, overwrite=False):
-    """Yields a temporary folder beside `path`; it takes that name when the block succeeds, and else goes away."""
-    path = Path(path)
-    check_target(path, overwrite)
+def _locked(folder):
+    """Makes the folder and locks it; an InputError if another process holds it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "w")
     except OSError as error:
-        raise util.InputError(f"cannot write to {path.parent}: {error.strerror}; choose another --out") from None
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        yield temporary
-        _take_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise util.InputError(f"cannot write to {folder.parent}: {error.strerror}; choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise util.InputError(f"{folder}: another process is writing this data set; wait until it ends") from None
+        yield
 
 
-def _take_place(folder, path):
-    """Renames a finished folder to `path`; what was there goes away only afterwards."""
+def _start_or_resume(folder, plan, overwrite, can_resume):
+    """Empties the folder, unless it was left by a run with the same plan."""
+    found = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
+    if found not in (None, plan) and not overwrite:
+        raise util.InputError(
+            f"{folder}: holds an unfinished data set made with other options; rerun with those, or pass --overwrite to start "
+            "over"
+        )
+    if found != plan or not can_resume:
+        for child in folder.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child)
+            elif child.name != LOCK:
+                child.unlink()
+    with util.replacing(folder / PLAN) as temporary:
+        temporary.write_text(plan)
+
+
+def _rename(folder, path):
+    """Renames a finished folder to `path`. What was there is deleted afterwards."""
     if path.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.rename(replaced / path.name)

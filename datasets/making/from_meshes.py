@@ -1,11 +1,12 @@
-"""`make_dataset.py meshes`: data sets rendered from mesh files, with the parts that PartNet or the files' names tell.
+"""`make_dataset.py meshes`: data sets rendered from mesh files.
 
-Where labels come from follows from the options: --class_list, PartNet folders; --parts, the names of objects, groups
-or materials; neither, there are none.
+With --class_list the labels come from PartNet's folders, with --parts from the names of objects, groups or materials.
+Without either there are no labels.
 """
 
 import functools
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,99 +15,93 @@ import yaml
 
 import util
 from datasets.making import render_options
-from datasets.making.class_folder import Instance
 from datasets.meshes import collection, triangle_mesh
+from options import at_least
 
 AXES = {sign + name: (-1 if sign else 1) * np.eye(3)[i] for i, name in enumerate("xyz") for sign in ("", "-")}
 BAKED_PER_PIXEL = 2  # coloured triangles along a pixel of the image
+SPLITS = ("train", "val", "test")
 
 
-def add_options(maker):
-    maker.add_argument("source", metavar="SOURCE", help="folder of meshes: a file or a folder per object")
-    render_options.add_options(maker, views=50, sidelength=128)
-    maker.add_argument(
+def add_options(parser):
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of meshes: a file or a folder per object")
+    render_options.add_options(parser, views=50, sidelength=128)
+    add(
         "--class_list",
         metavar="FILE",
-        help="SOURCE holds PartNet v0 folders; the classes, such as Chair-level-1.txt, a line per class, the id first",
+        help="class list of PartNet v0, such as Chair-level-1.txt; SOURCE holds PartNet's folders",
     )
-    maker.add_argument(
-        "--shapenet",
-        metavar="DIR",
-        help="with --class_list: ShapeNet v2, for the colours of the models that PartNet has labelled",
+    add(
+        "--shapenet", metavar="DIR", help="with --class_list: folder of ShapeNet v2, to colour the models that PartNet labels"
     )
-    maker.add_argument("--parts", metavar="FILE", help="YAML file that maps the names of parts to classes, see docs/data.md")
-    maker.add_argument("--up", choices=AXES, default="y", help="axis of the files that points up")
-    maker.add_argument(
+    add("--parts", metavar="FILE", help="YAML file that maps names of parts to classes; see docs/data.md")
+    add("--up", choices=AXES, default="y", help="axis of the files that points up")
+    add(
         "--front",
         choices=AXES,
-        default=None,
-        help="axis of the files towards the front; where it is not given, z as in glTF, with --class_list -z as in ShapeNet",
+        help="axis of the files that points to the front (default: z as in glTF; with --class_list -z as in ShapeNet)",
     )
-    maker.add_argument(
+    add(
         "--keep_size",
         action="store_true",
-        help="keep size and place of the objects: do not centre "
-        "their bounding boxes and scale the diagonals to 1; --radius is then in the files' units",
+        help="keep the size and position of the objects, instead of centring them and scaling their diagonals to 1; "
+        "--radius is then in the units of the files",
     )
-    maker.add_argument(
+    add(
         "--splits",
         metavar="FILE",
-        help="YAML or JSON: {train: [names], val: [...], test: [...]}, or a "
-        "folder with PartNet's <obj_name>.train.json ...; objects not named are left out",
+        help="YAML or JSON: {train: [names], val: [...], test: [...]}, or a folder with PartNet's <obj_name>.train.json, "
+        "...; objects that are not listed are left out",
     )
-    maker.add_argument("--val_instances", type=render_options.whole(0), default=0, help="so many random objects go to val")
-    maker.add_argument("--test_instances", type=render_options.whole(0), default=0, help="so many random objects go to test")
+    add("--val_instances", type=at_least(0), default=0, help="number of random objects for val")
+    add("--test_instances", type=at_least(0), default=0, help="number of random objects for test")
 
 
 def make(options):
+    """Makes the class folder that the options describe."""
     class_names, sources, kind = find_sources(options)
     rotation = rotation_to_canonical(options.up, options.front or ("-z" if kind == "partnet" else "z"))
-    by_name = {source.name: source for source in sources}
-    instances = []
-    for split, names in splits(sorted(by_name), options).items():
-        for i, name in enumerate(names):
-            load = functools.partial(load_canonical, by_name[name].load, rotation, options.keep_size)
-            instances.append(Instance(split, name, load, render_options.cameras(options, split, i)))
-    description = {
-        "source": Path(options.source).name,
-        "labels": kind,
-        "up": options.up,
-        "front": options.front,
-        "keep_size": options.keep_size,
+    by_name = {source.name: source.load for source in sources}
+    loads = {
+        split: {name: functools.partial(load_canonical, by_name[name], rotation, options.keep_size) for name in names}
+        for split, names in splits(sorted(by_name), options).items()
     }
-    render_options.write(options, class_names, instances, description, identity=identity_of(options))
+    description = {"source": Path(options.source).name, "labels": kind}
+    description |= {name: getattr(options, name) for name in ("up", "front", "keep_size")}
+    render_options.write(options, class_names, loads, description, identity=identity_of(options))
 
 
 def find_sources(options):
-    """What is in SOURCE: class names (None without labels), a list of collection.MeshSource, where labels come from."""
+    """Class names by id (None without labels), the instances that collection.py lists, and the kind of labels."""
     if options.class_list and options.parts:
-        raise util.InputError("--class_list is for PartNet folders, --parts for other files: give one of them")
+        raise util.InputError("--class_list is for PartNet folders, --parts for other files; give one of them")
     if options.shapenet and not options.class_list:
-        raise util.InputError("--shapenet gives colours to PartNet folders: give their --class_list too")
+        raise util.InputError("--shapenet gives colours to PartNet folders; give their --class_list too")
     if options.class_list:
         resolution = BAKED_PER_PIXEL * options.sidelength
-        return *collection.partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
+        return *collection.list_partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        return *collection.with_parts(options.source, options.parts), "parts"
-    return None, collection.unlabelled(options.source), "none"
+        return *collection.list_with_parts(options.source, options.parts), "parts"
+    return None, collection.list_unlabelled(options.source), "none"
 
 
 def identity_of(options):
-    """What objects depend on beside the description, by path and, of the small files, by content."""
+    """What the objects depend on beside the description: folders by path, small files by content."""
     folders = [path and str(Path(path).resolve()) for path in (options.source, options.shapenet)]
     return folders + [path and Path(path).read_text(errors="replace") for path in (options.parts, options.class_list)]
 
 
 def rotation_to_canonical(up, front):
-    """(3, 3) rotation that turns the axis `up` to z and `front` to -y, as datasets/meshes/triangle_mesh.py has it."""
+    """(3, 3) rotation to the canonical pose of datasets/meshes/triangle_mesh.py: axis `up` to z, `front` to -y."""
     up_axis, front_axis = AXES[up], AXES[front]
     if up_axis @ front_axis != 0:
-        raise util.InputError(f"--up {up} and --front {front} lie on one axis; give two different ones")
+        raise util.InputError(f"--up {up} and --front {front} lie on one axis; give two different axes")
     return np.stack([np.cross(up_axis, front_axis), -front_axis, up_axis])
 
 
 def load_canonical(load, rotation, keep_size):
-    """What `load` gives, turned into the canonical pose and, unless its size is to be kept, scaled to it."""
+    """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
     loaded = load()
     mesh = triangle_mesh.turned(loaded.mesh, rotation)
     return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
@@ -116,62 +111,56 @@ def load_canonical(load, rotation, keep_size):
 
 
 def splits(names, options):
-    """{split: names} for sorted names, as --splits says or by lot; train_val has the names of train."""
+    """{"train": names, "val": names, "test": names} of sorted names, as --splits says or at random."""
     if options.splits and (options.val_instances or options.test_instances):
-        raise util.InputError("--splits names the objects of val and test: leave --val_instances and --test_instances out")
+        raise util.InputError("--splits lists the objects of val and test; remove --val_instances and --test_instances")
     if options.splits:
-        parted = read_splits(Path(options.splits), options.obj_name, set(names))
-    else:
-        wanted = options.val_instances + options.test_instances
-        if wanted >= len(names):
-            raise util.InputError(
-                f"--val_instances and --test_instances ask for {wanted} objects, but {options.source} has {len(names)}; "
-                f"at least one is for training"
-            )
-        order = np.random.default_rng([options.seed, render_options.OBJECTS]).permutation(names).tolist()
-        val, test, train = np.split(order, [options.val_instances, wanted])
-        parted = {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
-    return parted | {"train_val": parted["train"]}
+        return read_splits(Path(options.splits), options.obj_name, set(names))
+    num_held_out = options.val_instances + options.test_instances
+    if num_held_out >= len(names):
+        raise util.InputError(
+            f"--val_instances and --test_instances ask for {num_held_out} objects, but {options.source} has {len(names)}; "
+            "leave at least one for training"
+        )
+    order = np.random.default_rng([options.seed, render_options.OBJECTS]).permutation(names)
+    val, test, train = np.split(order, [options.val_instances, num_held_out])
+    return {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
 
 
 def read_splits(path, obj_name, known):
-    """{"train": names, "val": names, "test": names} of a file, or of PartNet's three; only names in `known`.
+    """{"train": names, "val": names, "test": names} from a file or PartNet's three files; only names in `known`.
 
     An entry of PartNet's files is a dict with the `model_id` and the `anno_id` of a folder.
     """
     if path.is_dir():
-        listed = {split: _load_yaml(path / f"{obj_name}.{split}.json") for split in ("train", "val", "test")}
+        listed = {split: _load_yaml(path / f"{obj_name}.{split}.json") for split in SPLITS}
     else:
         listed = _load_yaml(path)
-    if (
-        not isinstance(listed, dict)
-        or not set(listed) <= {"train", "val", "test"}
-        or not all(isinstance(names, list) for names in listed.values())
-    ):
+    is_dict = isinstance(listed, dict) and set(listed) <= set(SPLITS)
+    if not is_dict or not all(isinstance(names, list) for names in listed.values()):
         raise util.InputError(f"{path}: expected {{train: [names], val: [names], test: [names]}}")
-    parted, missing = {"train": [], "val": [], "test": []}, []
+    parted, missing = {split: set() for split in SPLITS}, []
     for split, entries in listed.items():
         for entry in entries:
             names = [str(entry.get(key)) for key in ("model_id", "anno_id")] if isinstance(entry, dict) else [str(entry)]
             found = [name for name in names if name in known]
-            parted[split] += found[:1]
-            missing += names[:1] if not found else []
-    doubled = sorted({name for split in parted for name in parted[split] if sum(name in parted[s] for s in parted) > 1})
-    if doubled:
-        raise util.InputError(f"{path}: {doubled[0]} is in more than one split; an object may be in one")
+            parted[split].update(found[:1])
+            missing += [] if found else names[:1]
+    counts = Counter(name for names in parted.values() for name in names)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise util.InputError(f"{path}: {repeated[0]} is in more than one split; expected it in one")
     if not parted["train"]:
-        raise util.InputError(f"{path}: names no training object that is there; the first names missing: {missing[:3]}")
+        raise util.InputError(f"{path}: none of its training objects exists; the first missing ones: {missing[:3]}")
     if missing:
-        print(f"note: {len(missing)} objects that {path} names are not there, such as {missing[0]}")
-    left = len(known) - sum(map(len, parted.values()))
-    if left:
-        print(f"note: {left} objects are in none of the splits of {path}, and left out")
-    return {split: sorted(set(names)) for split, names in parted.items()}
+        print(f"note: {len(missing)} objects listed in {path} do not exist, such as {missing[0]}")
+    if len(counts) < len(known):
+        print(f"note: {len(known) - len(counts)} objects are in none of the splits of {path} and are left out")
+    return {split: sorted(names) for split, names in parted.items()}
 
 
 def _load_yaml(path):
     try:
         return json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise util.InputError(f"{path}: cannot be read as a list of splits ({reason})") from None
+        raise util.InputError(f"{path}: cannot read it as a list of splits ({str(error).splitlines()[0]})") from None

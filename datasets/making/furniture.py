@@ -1,190 +1,159 @@
 """Chairs and tables of Sweet Home 3D's furniture, with the part labels of furniture_labels/.
 
-The meshes lie in .sh3f archives (zip: OBJ, MTL, textures) of the Debian package `sweethome3d-furniture`. What is
-read from them stays data: members are looked up by name in the archive and never written to disk.
+Members of the .sh3f archives (zip: OBJ, MTL, textures) are read by name and never written to disk.
 
 Shapes: T triangles, F faces of an OBJ file.
 """
 
+import errno
+import functools
 import json
-import posixpath
-import shutil
-import subprocess
-import tempfile
 import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 
 import util
-from datasets.meshes import obj, triangle_mesh
+from datasets.making import atomic_folders, carpentry, furniture_archives, render_options
+from datasets.making.furniture_archives import PACKAGE
+from datasets.meshes import named_mesh, reading, triangle_mesh
+from datasets.meshes.textures import mean_colour
+from options import at_least
 
 LABELS_PATH = Path(__file__).parent / "furniture_labels" / "labels.json"
-PACKAGE = "sweethome3d-furniture"
 FIRST_CUT = 100  # a face label from here on names a decision tree: cuts[label - 100]
 ALBEDO_FLOOR = 0.12  # several materials are black, which would hide the shape
 MAX_MEMBER_BYTES = 2**28
 STRETCH = (0.8, 1.25)  # of variants, along each axis
+ATTRIBUTION = """\
+# Who made these models
+
+The pictures are renders of meshes that come with Sweet Home 3D's additional furniture, converted to OBJ
+by Emmanuel Puybaret / eTeks. Pose, scale and lighting were changed; instances whose name ends in -v and
+a number are also recoloured and stretched. The licences are CC0 1.0, CC BY 3.0
+(https://creativecommons.org/licenses/by/3.0/) and CC BY 3.0 US
+(https://creativecommons.org/licenses/by/3.0/us/).
+
+| instance | author | licence | source |
+|---|---|---|---|
+"""
+
+
+def add_options(parser):
+    render_options.add_options(parser, views=50, sidelength=128, obj_names=sorted(carpentry.CLASS_NAMES))
+    parser.add_argument(
+        "--variants", type=at_least(0), default=0, help="recoloured and stretched copies of each training object"
+    )
+    parser.add_argument(
+        "--archive_dir",
+        metavar="PATH",
+        help=f"folder with the .sh3f archives, or the Debian package {PACKAGE} 1.8 (default: apt-get downloads the package "
+        "into <out>/.cache)",
+    )
+
+
+def make(options):
+    """Makes the class folder that the options describe, in the splits of labels.json."""
+    atomic_folders.check_target(Path(options.out) / options.obj_name, options.overwrite)  # before any download
+    category = options.obj_name.lower()
+    classes, models = catalogue()
+    models = sorted((name, entry) for name, entry in models.items() if entry["category"] == category)
+    archives = furniture_archives.find(
+        {entry["archive"] for _, entry in models}, options.archive_dir, cache=Path(options.out) / ".cache"
+    )
+    loads, entries = {"train": {}, "val": {}, "test": {}}, {}
+    for split, of_split in loads.items():
+        for i, (model, entry) in enumerate(models):
+            num_variants = options.variants if split == "train" else 0
+            for variant in range(1 + num_variants if entry["split"] == split else 0):
+                name = model.replace("/", "-") + (f"-v{variant}" if variant else "")
+                seed = [options.seed, render_options.VARIANTS, i, variant] if variant else None
+                of_split[name] = functools.partial(load_instance, archives[entry["archive"]], entry, seed)
+                entries[name] = entry
+    texts = {"ATTRIBUTION.md": attribution(entries)}
+    render_options.write(options, classes[category], loads, {"variants": options.variants}, texts)
+
+
+def load_instance(archive_path, entry, seed):
+    """The LoadedMesh of a model, or of a variant of it if a seed is given."""
+    return triangle_mesh.LoadedMesh(load(archive_path, entry, None if seed is None else np.random.default_rng(seed)))
 
 
 def catalogue():
-    """(class names by category, entry by model name) of labels.json; its README tells the format."""
+    """(class names by category, entry by model name) of labels.json; its README describes the format."""
     labels = json.loads(LABELS_PATH.read_text(encoding="utf-8"))
     return labels["classes"], labels["models"]
 
 
 def attribution(entries):
-    """The text that names authors, licences and sources; it goes with every picture of these models.
+    """A text with authors, licences and sources, which must go with every picture of these models.
 
     entries: {instance name: entry in labels.json}
     """
-    rows = [
-        f"| {name} | {entry['author']} | {entry['licence']} | {entry.get('source') or ''} |"
-        for name, entry in entries.items()
-    ]
-    return "\n".join(
-        [
-            "# Who made these models",
-            "",
-            "The pictures are renders of meshes that come with Sweet Home 3D's additional furniture, converted to OBJ",
-            "by Emmanuel Puybaret / eTeks. Pose, scale and lighting were changed; instances whose name ends in -v and",
-            "a number are also recoloured and stretched. The licences are CC0 1.0, CC BY 3.0",
-            "(https://creativecommons.org/licenses/by/3.0/) and CC BY 3.0 US",
-            "(https://creativecommons.org/licenses/by/3.0/us/).",
-            "",
-            "| instance | author | licence | source |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
-# ------------------------------------------------------------------------------------------------- archives
-
-
-def find_archives(wanted, archive_dir, cache):
-    """{file name: path} of the wanted .sh3f archives.
-
-    archive_dir: a folder that holds them at any depth, a .deb package, or None to download that package
-    cache:       folder in which a package is unpacked
-    """
-    if archive_dir is None:
-        source = _unpacked(None, Path(cache))
-    elif Path(archive_dir).is_dir():
-        source = Path(archive_dir)
-    elif Path(archive_dir).is_file():
-        source = _unpacked(Path(archive_dir).resolve(), Path(cache))
-    else:
-        raise util.InputError(f"--archive_dir {archive_dir}: no such folder or file")
-    found = {path.name: path for path in sorted(source.rglob("*.sh3f"))}
-    missing = sorted(set(wanted) - set(found))
-    if missing:
-        raise util.InputError(
-            f"{source}: {', '.join(missing)} not found, expected in this folder or below; "
-            f"pass --archive_dir with the unpacked Debian package {PACKAGE} 1.8"
-        )
-    return {name: found[name] for name in wanted}
-
-
-def _unpacked(package, cache):
-    """The folder below `cache` with the contents of a Debian package, which is downloaded where None is given."""
-    target = cache / (PACKAGE if package is None else package.stem)
-    if target.is_dir():
-        return target
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise util.InputError(f"cannot write to {cache}: {error.strerror}; choose another --out") from None
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        if package is None:
-            _call(["apt-get", "download", PACKAGE], scratch, "run `apt-get update`, or get the package elsewhere")
-            package = next(Path(scratch).glob("*.deb"))
-        unpacked = Path(scratch) / "unpacked"
-        _call(["dpkg-deb", "-x", str(package), str(unpacked)], scratch, "unpack it elsewhere")
-        shutil.move(unpacked, target)
-    return target
-
-
-def _call(command, folder, advice):
-    advice = f"{advice} and pass the folder of its .sh3f archives as --archive_dir"
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    except FileNotFoundError:
-        raise util.InputError(f"{command[0]} is not on this machine; {advice}") from None
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise util.InputError(f"`{' '.join(command)}` failed: {reason}; {advice}")
+    columns = ((name, entry["author"], entry["licence"], entry.get("source") or "") for name, entry in entries.items())
+    return ATTRIBUTION + "".join(f"| {' | '.join(row)} |\n" for row in columns)
 
 
 class Archive:
-    """A zip archive whose members are read by name, errors telling both names."""
+    """A zip archive whose members are read by their path, which is <archive>/<member>."""
 
     def __init__(self, path):
-        self.path = path
+        self.path = Path(path)
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive, {error}") from None
+            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive ({error})") from None
         self._members = set(self._zip.namelist())
 
-    def __contains__(self, member):
-        return member in self._members
-
-    def read(self, member):
+    def open_file(self, path):
+        """The bytes of a member, for `reading.read`. Raises FileNotFoundError if there is none of this name."""
+        member = str(path).removeprefix(f"{self.path}/")
+        if member not in self._members:
+            raise FileNotFoundError(errno.ENOENT, "no such member of the archive", str(path))
         try:
             info = self._zip.getinfo(member)
             if info.file_size > MAX_MEMBER_BYTES:
-                raise util.InputError(f"{self.path}: {member} has {info.file_size} bytes, too many for furniture")
+                raise util.InputError(f"{path}: found {info.file_size} bytes, expected at most {MAX_MEMBER_BYTES}")
             return self._zip.read(info)
-        except (KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise util.InputError(f"{self.path}: cannot read {member}, {error}") from None
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise util.InputError(f"{path}: cannot read ({error}); get the archive again") from None
 
 
 # --------------------------------------------------------------------------------------------------- meshes
 
 
 def load(archive_path, entry, variant_rng=None):
-    """The labelled mesh of one model in canonical pose. A generator makes it a recoloured, stretched variant.
+    """The labelled mesh of one model in canonical pose. With a generator it is a recoloured, stretched variant.
 
     entry: the model's entry in labels.json
     """
-    archive, member = Archive(archive_path), entry["member"]
-    parsed = obj.parse_obj(archive.read(member).decode("utf-8", errors="replace"), f"{archive_path}: {member}")
-    if len(parsed.sizes) != entry["faces"]:
+    path = Path(archive_path) / entry["member"]
+    named = named_mesh.assemble([reading.read(path, Archive(archive_path).open_file)], path)
+    if named.num_faces != entry["faces"]:
         raise util.InputError(
-            f"{archive_path}: {member} has {len(parsed.sizes)} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
+            f"{path}: found {named.num_faces} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
         )
-    colours, textures = _materials(archive, member, parsed)
+    mesh, material_ids = named.mesh, named.names["material"].ids
+    colours, texture_of = _materials(named)
+    textures = {i: mesh.textures[texture_id] for i, texture_id in texture_of.items()}
     if variant_rng is not None:
         colours, textures = recolour(colours, textures, variant_rng)
 
     rotation = np.array(entry["rotation"]).reshape(3, 3)
-    positions = entry["scale"] * (parsed.positions @ rotation.T) - np.array(entry["centre"])
-    triangles, face_ids = obj.triangulate(parsed)
-    kept = obj.first_of_each_face(parsed)[face_ids]
-    triangles, face_ids = triangles[kept], face_ids[kept]
-    uv_ids = parsed.uv_ids[triangles]
-    uv = np.concatenate([parsed.uv, [[0.0, 0.0]]])[uv_ids]  # NO_UV picks the last
-    corners = np.concatenate([positions[parsed.position_ids[triangles]], uv], axis=-1)  # (T, 3, 5)
-
+    positions = entry["scale"] * (mesh.vertices @ rotation.T) - np.array(entry["centre"])
+    corners = np.concatenate([positions[mesh.triangles], mesh.corner_uv], axis=-1)  # (T, 3, 5)
     face_labels = np.concatenate([np.full(count, label) for label, count in entry["labels_rle"]])
-    corners, labels, parents = cut_labels(corners, face_labels[face_ids], entry.get("cuts", []))
-    material_ids = parsed.material_ids[face_ids[parents]]
-    texture_of = {material: i for i, material in enumerate(textures)}
-    texture_ids = np.array([texture_of.get(i, triangle_mesh.UNTEXTURED) for i in range(len(colours))])[material_ids]
-    no_uv = (uv_ids[parents] == obj.NO_UV).any(axis=1)
+    corners, labels, parents = cut_labels(corners, face_labels[named.face_ids], entry.get("cuts", []))
     mesh = triangle_mesh.Mesh(
         vertices=corners[..., :3].reshape(-1, 3),
         triangles=np.arange(3 * len(corners)).reshape(-1, 3),
         labels=labels.astype(np.uint8),
-        colours=colours[material_ids],
-        texture_ids=np.where(no_uv, triangle_mesh.UNTEXTURED, texture_ids),
+        colours=colours[material_ids[parents]],
+        texture_ids=mesh.texture_ids[parents],
         corner_uv=corners[..., 3:],
-        textures=list(textures.values()),
+        textures=[textures[i] for i in sorted(textures, key=texture_of.get)],
     )
     if variant_rng is not None:
         stretch = np.exp(variant_rng.uniform(*np.log(STRETCH), size=3))
@@ -192,38 +161,21 @@ def load(archive_path, entry, variant_rng=None):
     return triangle_mesh.to_unit_diagonal(mesh)
 
 
-def _materials(archive, member, parsed):
-    """Per material of an OBJ file: colours (M, 3), and {material id: texture (H, W, 4) uint8} where it has one."""
-    folder = posixpath.dirname(member)
-
-    def read_mtl(name):
-        library = posixpath.join(folder, name)
-        if library not in archive:
-            return {}
-        text = archive.read(library).decode("utf-8", errors="replace")
-        return obj.parse_mtl(text, f"{archive.path}: {library}")
-
-    def read_texture(name):
-        path = posixpath.join(folder, name)
-        return _read_texture(archive, path) if path in archive else None
-
-    colours, textures = obj.appearance(parsed, read_mtl, read_texture)
-    return np.maximum(colours, ALBEDO_FLOOR), textures
-
-
-def _read_texture(archive, path):
-    try:
-        return iio.imread(archive.read(path), extension=posixpath.splitext(path)[1].lower(), mode="RGBA")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise util.InputError(f"{archive.path}: {path} is not a readable image, {error}") from None
+def _materials(named):
+    """Per material of a NamedMesh: colours (M, 3), and {material id: texture id} of those with a texture."""
+    names, ids = named.names["material"]
+    colours = np.zeros((len(names), 3))
+    colours[ids] = named.mesh.colours
+    texture_of = {i: named.mesh.texture_ids[ids == i].max() for i in np.unique(ids).tolist()}
+    return np.maximum(colours, ALBEDO_FLOOR), {i: t for i, t in texture_of.items() if t != triangle_mesh.UNTEXTURED}
 
 
 def cut_labels(corners, labels, cuts):
-    """Splits the triangles that reach over a part boundary, until each has one class.
+    """Splits the triangles that cross a part boundary, so that each has one class.
 
     corners: (T, 3, 3 + n) canonical position and n further values per corner, which are interpolated
     labels:  (T,) class ids, or FIRST_CUT + index into `cuts`
-    returns  corners (T', 3, 3 + n), labels (T',), and the triangle that each comes from (T',)
+    returns  corners (T', 3, 3 + n), labels (T',), and the index of each one's original triangle (T',)
     """
     done = [(corners[labels < FIRST_CUT], labels[labels < FIRST_CUT], np.flatnonzero(labels < FIRST_CUT))]
     waiting = [
@@ -242,7 +194,7 @@ def cut_labels(corners, labels, cuts):
 def split_at_plane(corners, plane):
     """Cuts triangles (T, 3, 3 + n) at the plane a*x + b*y + c*z = d.
 
-    returns two pairs, for the side below d and the one from d on: pieces, and the triangle that each comes from
+    returns two pairs, for the sides below d and from d on: pieces (T', 3, 3 + n), and indices of their triangles (T',)
     """
     signed = corners[..., :3] @ np.array(plane[:3]) - plane[3]  # (T, 3)
     beyond = signed >= 0
@@ -275,15 +227,16 @@ def split_at_plane(corners, plane):
 
 
 def recolour(colours, textures, rng):
-    """Draws each material towards a random tint and keeps its pattern of light and dark.
+    """Mixes each material with a random tint and keeps its pattern of light and dark.
 
-    The tint depends on nothing but chance, so it does not give the part away.
+    colours (M, 3) in [0, 1] and {material id: texture (H, W, 4) uint8}, as `_materials` returns them. The tint does not
+    depend on the part.
     """
     colours, textures = colours.copy(), dict(textures)
     for i in range(len(colours)):
         tint, strength = random_tint(rng), rng.uniform(0.5, 0.9)
         if i in textures:
-            rgb = _tinted(textures[i][..., :3] / 255, obj.mean_colour(textures[i]), tint, strength)
+            rgb = _tinted(textures[i][..., :3] / 255, mean_colour(textures[i]), tint, strength)
             textures[i] = np.concatenate([(255 * rgb + 0.5).astype(np.uint8), textures[i][..., 3:]], axis=-1)
         colours[i] = np.maximum(_tinted(colours[i], colours[i], tint, strength), ALBEDO_FLOOR)
     return colours, textures
@@ -297,6 +250,6 @@ def random_tint(rng):
 
 
 def _tinted(rgb, mean, tint, strength):
-    """rgb (..., 3) mixed with the tint, which is as much lighter or darker as rgb is than the mean (3,)."""
+    """rgb (..., 3) mixed with the tint (3,), whose brightness is scaled by that of rgb over that of the mean (3,)."""
     brightness = rgb.mean(axis=-1, keepdims=True) / max(mean.mean(), ALBEDO_FLOOR)
     return np.clip((1 - strength) * rgb + strength * tint * brightness, 0, 1)

@@ -1,38 +1,54 @@
-"""Random parameters of chairs and tables, for datasets/making/carpentry.py to build.
+"""Chairs and tables from random parameters, which datasets/making/carpentry.py builds.
 
-Colours tell nothing about parts: an object has up to three, out of one palette for all, and each group of pieces
-(the legs, the apron, the slats ...) takes one of them by lot.
+Colours say nothing about parts: an object has one to three colours from one palette, and each group of pieces (the
+legs, the apron, the slats ...) takes one of them at random.
 """
+
+import functools
 
 import numpy as np
 
+from datasets.making import carpentry, render_options
 from datasets.making.carpentry import GROUPS, Base, Chair, Table
+from datasets.meshes import triangle_mesh
+from options import positive_int
 
 PALETTE = (
-    np.array(
-        [  # sRGB: woods, paints, fabrics
-            [222, 190, 150],
-            [196, 148, 98],
-            [160, 108, 66],
-            [120, 76, 48],
-            [88, 58, 42],
-            [176, 122, 104],
-            [236, 232, 222],
-            [204, 200, 192],
-            [148, 148, 146],
-            [92, 94, 98],
-            [62, 62, 66],
-            [126, 152, 172],
-            [74, 104, 136],
-            [128, 156, 122],
-            [84, 112, 88],
-            [206, 176, 92],
-            [184, 96, 72],
-            [152, 70, 74],
+    np.array(  # sRGB in [0, 1]: woods, paints, fabrics
+        [
+            *([222, 190, 150], [196, 148, 98], [160, 108, 66], [120, 76, 48], [88, 58, 42], [176, 122, 104]),
+            *([236, 232, 222], [204, 200, 192], [148, 148, 146], [92, 94, 98], [62, 62, 66]),
+            *([126, 152, 172], [74, 104, 136], [128, 156, 122], [84, 112, 88], [206, 176, 92], [184, 96, 72], [152, 70, 74]),
         ]
     )
     / 255
 )
+
+
+def add_options(parser):
+    render_options.add_options(parser, views=30, sidelength=64, obj_names=sorted(carpentry.CLASS_NAMES))
+    parser.add_argument("--instances", type=positive_int, default=200, help="number of training objects")
+    parser.add_argument("--val_instances", type=positive_int, default=10, help="number of validation objects")
+    parser.add_argument("--test_instances", type=positive_int, default=20, help="number of test objects")
+
+
+def make(options):
+    """Makes the class folder that the options describe."""
+    counts = {"train": options.instances, "val": options.val_instances, "test": options.test_instances}
+    loads = {
+        split: {
+            f"{options.obj_name.lower()}_{i:04d}": functools.partial(load, options.obj_name, options.seed, split, i)
+            for i in range(count)
+        }
+        for split, count in counts.items()
+    }
+    render_options.write(options, carpentry.CLASS_NAMES[options.obj_name], loads)
+
+
+def load(obj_name, seed, split, index):
+    """The LoadedMesh of the `index`-th object of a split; a split draws its own objects."""
+    rng = np.random.default_rng([seed, render_options.OBJECTS, render_options.SPLITS.index(split), index])
+    return triangle_mesh.LoadedMesh(carpentry.build(draw(obj_name, rng)))
 
 
 def draw(obj_name, rng):
@@ -41,7 +57,7 @@ def draw(obj_name, rng):
 
 
 def draw_chair(rng):
-    """Sturdy rather than dainty: at 64 pixels a leg of 6 cm is two to three pixels wide, so its label can be scored."""
+    """A random Chair with thick legs: at 64 pixels a leg of 6 cm is two to three pixels wide, enough to score its label."""
     width = rng.uniform(0.43, 0.52)
     seat_shape = _pick(rng, {"rectangle": 0.5, "bevelled": 0.3, "round": 0.2})
     base = draw_base(
@@ -78,6 +94,7 @@ def draw_chair(rng):
 
 
 def draw_table(rng):
+    """A random Table."""
     height = rng.uniform(0.68, 0.78) if rng.random() < 0.65 else rng.uniform(0.38, 0.5)
     top_shape = _pick(rng, {"rectangle": 0.55, "bevelled": 0.2, "round": 0.25})
     width = rng.uniform(0.7, 1.1) if top_shape == "round" else rng.uniform(0.75, 1.6)
@@ -108,7 +125,7 @@ def draw_table(rng):
 
 
 def draw_base(rng, kinds, width, max_splay, apron):
-    """kinds: {kind: weight}; width and apron in metres, max_splay per metre of height."""
+    """A random Base. kinds: {kind: weight}; width and apron in metres, max_splay per metre of height."""
     kind = _pick(rng, kinds)
     round_legs = bool(rng.random() < 0.45)
     legged = kind in ("legs", "three legs")
@@ -128,7 +145,7 @@ def draw_base(rng, kinds, width, max_splay, apron):
 
 
 def draw_colours(rng):
-    """An sRGB colour for each of GROUPS: one to three colours per object, handed out regardless of the part."""
+    """An sRGB colour for each of GROUPS: one to three different ones, assigned regardless of the part."""
     num_colours = rng.choice([1, 2, 3], p=[0.25, 0.5, 0.25])
     chosen = PALETTE[rng.choice(len(PALETTE), num_colours, replace=False)]
     chosen = np.clip(chosen * rng.uniform(0.9, 1.1, (num_colours, 1)), 0, 1)

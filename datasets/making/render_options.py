@@ -1,6 +1,5 @@
-"""What all makers of data sets by rendering share: their options, the views of an instance, writing the class folder."""
+"""What the makers that render meshes share: their options, the views of each instance, writing the class folder."""
 
-import argparse
 import os
 
 import numpy as np
@@ -9,177 +8,94 @@ import torch
 import util
 from datasets.making import class_folder, viewpoints
 from datasets.meshes import raycasting
+from options import at_least, direction, elevations, field_of_view, folder_name, positive_float, positive_int
 
 SPLITS = ("train", "train_val", "val", "test")
-OBJECTS, VIEWS, VARIANTS = range(3)  # what a random generator is for
-MAY_BE_NEGATIVE = ("--up", "--front", "--elevation_deg", "--light")
-MIN_TEST_VIEWS = 70  # observation 65 is what one-shot reconstruction starts from
+OBJECTS, VIEWS, VARIANTS = range(3)  # second part of a seed: what the random numbers are for
+MIN_TEST_VIEWS = 70  # one-shot reconstruction starts from observation 65
 
 
-def add_options(maker, views, sidelength, obj_names=None):
-    """Options of every such maker. obj_names: the classes it can make, None: any."""
-    kinds = ", ".join(viewpoints.ELEVATION_DEG)
-    maker.add_argument("--obj_name", choices=obj_names, type=folder_name, required=True, help="what to make")
-    maker.add_argument("--out", required=True, help="folder in which the class folder <out>/<obj_name> is made")
-    maker.add_argument("--views", type=whole(1), default=views, help="views per training object")
-    maker.add_argument(
+def add_options(parser, views, sidelength, obj_names=None):
+    """Adds the options of every such maker. obj_names: the classes it can make; None for any."""
+    ranges = ", ".join(f"{low:g},{high:g} for {kind}" for kind, (low, high) in viewpoints.ELEVATION_DEG.items())
+    add = parser.add_argument
+    add("--obj_name", choices=obj_names, type=folder_name, required=True, help="name of the class, such as Chair")
+    add("--out", required=True, help="parent of the class folder <out>/<obj_name>")
+    add = parser.add_argument_group("views").add_argument
+    add("--views", type=positive_int, default=views, help="views per training object")
+    add(
         "--train_val_views",
-        type=whole(0),
+        type=at_least(0),
         default=10,
-        help="views per object of train_val (the training objects again) and val; 0: no train_val",
+        help="views per object of val and of train_val (new views of the training objects); 0: make neither split",
     )
-    maker.add_argument(
-        "--test_views", type=whole(MIN_TEST_VIEWS), default=100, help=f"views per test object, at least {MIN_TEST_VIEWS}"
-    )
-    maker.add_argument(
+    add("--test_views", type=at_least(MIN_TEST_VIEWS), default=100, help=f"views per test object, {MIN_TEST_VIEWS} or more")
+    add(
         "--cameras",
         default="band",
-        help=f"where objects are seen from, all but test objects: one of {kinds}, or a folder of pose files "
-        "(there is no train_val then, and --views, --radius and --elevation_deg do not count)",
+        help=f"cameras of train, train_val and val: {', '.join(viewpoints.ELEVATION_DEG)}, or a folder of pose files, "
+        "which then are all the views of these splits; with a folder, train_val is not made",
     )
-    maker.add_argument("--test_cameras", default="spiral", help="where test objects are seen from, the same for all")
-    maker.add_argument(
+    add("--test_cameras", default="spiral", help="cameras of test, the same for each object; values as for --cameras")
+    add(
         "--elevation_deg",
-        type=degrees,
-        default=None,
+        type=elevations,
         metavar="LOW,HIGH",
-        help="between which elevations, in place of the kind's own: -10,60 for band and spiral",
+        help=f"range of the elevations of all cameras, in degrees (default: {ranges})",
     )
-    maker.add_argument(
+    add(
         "--radius",
-        type=positive,
+        type=positive_float,
         default=viewpoints.DISTANCE,
-        help="distance of the cameras from the centre of the object, whose bounding box has a diagonal of 1",
+        help="distance of the cameras from the origin; the object is centred there, its bounding box has a diagonal of 1",
     )
-    maker.add_argument("--fov_deg", type=field_of_view, default=None, help="field of view; where it is not given, 52.0")
-    maker.add_argument("--sidelength", type=whole(8), default=sidelength, help="side of the images, in pixels")
-    maker.add_argument(
+    add = parser.add_argument_group("images").add_argument
+    add("--fov_deg", type=field_of_view, help="field of view in degrees (default: 52.0)")
+    add("--sidelength", type=at_least(8), default=sidelength, help="side of the images in pixels")
+    add(
         "--light",
         type=direction,
         default=",".join(map(str, raycasting.LIGHT_FROM)),
         metavar="X,Y,Z",
-        help="direction towards the light (x right, y back, z up), or none for colours without shading",
+        help="direction towards the light, x right, y back, z up; none: colours without shading",
     )
-    maker.add_argument(
-        "--depth",
-        action="store_true",
-        help="write depth/ (along the camera's z axis, 0 beside the object) and normals/ as .npy too",
-    )
-    maker.add_argument("--seed", type=whole(0), default=0, help="the same seed gives the same bytes")
-    maker.add_argument("--num_workers", type=whole(1), default=os.cpu_count() or 1, help="number of processes")
-    maker.add_argument("--overwrite", action="store_true", help="replace an existing class folder")
-    maker.add_argument(
-        "--skip_broken", action="store_true", help="leave out what is broken, name it and count it, instead of stopping"
-    )
-
-
-def with_negative_values(arguments):
-    """The arguments with `--front -z` and `--elevation_deg -10,60` as argparse understands them: `--front=-z`."""
-    joined = []
-    for argument in arguments:
-        if joined and joined[-1] in MAY_BE_NEGATIVE and argument.startswith("-"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def whole(least):
-    """An argparse type: a whole number that is at least `least`."""
-
-    def parse(text):
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or number < least:
-            raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number of at least {least}")
-        return number
-
-    return parse
-
-
-def positive(text):
-    """An argparse type: a number above 0."""
-    number = _numbers(text, 1, "a number above 0")[0]
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a number above 0")
-    return number
-
-
-def field_of_view(text):
-    """An argparse type: an angle in degrees, of a pinhole camera."""
-    angle = positive(text)
-    if angle >= 180:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected an angle below 180 degrees")
-    return angle
-
-
-def degrees(text):
-    """An argparse type: LOW,HIGH elevations."""
-    low, high = _numbers(text, 2, "two elevations LOW,HIGH")
-    if not -90 <= low <= high <= 90:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected LOW,HIGH from -90 to 90 degrees, LOW first")
-    return low, high
-
-
-def direction(text):
-    """An argparse type: X,Y,Z as a unit vector (3,), a tuple; "none" as None."""
-    if text == "none":
-        return None
-    vector = np.array(_numbers(text, 3, "three numbers X,Y,Z or none"))
-    if not vector.any():
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a direction; for no shading, none")
-    return tuple((vector / np.linalg.norm(vector)).tolist())
-
-
-def _numbers(text, count, expected):
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected {expected}")
-    return numbers
-
-
-def folder_name(text):
-    """An argparse type: a name that is one folder's, and not a hidden one."""
-    if not text or text.startswith(".") or "/" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a name such as Chair")
-    return text
+    add("--depth", action="store_true", help="also write depth/ (along the camera's z axis, 0 for background) and normals/")
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=at_least(0), default=0, help="equal seeds give equal files")
+    add("--num_workers", type=positive_int, default=os.cpu_count() or 1, help="number of processes that render")
+    add("--overwrite", action="store_true", help="replace an existing class folder")
+    add("--skip_broken", action="store_true", help="list broken objects and leave them out, instead of stopping")
 
 
 def cameras(options, split, index):
-    """Poses (V, 4, 4) of the views of the `index`-th object of a split; none where the split is not to be made."""
+    """cam2world (V, 4, 4) of the `index`-th object of a split; V is 0 if the split is not to be made."""
     if split == "test":
         kind, num_views = options.test_cameras, options.test_views
     else:
         kind, num_views = options.cameras, options.views if split == "train" else options.train_val_views
     if num_views == 0 or split == "train_val" and kind not in viewpoints.ELEVATION_DEG:
-        return torch.zeros(0, 4, 4)  # given poses are those of train already
+        return torch.zeros(0, 4, 4)  # poses from a folder are those of train already
     rng = np.random.default_rng([options.seed, VIEWS, SPLITS.index(split), index])
     return viewpoints.cameras(kind, num_views, rng, options.elevation_deg, options.radius)
 
 
-def write(options, class_names, instances, description=None, texts=None, identity=None):
-    """Renders the instances that have views into the class folder that the options name, and says what came out.
+def write(options, class_names, loads, description=None, texts=None, identity=None):
+    """Renders the class folder <out>/<obj_name> and prints what was written.
 
     class_names: by id, background first; None for data without labels
-    identity:    see class_folder.write_class
+    loads:       {"train": {instance name: function that returns its LoadedMesh}, "val": ..., "test": ...}
+    description, texts, identity: as in class_folder.write_class
     """
     if options.radius <= 0.5 and not getattr(options, "keep_size", False):
         raise util.InputError(
-            f"--radius {options.radius:g}: the cameras would be inside the object, whose diagonal is 1; "
-            f"expected more than 0.5"
+            f"--radius {options.radius:g}: puts the cameras inside the object, whose diagonal is 1; expected more than 0.5"
         )
-    style = class_folder.Style(
-        sidelength=options.sidelength,
-        focal=viewpoints.focal_of(options.fov_deg) if options.fov_deg else viewpoints.FOCAL,
-        light=options.light,
-        with_labels=class_names is not None,
-        with_depth=options.depth,
-    )
+    jobs = [
+        class_folder.RenderJob(split, name, load, cam2world)
+        for split in SPLITS
+        for i, (name, load) in enumerate(loads["train" if split == "train_val" else split].items())
+        if len(cam2world := cameras(options, split, i))
+    ]
     description = {
         "maker": options.maker,
         "seed": options.seed,
@@ -187,14 +103,21 @@ def write(options, class_names, instances, description=None, texts=None, identit
         "cameras": options.cameras,
         "test_cameras": options.test_cameras,
     }
-    if options.cameras in viewpoints.ELEVATION_DEG:  # of given ones the poses tell
+    if options.cameras in viewpoints.ELEVATION_DEG:
         description["elevation_deg"] = options.elevation_deg or viewpoints.ELEVATION_DEG[options.cameras]
         description["camera_distance"] = options.radius
+    style = class_folder.Style(
+        sidelength=options.sidelength,
+        focal=viewpoints.focal_of(options.fov_deg) if options.fov_deg else viewpoints.FOCAL,
+        light=options.light,
+        with_labels=class_names is not None,
+        with_depth=options.depth,
+    )
+    folder = os.path.join(options.out, options.obj_name)
     outcomes = class_folder.write_class(
-        options.out,
-        options.obj_name,
+        folder,
         class_names,
-        [i for i in instances if len(i.cam2world)],
+        jobs,
         style,
         description,
         num_workers=options.num_workers,
@@ -204,12 +127,9 @@ def write(options, class_names, instances, description=None, texts=None, identit
         identity=identity,
     )
     written = [outcome for outcome in outcomes if outcome.views]
-    folder = os.path.join(options.out, options.obj_name)
     print(f"wrote {folder}: {len(written)} instances, {sum(outcome.views for outcome in written)} views")
     if any(outcome.faults for outcome in outcomes):
         missing = {outcome.name for outcome in outcomes if not outcome.views}
-        mended = {outcome.name for outcome in written if outcome.faults}
-        print(
-            f"left out {len(missing)} objects, and parts of {len(mended)} others; see "
-            f"{os.path.join(folder, class_folder.LEFT_OUT)}"
-        )
+        incomplete = {outcome.name for outcome in written if outcome.faults}
+        listed = os.path.join(folder, class_folder.LEFT_OUT)
+        print(f"left out {len(missing)} objects, and parts of {len(incomplete)} others; see {listed}")

@@ -1,6 +1,6 @@
-"""From where objects are seen when data are made: random views of a part of the sphere, spirals, circles, given poses.
+"""Cameras for rendering: random views of a part of the sphere, spirals, circles, poses from files.
 
-All cameras look at the origin, `distance` away from it. Elevations count from the horizon, up to 90 degrees above it.
+All but the last look at the origin from the same distance. Elevations count from the horizon up, in degrees.
 """
 
 from pathlib import Path
@@ -11,32 +11,31 @@ import torch
 import data_util
 import geometry
 import util
-from datasets.conversion import source_views
 
-FOCAL = 1.025  # focal length per side of the image, as ShapeNet of SRN: 131.25 at 128 pixels
-DISTANCE = 1.15  # of the cameras from the origin: objects have a diagonal of 1, and just fit the picture
+FOCAL = 1.025  # focal length per side of the image, as in the published ShapeNet renders: 131.25 at 128 pixels
+DISTANCE = 1.15  # of the cameras from the origin, so that an object with a diagonal of 1 just fits the image
 
-BAND_DEG = (-10.0, 60.0)  # what one sees of furniture in a room
-ELEVATION_DEG = {
+BAND_DEG = (-10.0, 60.0)  # as people see furniture in a room
+ELEVATION_DEG = {  # lowest and highest of each kind of views
     "band": BAND_DEG,
     "sphere": (-90.0, 90.0),
     "hemisphere": (0.0, 90.0),
     "spiral": BAND_DEG,
     "orbit": (25.0, 25.0),
-}  # of each kind of views, lowest and highest
+}
 
 FRONT_VIEW = 65  # the view of a spiral that one-shot reconstruction starts from
 FRONT_AZIMUTH_DEG, FRONT_ELEVATION_DEG = 35.0, 25.0
-SPIRAL_TURNS = 7  # of the numbers tried, the one that keeps the views furthest apart
+SPIRAL_TURNS = 7  # keeps the views further apart than other numbers of turns
 
 
 def cameras(kind, num_views, rng, elevation_deg=None, distance=DISTANCE):
-    """cam2world (V, 4, 4) float32 of a kind of views, one of ELEVATION_DEG, or the path of a folder of pose files.
+    """cam2world (V, 4, 4) float32. kind: one of ELEVATION_DEG, or the path of a folder of pose files.
 
-    elevation_deg: (lowest, highest) in place of the kind's own; an orbit runs halfway between them
+    elevation_deg: (lowest, highest) instead of the kind's own; an orbit runs halfway between them
     """
     if kind not in ELEVATION_DEG:
-        return given(kind)
+        return from_files(kind)
     elevation_deg = elevation_deg or ELEVATION_DEG[kind]
     if kind == "spiral":
         return spiral(num_views, elevation_deg, distance)
@@ -47,14 +46,14 @@ def cameras(kind, num_views, rng, elevation_deg=None, distance=DISTANCE):
 
 
 def scattered(num_views, rng, elevation_deg=BAND_DEG, distance=DISTANCE):
-    """Random poses (V, 4, 4), spread evenly over the area of the sphere between two elevations."""
+    """Random poses (V, 4, 4), uniform over the area of the sphere between two elevations."""
     low, high = np.sin(np.deg2rad(elevation_deg))
     elevation_deg = np.rad2deg(np.arcsin(rng.uniform(low, high, num_views)))
     return _looking_at_origin(rng.uniform(0, 360, num_views), elevation_deg, distance)
 
 
 def spiral(num_views, elevation_deg=BAND_DEG, distance=DISTANCE):
-    """Poses (V, 4, 4) on a closed spiral that climbs and descends between two elevations, evenly by area.
+    """Poses (V, 4, 4) on a closed spiral that rises and falls between two elevations, evenly by area.
 
     View FRONT_VIEW shows the object from the right of its front, slightly from above, for any number of views.
     """
@@ -73,16 +72,16 @@ def _looking_at_origin(azimuth_deg, elevation_deg, distance):
     return geometry.look_at(geometry.on_sphere(azimuth_deg, elevation_deg, distance))
 
 
-def given(folder):
+def from_files(folder):
     """cam2world (V, 4, 4) of the pose files in a folder, such as pose/ of an instance, in sorted order."""
     paths = sorted(Path(folder).glob("*.txt"))
     if not paths:
         raise util.InputError(
-            f"{folder}: neither a kind of views ({', '.join(ELEVATION_DEG)}) nor a folder with pose files (000000.txt ...)"
+            f"{folder}: expected a kind of views ({', '.join(ELEVATION_DEG)}) or a folder with pose files (000000.txt ...)"
         )
     poses = np.stack([data_util.load_pose(path) for path in paths])
     for path, pose in zip(paths, poses):
-        source_views.check_rigid(pose, path)
+        data_util.check_rigid(pose, path)
     return torch.from_numpy(poses)
 
 

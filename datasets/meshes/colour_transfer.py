@@ -1,6 +1,8 @@
-"""Colours of one surface onto another of the same object: register the two, then take the nearest colours.
+"""Transfers the colours of one surface to another of the same object: registers the two, then takes nearest colours.
 
-PartNet and ShapeNet keep the same furniture in frames that differ by a turn about the axes, a scale and an offset.
+PartNet and ShapeNet store the same furniture in frames that differ by a turn about the axes, a scale and an offset.
+A similarity is a (4, 4) matrix. trimesh does ICP; the choice of its starts is made here, because furniture is nearly
+symmetric and ICP from a single start often ends back to front.
 
 Shapes: N points, T triangles.
 """
@@ -11,83 +13,69 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 import util
-from datasets.meshes import triangle_mesh
+from datasets.meshes import libraries, triangle_mesh
 
-UP = 1  # the axis about which a turn is tried first
-NUM_POINTS, NUM_SCORED = 20_000, 1_000  # of each surface in the search trees; that look for their nearest
-NUM_RANKED, NUM_COARSE = 200, 2_000  # that do so, in search trees of so many, to tell which turns are promising
+UP = 1  # the axis of the turns that are tried first
+NUM_POINTS, NUM_SCORED = 20_000, 1_000  # per surface: points in the search tree, points that look for their nearest one
+NUM_COARSE, NUM_RANKED = 2_000, 200  # the same for the ranking of starts
 NUM_STEPS = 10  # of ICP
-NUM_REFINED = 4  # the most promising turns
-OUTLIER = 3.0  # pairs farther apart than so many medians do not pull
-FITS = 1.2  # mean distance, in that of two sets of points on one surface, up to which there is nothing to mend
-REFUSED = 0.01  # median distance, in diagonals of the bounding box, beyond which two surfaces are not of one object
-NUM_COLOURS = 300_000  # points of the coloured surface
-NEARLY = 0.1  # the nearest point may be farther than it needs to by that share, which is much faster far from the surface
+NUM_REFINED = 4  # best-ranked starts that ICP refines
+FITS = 1.2  # largest mean distance without ICP, relative to that of two sets of points on one surface
+REFUSED = 0.01  # median distance in diagonals of the bounding box above which two surfaces are different objects
+NUM_COLOURS = 300_000  # points sampled from the coloured surface
+NEARLY = 0.1  # relative error of a nearest distance; far from the surface this is much faster
 PARALLEL = 0.5  # |cosine| between normals from which a colour counts as of the same side
-NUM_NEAREST, DETOUR = 16, 0.01  # where to look for such a colour: so many points, farther by that share of the diagonal
+NUM_NEAREST, DETOUR = 16, 0.01  # search for such a colour: number of neighbours, extra distance in diagonals
 
 
-class Similarity(NamedTuple):
-    """x -> scale * rotation @ x + offset."""
+class Fit(NamedTuple):
+    """How well a similarity lays one surface on another."""
 
-    scale: float
-    rotation: np.ndarray  # (3, 3)
-    offset: np.ndarray  # (3,)
-
-    def apply(self, points):
-        """(N, 3) to (N, 3)."""
-        return self.scale * points @ self.rotation.T + self.offset
-
-    def undo(self, points):
-        """(N, 3) to (N, 3)."""
-        return (points - self.offset) @ self.rotation / self.scale
+    mean: float  # distance between the surfaces
+    median: float  # distance in diagonals of the fixed surface's bounding box
+    similarity: np.ndarray  # (4, 4)
 
 
 def register(moving, fixed):
-    """(the Similarity that lays the mesh `moving` on the mesh `fixed`, median distance between the two surfaces).
+    """The Fit that lays the mesh `moving` on the mesh `fixed`.
 
-    The distance is in diagonals of the bounding box of `fixed`. Turns about the y axis by quarters come first; where
-    none of them fits, the other turns that keep the axes, and bounding boxes that have one side or one length in
-    common only, because a surface lacks a part of the other.
+    Quarter turns about the y axis come first. If none of them fits, the other turns that map axes to axes follow, and
+    bounding boxes that share only one side or one length, because one surface lacks a part.
     """
     pair = _Pair(moving, fixed)
-    turns = _axis_turns()
+    turns = Rotation.create_group("O").as_matrix().round()  # the 24 turns that map axes to axes
     upright = [turn for turn in turns if turn[UP, UP] == 1]
-    found = pair.best(map(pair.from_boxes, upright))
-    if not pair.fits(found):
-        starts = [pair.from_boxes(turn) for turn in turns]
-        starts += [start for turn in upright for start in pair.from_parts_of_boxes(turn)]
-        found = min(found, pair.best(starts), key=lambda fit: fit.mean)
-    return found.similarity, found.median
+    found = pair.best(pair.from_boxes(turn) for turn in upright)
+    if pair.fits(found):
+        return found
+    starts = [pair.from_boxes(turn) for turn in turns]
+    starts += [start for turn in upright for start in pair.from_parts_of_boxes(turn)]
+    return min(found, pair.best(starts), key=lambda fit: fit.mean)
 
 
-def _axis_turns():
-    """The 24 rotations (3, 3) that take axes to axes, the identity first."""
-    turns = [
-        np.eye(3)[list(order)] * signs
-        for order in itertools.permutations(range(3))
-        for signs in itertools.product((1, -1), repeat=3)
-    ]
-    return [turn for turn in turns if np.linalg.det(turn) > 0]
+def similarity(scale, rotation, offset):
+    """The (4, 4) matrix of x -> scale * rotation @ x + offset."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = scale * rotation, offset
+    return matrix
 
 
-class _Fit(NamedTuple):
-    """How far apart two surfaces lie under a Similarity."""
-
-    mean: float  # distance
-    median: float  # distance, in diagonals of the fixed surface's bounding box
-    similarity: Similarity
+def apply(matrix, points):
+    """Points (N, 3) moved by a (4, 4) matrix."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 class _Pair:
-    """Two surfaces as points, and how well they lie on each other.
+    """Two surfaces as points, and how well they fit each other.
 
     noise: mean distance between two sets of points on the same surface
     """
 
     def __init__(self, moving, fixed):
+        self.icp = libraries.load("trimesh.registration", "transferring colours").icp
         self.moving, self.fixed = (_surface(mesh, NUM_POINTS).points for mesh in (moving, fixed))
         self.boxes = [np.stack([mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))]) for mesh in (moving, fixed)]
         self.diagonals = [np.linalg.norm(high - low) for low, high in self.boxes]
@@ -96,88 +84,69 @@ class _Pair:
         self.noise = cKDTree(self.fixed[NUM_SCORED:]).query(self.fixed[:NUM_SCORED])[0].mean()
 
     def best(self, starts):
-        """The best _Fit of Similarities `starts`, after ICP where none of them fits as it is."""
-        starts = sorted(starts, key=self._rank)[:NUM_REFINED]
-        best = min((self._fit(start)[0] for start in starts), key=lambda fit: fit.mean)
+        """The best Fit of similarities `starts`, refined by ICP unless one of them fits as it is."""
+        starts = sorted(starts, key=lambda start: self._distances(start, self.coarse, NUM_RANKED).mean())[:NUM_REFINED]
+        best = min(map(self._fit, starts), key=lambda fit: fit.mean)
         if self.fits(best):
             return best
-        return min((self._refine(start) for start in starts), key=lambda fit: fit.mean)
+        refined = [found for start in starts for found in self._refined(start)]
+        return min([best, *map(self._fit, refined)], key=lambda fit: fit.mean)
 
     def fits(self, fit):
         return fit.mean <= FITS * self.noise
 
-    def _rank(self, similarity):
-        """About the mean distance between the two surfaces."""
-        forth, _ = self.coarse[1].query(similarity.apply(self.moving[:NUM_RANKED]), eps=NEARLY)
-        back, _ = self.coarse[0].query(similarity.undo(self.fixed[:NUM_RANKED]), eps=NEARLY)
-        return forth.mean() + back.mean() * similarity.scale
-
     def from_boxes(self, turn):
-        """The Similarity that gives the bounding boxes one centre and one diagonal."""
+        """The similarity that gives both bounding boxes the same centre and diagonal."""
         scale = self.diagonals[1] / self.diagonals[0]
-        return Similarity(scale, turn, self.boxes[1].mean(axis=0) - scale * turn @ self.boxes[0].mean(axis=0))
+        return similarity(scale, turn, self.boxes[1].mean(axis=0) - scale * turn @ self.boxes[0].mean(axis=0))
 
     def from_parts_of_boxes(self, turn):
-        """Similarities that give the bounding boxes one length, and along each axis one centre or one side."""
+        """Similarities that give both bounding boxes one common length and, per axis, a common centre or side."""
         moving, (low, high) = np.sort(self.boxes[0] @ turn.T, axis=0), self.boxes[1]
         for scale in (high - low) / np.maximum(np.ptp(moving, axis=0), 1e-12 * self.diagonals[0]):
             sides = low - scale * moving[0], (low + high - scale * moving.sum(axis=0)) / 2, high - scale * moving[1]
             for choice in itertools.product(range(3), repeat=3):
-                yield Similarity(scale, turn, np.array([sides[side][axis] for axis, side in enumerate(choice)]))
+                yield similarity(scale, turn, np.array([sides[side][axis] for axis, side in enumerate(choice)]))
 
-    def _fit(self, similarity):
-        """(_Fit, the Similarity of the next step of ICP)."""
-        forth, forth_ids = self.trees[1].query(similarity.apply(self.moving[:NUM_SCORED]), eps=NEARLY)
-        back, back_ids = self.trees[0].query(similarity.undo(self.fixed[:NUM_SCORED]), eps=NEARLY)
-        moving = np.concatenate([self.moving[:NUM_SCORED], self.moving[back_ids]])
-        fixed = np.concatenate([self.fixed[forth_ids], self.fixed[:NUM_SCORED]])
-        distances = np.concatenate([forth, back * similarity.scale])
-        median = np.median(distances)
-        near = distances <= OUTLIER * median
-        return _Fit(distances.mean(), median / self.diagonals[1], similarity), fit_similarity(moving[near], fixed[near])
+    def _distances(self, matrix, trees, count):
+        """(2 * count,) distances from points of each surface to the other one, in units of `fixed`."""
+        forth, _ = trees[1].query(apply(matrix, self.moving[:count]), eps=NEARLY)
+        back, _ = trees[0].query(apply(np.linalg.inv(matrix), self.fixed[:count]), eps=NEARLY)
+        return np.concatenate([forth, back * np.cbrt(np.linalg.det(matrix))])
 
-    def _refine(self, similarity):
-        """The best _Fit of a few steps of ICP."""
-        fits = []
-        for _ in range(NUM_STEPS + 1):
-            fit, similarity = self._fit(similarity)
-            fits.append(fit)
-        return min(fits, key=lambda fit: fit.mean)
+    def _fit(self, matrix):
+        distances = self._distances(matrix, self.trees, NUM_SCORED)
+        return Fit(distances.mean(), np.median(distances) / self.diagonals[1], matrix)
 
-
-def fit_similarity(moving, fixed):
-    """The Similarity with the least squares between pairs of points, (N, 3) each, N >= 3 (Umeyama 1991)."""
-    centres = moving.mean(axis=0), fixed.mean(axis=0)
-    moving, fixed = moving - centres[0], fixed - centres[1]
-    u, spread, vt = np.linalg.svd(fixed.T @ moving)
-    signs = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-    rotation = u * signs @ vt
-    scale = (spread * signs).sum() / max((moving**2).sum(), 1e-30)
-    return Similarity(scale, rotation, centres[1] - scale * rotation @ centres[0])
+    def _refined(self, matrix):
+        """Similarities after ICP in both directions. Points of the surface that lacks a part find the right partners."""
+        options = {"threshold": 0, "max_iterations": NUM_STEPS, "reflection": False}
+        yield self.icp(self.moving[:NUM_SCORED], self.fixed, matrix, **options)[0]
+        yield np.linalg.inv(self.icp(self.fixed[:NUM_SCORED], self.moving, np.linalg.inv(matrix), **options)[0])
 
 
 def _surface(mesh, count, textured=False):
-    """`count` SurfacePoints, always the same, of the whole mesh; without its textures it has no holes."""
+    """`count` SurfacePoints of the whole mesh, the same in every call. Untextured, the surface has no holes."""
     mesh = replace(mesh, labels=np.ones(len(mesh.triangles), dtype=np.uint8))
     if not textured:
         mesh = replace(mesh, textures=[], texture_ids=np.full(len(mesh.triangles), triangle_mesh.UNTEXTURED))
     return triangle_mesh.sample_surface(mesh, count, np.random.default_rng(0))
 
 
-def paint(mesh, coloured, similarity, resolution=256):
-    """`mesh` with the colours of `coloured`, which `similarity` lays on it. Labels stay.
+def paint(mesh, coloured, matrix, resolution=256):
+    """`mesh` with the colours of `coloured`, which the similarity `matrix` lays on it. Labels stay.
 
-    Triangles are divided until no edge is longer than the diagonal / resolution, but where they get one colour only.
+    Triangles are divided until no edge is longer than the diagonal / resolution, except those of a single colour.
     """
     surface = _surface(coloured, NUM_COLOURS, textured=True)
     if not len(surface.points):
-        raise util.InputError("its textures are transparent throughout, so there are no colours to take")
-    points, normals = similarity.apply(surface.points), surface.normals @ similarity.rotation.T
+        raise util.InputError("its textures are fully transparent, so it has no colours to transfer")
+    points, normals = apply(matrix, surface.points), surface.normals @ matrix[:3, :3].T / np.cbrt(np.linalg.det(matrix))
     corners = mesh.corners
     diagonal = np.linalg.norm(np.ptp(corners.reshape(-1, 3), axis=0))
     pieces, parents = subdivide(corners, diagonal / resolution)
-    parent_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    parent_normals /= np.linalg.norm(parent_normals, axis=1, keepdims=True)
+    parent_normals, double_area = triangle_mesh.normals_and_areas(corners)
+    parent_normals /= double_area[:, None]
     ids = _nearest_of_same_side(points, normals, pieces.mean(axis=1), parent_normals[parents], DETOUR * diagonal)
     colours = surface.colours[ids]
 
@@ -195,7 +164,7 @@ def paint(mesh, coloured, similarity, resolution=256):
 
 
 def _nearest_of_same_side(points, normals, queries, query_normals, detour):
-    """(N,) index of the nearest of `points` to each of `queries`, one with a parallel normal where it is not far."""
+    """(N,) index of the point nearest to each query; of a nearby point with a parallel normal, if there is one."""
     tree = cKDTree(points)
     distances, ids = tree.query(queries, eps=NEARLY)
     askew = np.flatnonzero(np.abs((normals[ids] * query_normals).sum(axis=1)) < PARALLEL)
@@ -204,7 +173,7 @@ def _nearest_of_same_side(points, normals, queries, query_normals, detour):
         others_far, others = tree.query(queries[askew], k=np.arange(1, num_nearest + 1), eps=NEARLY)
         parallel = np.abs(np.einsum("nkc,nc->nk", normals[others], query_normals[askew])) >= PARALLEL
         parallel &= others_far <= distances[askew, None] + detour
-        first = parallel.argmax(axis=1)  # 0, the nearest, where there is none
+        first = parallel.argmax(axis=1)  # 0, the nearest, if none is parallel
         ids[askew] = others[np.arange(len(askew)), first]
     return ids
 
@@ -212,8 +181,9 @@ def _nearest_of_same_side(points, normals, queries, query_normals, detour):
 def subdivide(corners, longest):
     """Triangles (T, 3, 3) to pieces (N, 3, 3) without an edge over `longest`, and the triangle of each piece (N,).
 
-    The altitude on the longest edge cuts a triangle in two with right angles, and a grid along their legs cuts those.
-    There are about 4 area / longest^2 + 3 length / longest pieces, so slivers give as many as they are long.
+    The altitude on the longest edge cuts a triangle into two right triangles, and a grid along their legs cuts those
+    into about 4 area / longest^2 + 3 length / longest pieces. trimesh.remesh.subdivide_to_size cuts slivers, of which
+    PartNet has many, into as many pieces as an equilateral triangle of their length.
     """
     lengths = np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=-1)  # from a corner to the next
     whole = lengths.max(axis=1) <= longest
@@ -221,7 +191,7 @@ def subdivide(corners, longest):
     a, b, c = np.moveaxis(np.take_along_axis(corners[~whole], order[..., None], axis=1), 1, 0)
     along = (b - a) / np.linalg.norm(b - a, axis=-1, keepdims=True)
     foot = a + ((c - a) * along).sum(axis=-1, keepdims=True) * along
-    right = np.concatenate([np.stack([foot, a, c], axis=1), np.stack([foot, b, c], axis=1)])  # the right angle first
+    right = np.concatenate([np.stack([foot, a, c], axis=1), np.stack([foot, b, c], axis=1)])  # right angle first
     parents = np.tile(np.flatnonzero(~whole), 2)
     legs = np.linalg.norm(right[:, 1:] - right[:, :1], axis=-1)
     right, legs, parents = (each[legs.min(axis=1) > 1e-9 * longest] for each in (right, legs, parents))
@@ -230,10 +200,10 @@ def subdivide(corners, longest):
 
 
 def _grid(right, legs, step):
-    """Cuts triangles (R, 3, 3) with a right angle at the first corner into pieces (N, 3, 3), from triangles (N,).
+    """Cuts triangles (R, 3, 3) with the right angle at the first corner; returns pieces (N, 3, 3), their triangles (N,).
 
     legs: (R, 2) lengths from the first corner to the others
-    step: of the grid, at most; no edge is over its diagonal
+    step: largest cell of the grid; edges are at most its diagonal
     """
     swap = legs[:, 1] > legs[:, 0]
     right, legs = np.where(swap[:, None, None], right[:, [0, 2, 1]], right), np.sort(legs, axis=1)[:, ::-1]
@@ -251,7 +221,7 @@ def _grid(right, legs, step):
         return tip + forth[:, None] * (foot - tip) + (forth * up)[:, None] * (top - foot)
 
     corners = [at(start, low), at(end, low), at(end, high), at(start, high)]
-    quads = start > 0  # at the tip there is but one triangle
+    quads = start > 0  # the cell at the tip is a triangle
     pieces = np.concatenate(
         [np.stack([corners[i] for i in (3, 1, 2)], axis=1), np.stack([corners[i] for i in (0, 1, 3)], axis=1)[quads]]
     )
@@ -259,5 +229,5 @@ def _grid(right, legs, step):
 
 
 def _count(lengths):
-    """0, 1, ... up to each of `lengths`, one after the other."""
+    """0, 1, ..., n - 1 for each n in `lengths`, concatenated."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,7 +1,7 @@
 """Reads glTF 2.0 (.glb, .gltf) with trimesh: node transforms, names, base colours and their textures.
 
-glTF keeps base colour factors and vertex colours linear and textures in sRGB; a Mesh has sRGB throughout. The alpha
-of a texture counts where its material says so (MASK, BLEND); that of a plain colour never does.
+glTF stores base colour factors and vertex colours linear and textures in sRGB; a Mesh has sRGB throughout. The alpha
+of a texture counts only if its material says so (MASK, BLEND); the alpha of a plain colour is ignored.
 
 Shapes: V vertices, T triangles.
 """
@@ -15,40 +15,37 @@ from dataclasses import replace
 import numpy as np
 
 import util
-from datasets.meshes import named_mesh, obj, triangle_mesh
+from datasets.meshes import libraries, named_mesh, textures, triangle_mesh
 
-FLOAT = 5126  # the componentType that trimesh reads as it is meant
-MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans without a word
-TRIANGLES = 4  # the mode where none is given
+FLOAT = 5126  # the only componentType that trimesh reads correctly for these attributes
+MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans (6) silently
+TRIANGLES = 4  # the default mode
 READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "EXT_texture_webp"}
 
 
-def read(path, root):
-    """The NamedMesh of a file, flat triangles left out. Files that it refers to must lie below the folder `root`.
+def read(path, data, open_file):
+    """The NamedMesh of a file's bytes; see `reading.read` for `open_file`.
 
-    Objects are named by their node, groups by the node's parent.
+    Objects have the name of their node, groups that of the node's parent.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        advice = "run `pip install -r requirements-data.txt`"
-        raise util.InputError(f"{path}: reading glTF needs trimesh, but {error}; {advice}") from None
-    header, binary = _header(path)
+    trimesh = libraries.load("trimesh", f"{path}: reading glTF")
+    header, binary = _header(path, data)
     try:
         texture_names, faults = _check(header, path)
-        data = _simplified(header, binary)
+        simplified = _simplified(header, binary)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise util.InputError(f"{path}: cannot be read as glTF ({type(error).__name__}: {error}); export it again") from None
-    files = _Files(path.parent, root)
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+    files = _Files(path.parent, open_file)
     try:
-        scene = trimesh.load_scene(io.BytesIO(data), file_type=path.suffix[1:].lower(), resolver=files, process=False)
+        file = io.BytesIO(simplified)
+        scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=files, process=False)
         placed = [(node, *scene.graph[node]) for node in scene.graph.nodes_geometry]
-    except Exception as error:  # trimesh raises whatever a broken file makes its parser meet
+    except Exception as error:  # trimesh lets through whatever its parser raises on a broken file
         reason = f"{', '.join(files.missing)} not found" if files.missing else f"{type(error).__name__}: {error}"
-        raise util.InputError(f"{path}: cannot be read as glTF ({reason}); export it again") from None
+        raise _unreadable(path, reason) from None
 
-    pieces, textures = [], _Textures(path, texture_names, faults)
-    order = {name: i for i, name in enumerate(scene.geometry)}  # as in the file; nodes come as trimesh walks
+    pieces, images = [], _Textures(path, texture_names, faults)
+    order = {name: i for i, name in enumerate(scene.geometry)}  # as in the file, which trimesh's walk does not keep
     for node, transform, name in sorted(placed, key=lambda entry: (order[entry[2]], entry[1].tolist())):
         geometry = scene.geometry[name]
         if not isinstance(geometry, trimesh.Trimesh) or not len(geometry.faces):
@@ -58,27 +55,24 @@ def read(path, root):
         if not 0 <= geometry.faces.min() <= geometry.faces.max() < len(geometry.vertices):
             raise util.InputError(
                 f"{path}: faces of {name} refer to vertices {geometry.faces.min()} to {geometry.faces.max()}, "
-                f"it has {len(geometry.vertices)}, counted from 0"
+                f"expected 0 to {len(geometry.vertices) - 1}"
             )
-        names = _names(scene.graph, header, node, name, geometry)
-        each = np.zeros(len(geometry.faces), dtype=int)
-        pieces.append(
-            named_mesh.NamedMesh(
-                _place(geometry, transform, textures),
-                {kind: named_mesh.Names([names[kind]], each) for kind in named_mesh.NAME_KINDS},
-            )
-        )
+        pieces.append(_place(geometry, transform, _names(scene.graph, header, node, name, geometry), images))
     if not pieces:
-        raise obj.NoFaces(f"{path}: no faces found, expected a scene with at least one mesh of triangles")
+        return named_mesh.empty(f"{path}: no faces found, expected a scene with at least one mesh of triangles; left out")
     whole = named_mesh.join(pieces)
-    mesh = replace(whole.mesh, textures=textures.images)
-    return named_mesh.without_flat(named_mesh.NamedMesh(mesh, whole.names, tuple(textures.faults)), path)
+    whole = replace(whole, mesh=replace(whole.mesh, textures=images.images), faults=tuple(images.faults))
+    return named_mesh.without_flat(whole, path, num_lost=0)
 
 
-def _header(path):
-    """(the JSON of a file, None or of a .glb what frames it: the 20 bytes before it and the bytes behind it)."""
+def _unreadable(path, reason):
+    return util.InputError(f"{path}: cannot read this glTF file ({reason}); export it again")
+
+
+def _header(path, data):
+    """(JSON of a file, None for .gltf; for .glb the 20 bytes before the JSON and all bytes after it)."""
     try:
-        data, binary = path.read_bytes(), None
+        binary = None
         if path.suffix.lower() == ".glb":
             magic, _, _, length, _ = np.frombuffer(data[:20], "<u4").tolist()
             if magic != int.from_bytes(b"glTF", "little"):
@@ -86,17 +80,17 @@ def _header(path):
             data, binary = data[20 : 20 + length], (data[:20], data[20 + length :])
         header = json.loads(data)
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         return header, binary
-    except (OSError, ValueError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot be read as glTF ({error}); export it again") from None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _simplified(header, binary):
-    """The bytes of a file whose nodes are called "node 0", "node 1", ... and have no cameras, see `_header`.
+    """The bytes of a file whose nodes are named "node 0", "node 1", ... and have no cameras; see `_header`.
 
-    trimesh renames nodes whose name occurs twice or is that of its own root, so that theirs would not be the file's,
-    and drops what hangs on a node with a camera.
+    trimesh renames nodes whose name occurs twice or equals that of its own root, and drops the children of a node
+    with a camera.
     """
     nodes = [{**node, "name": _own_name(i)} for i, node in enumerate(header.get("nodes", ()))]
     for node in nodes:
@@ -115,18 +109,18 @@ def _own_name(i):
 
 
 def _check(header, path):
-    """Refuses what trimesh would read as something else; the names of base colour textures by material, and faults."""
+    """({material name: name of its base colour texture}, faults). Raises for content that trimesh misreads."""
     unread = sorted(set(map(str, header.get("extensionsRequired") or ())) - READ_EXTENSIONS)
     if unread:
-        raise util.InputError(f"{path}: needs the glTF extension {unread[0]}, which is not read; export it without")
+        raise util.InputError(f"{path}: needs the glTF extension {unread[0]}, which is not supported; export without it")
     for primitive in (p for mesh in header.get("meshes", ()) for p in mesh["primitives"]):
         mode = primitive.get("mode", TRIANGLES)
         if mode not in MODES:
-            raise util.InputError(f"{path}: has primitives of mode {mode} (6 are fans), which are not read; export triangles")
+            raise util.InputError(f"{path}: primitives of mode {mode} (6 is fans) are not supported; export triangles")
         for name in {"POSITION", "TEXCOORD_0"} & set(primitive["attributes"]):
             accessor = header["accessors"][primitive["attributes"][name]]
             if accessor["componentType"] != FLOAT or "sparse" in accessor:
-                raise util.InputError(f"{path}: {name} is not stored as plain floats; export it without compression")
+                raise util.InputError(f"{path}: {name} is not stored as plain floats; export without compression")
     texture_names, faults = {}, []
     for material in header.get("materials", ()):
         info = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
@@ -139,82 +133,83 @@ def _check(header, path):
         texture_names[material.get("name")] = name or f"image {source}"
         if info.get("texCoord", 0) or "KHR_texture_transform" in info.get("extensions", {}):
             faults.append(
-                f"{path}: the texture of material {material.get('name')} is placed by a second set of coordinates "
-                "or KHR_texture_transform, which is not read"
+                f"{path}: the texture of material {material.get('name')} uses a second set of coordinates or "
+                "KHR_texture_transform, which are not supported; its first coordinates used"
             )
     return texture_names, faults
 
 
 class _Files:
-    """Gives trimesh the files beside a .gltf by name, none from outside `root`."""
+    """Gives trimesh the files that a .gltf names."""
 
-    def __init__(self, folder, root):
-        self.folder, self.root, self.missing = folder, root, []
+    def __init__(self, folder, open_file):
+        self.folder, self.open_file, self.missing = folder, open_file, []
 
     def __getitem__(self, name):
-        names = name, urllib.parse.unquote(name)  # a URI, but some write the name as it is
-        path = next(filter(None, (named_mesh.file_below(self.root, self.folder, each) for each in names)), None)
-        if path is None:
-            self.missing.append(name)
-            raise FileNotFoundError(name)
-        return path.read_bytes()
+        for candidate in (name, urllib.parse.unquote(name)):  # a URI, but some programs write the plain name
+            try:
+                return self.open_file(self.folder / candidate)
+            except FileNotFoundError:
+                pass
+        self.missing.append(name)
+        raise FileNotFoundError(name)
 
 
 def _names(graph, header, node, geometry_name, geometry):
-    """{kind: name} of a node's mesh."""
+    """{kind: Names} of the mesh at a node."""
     parents, nodes = graph.transforms.parents, {_own_name(i): given for i, given in enumerate(header["nodes"])}
-    material = getattr(getattr(geometry.visual, "material", None), "name", None) or ""
     if node not in nodes:
-        node = parents[node]  # one primitive of several, on a node that trimesh made for it
+        node = parents[node]  # trimesh adds a node per primitive if a mesh has several
     mesh_name = header["meshes"][nodes[node]["mesh"]].get("name", geometry_name)
-    return {
-        "object": str(nodes[node].get("name", mesh_name)),
-        "group": str(nodes.get(parents.get(node), {}).get("name", "")),
-        "material": str(material),
+    names = {
+        "object": nodes[node].get("name", mesh_name),
+        "group": nodes.get(parents.get(node), {}).get("name", ""),
+        "material": getattr(getattr(geometry.visual, "material", None), "name", None) or "",
     }
+    return {kind: named_mesh.one_name(str(name), len(geometry.faces)) for kind, name in names.items()}
 
 
-def _place(geometry, transform, textures):
-    """The Mesh of a trimesh geometry, moved by a (4, 4) transform; its texture ids count in `textures.images`."""
+def _place(geometry, transform, names, images):
+    """The NamedMesh of a trimesh geometry, moved by a (4, 4) transform; its texture ids index `images.images`."""
     triangles = np.asarray(geometry.faces, dtype=int)
     visual, num_triangles = geometry.visual, len(triangles)
     texture_id, uv, vertex_colours = triangle_mesh.UNTEXTURED, None, None
-    colours = np.full((num_triangles, 3), obj.UNDEFINED_COLOUR)
+    colours = np.tile(named_mesh.DEFAULT_COLOUR, (num_triangles, 1))
     if hasattr(visual, "material"):
         factor = _factor(visual.material)
         vertex_colours, uv = visual.vertex_attributes.get("color"), visual.uv
-        texture_id = textures.add(visual.material)
-        colours[:] = to_srgb(factor[:3]) if texture_id < 0 else obj.mean_colour(textures.images[texture_id])
+        texture_id = images.add(visual.material)
+        colours[:] = to_srgb(factor[:3]) if texture_id < 0 else textures.mean_colour(images.images[texture_id])
     elif visual.kind == "vertex":
         factor, vertex_colours = np.ones(4), visual.vertex_colors
     if vertex_colours is not None and texture_id < 0:
         colours = to_srgb(_unit(vertex_colours)[triangles, :3].mean(axis=1) * factor[:3])
     has_uv = uv is not None and uv.shape == (len(geometry.vertices), 2)
-    return triangle_mesh.Mesh(
-        vertices=geometry.vertices @ transform[:3, :3].T + transform[:3, 3],
-        triangles=triangles,
-        labels=named_mesh.label_all(num_triangles),
-        colours=colours,
+    return named_mesh.build(
+        geometry.vertices @ transform[:3, :3].T + transform[:3, 3],
+        triangles,
+        colours,
+        names,
         texture_ids=np.full(num_triangles, texture_id if has_uv else triangle_mesh.UNTEXTURED),
         corner_uv=np.nan_to_num(uv[triangles], posinf=0.0, neginf=0.0) if has_uv else None,
     )
 
 
 class _Textures:
-    """The base colour textures of a file's materials, each once, and what was wrong with them."""
+    """The base colour textures of a file's materials, without duplicates, and their faults."""
 
     def __init__(self, path, names, faults):
         self.images, self.faults, self._ids, self._path, self._names = [], list(faults), {}, path, names
 
     def add(self, material):
-        """Index of the material's texture in `images`, UNTEXTURED where it has none."""
+        """Index of the material's texture in `images`, UNTEXTURED if it has none."""
         image = material.baseColorTexture
         try:
-            rgba = None if image is None else named_mesh.to_rgba(image)
-        except Exception:  # pillow raises whatever its decoder does
+            rgba = None if image is None else textures.to_rgba(image)
+        except Exception:  # Pillow's decoders raise many kinds of errors
             rgba = None
         if rgba is None:
-            fault = f"{self._path}: texture {self._names.get(material.name)} is missing or cannot be read, plain colour taken"
+            fault = f"{self._path}: texture {self._names.get(material.name)} is missing or cannot be read, plain colour used"
             if material.name in self._names and fault not in self.faults:
                 self.faults.append(fault)
             return triangle_mesh.UNTEXTURED
@@ -227,12 +222,11 @@ class _Textures:
 
 
 def _as_seen(rgba, material):
-    """(H, W, 4) uint8 with the material's factor applied, and alpha as its mode has it."""
+    """(H, W, 4) uint8 with the material's factor applied, and alpha as its alpha mode says."""
     factor = _factor(material)
     if (factor[:3] != 1).any():
-        rgba[..., :3] = np.round(255 * to_srgb(to_linear(np.arange(256)[:, None] / 255) * factor[:3])).astype(np.uint8)[
-            rgba[..., :3], np.arange(3)
-        ]
+        table = np.round(255 * to_srgb(to_linear(np.arange(256)[:, None] / 255) * factor[:3])).astype(np.uint8)  # (256, 3)
+        rgba[..., :3] = table[rgba[..., :3], np.arange(3)]
     alpha = rgba[..., 3] / 255 * factor[3]
     if material.alphaMode == "BLEND":
         rgba[..., 3] = np.round(255 * alpha)
@@ -249,17 +243,17 @@ def _factor(material):
 
 
 def _unit(values):
-    """Whole numbers to [0, 1], floats clipped to it."""
+    """Integers scaled to [0, 1], floats clipped to it."""
     values = np.asarray(values)
     largest = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
     return np.nan_to_num(values.astype(np.float64) / largest).clip(0, 1)
 
 
 def to_srgb(linear):
-    """Linear values in [0, 1] to sRGB, whatever the shape."""
+    """Linear values (...) in [0, 1] to sRGB."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
 
 
 def to_linear(srgb):
-    """sRGB in [0, 1] to linear values, whatever the shape."""
+    """sRGB (...) in [0, 1] to linear values."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

@@ -1,4 +1,4 @@
-"""Meshes whose triangles still know what the file called them, on their way to labelled ones.
+"""Meshes whose triangles still have the names that the file gave them: the step between a file and class labels.
 
 Shapes: T triangles.
 """
@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 import util
-from datasets.meshes import obj, triangle_mesh
+from datasets.meshes import polygons, triangle_mesh
 
 NAME_KINDS = ("object", "group", "material")
-FLAT = 1e-12  # double area by squared longest edge, below which a triangle has no area but that of rounding
+FLAT = 1e-12  # twice the area over the squared longest edge; a triangle below it is flat up to rounding
+DEFAULT_COLOUR = (0.6, 0.6, 0.6)  # sRGB of surfaces for which no file defines a colour
 
 
 class Names(NamedTuple):
-    """A name of every triangle, "" where the file gives none."""
+    """A name for every triangle, "" where the file gives none."""
 
     names: list  # of str
     ids: np.ndarray  # (T,) index into names
@@ -25,110 +25,74 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True)
 class NamedMesh:
-    """Surface of a file, or of several that make up one object.
+    """The surface in one file, or in all files of one object.
 
-    mesh:   its labels are all 1
-    names:  {kind of NAME_KINDS: Names}
-    faults: sentences, each naming its file: what had to be left out
+    mesh:      its labels are all 1
+    names:     {kind in NAME_KINDS: Names}
+    face_ids:  (T,) index of the face in the file that each triangle is part of
+    num_faces: number of faces in the file
+    faults:    sentences, each naming a file: what could not be used
     """
 
     mesh: triangle_mesh.Mesh
     names: dict
+    face_ids: np.ndarray
+    num_faces: int
     faults: tuple = ()
 
 
-def file_below(root, folder, name):
-    """The path of the file `name`, relative to `folder`, None where there is none or it lies outside `root`."""
-    try:
-        path = (folder / name).resolve()
-        return path if path.is_file() and path.is_relative_to(root.resolve()) else None
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have; links in a circle
-        return None
+def build(vertices, triangles, colours, names, face_ids=None, num_faces=None, faults=(), **texture):
+    """The NamedMesh of arrays; see triangle_mesh.Mesh for `texture`. Without `face_ids` every triangle is a face."""
+    labels = np.ones(len(triangles), dtype=np.uint8)
+    mesh = triangle_mesh.Mesh(vertices, triangles, labels, colours, **texture)
+    face_ids = np.arange(len(triangles)) if face_ids is None else face_ids
+    return NamedMesh(mesh, names, face_ids, len(triangles) if num_faces is None else num_faces, tuple(faults))
 
 
-def to_rgba(image):
-    """(H, W, 4) uint8 of a PIL image. PIL itself clips greys of 16 bits to white."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray(np.round(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
-    return np.array(image.convert("RGBA"))
+def one_name(name, num_triangles):
+    """The Names of triangles that have one name in common."""
+    return Names([name], np.zeros(num_triangles, dtype=int))
 
 
 def empty(fault):
-    """The NamedMesh of a file without a surface."""
-    nothing = Names([], np.zeros(0, dtype=int))
-    mesh = triangle_mesh.Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), label_all(0), np.zeros((0, 3)))
-    return NamedMesh(mesh, dict.fromkeys(NAME_KINDS, nothing), (fault,))
+    """The NamedMesh of a file without faces."""
+    names = dict.fromkeys(NAME_KINDS, Names([], np.zeros(0, dtype=int)))
+    return build(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 3)), names, faults=[fault])
 
 
-def label_all(num_triangles):
-    """(T,) labels of what has no parts: 1."""
-    return np.ones(num_triangles, dtype=np.uint8)
+def without_flat(named, path, num_lost):
+    """Drops triangles that have no area or a coordinate that is not finite. A fault gives their number.
 
-
-def without_flat(named, path, num_lost=0):
-    """Leaves out triangles without area or with coordinates that are not finite, and says in a fault how many.
-
-    num_lost: how many of the file's faces gave no triangle to begin with
+    num_lost: number of faces of the file that gave no triangle in the first place
     """
     corners = named.mesh.corners
-    with np.errstate(all="ignore"):  # coordinates may be NaN or huge
-        edges = np.roll(corners, -1, axis=1) - corners
-        longest = (edges**2).sum(axis=-1).max(axis=-1, initial=0)
-        double_area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
+    with np.errstate(all="ignore"):  # coordinates may be NaN or overflow
+        longest = ((np.roll(corners, -1, axis=1) - corners) ** 2).sum(axis=-1).max(axis=-1, initial=0)
+        _, double_area = triangle_mesh.normals_and_areas(corners)
         sound = np.isfinite(double_area) & np.isfinite(longest) & (double_area > FLAT * longest)
     lost = int((~sound).sum()) + num_lost
     if not lost:
         return named
     fault = f"{path}: {lost} degenerate triangles left out, {int(sound.sum())} kept"
-    return _select(named, sound, (*named.faults, fault))
+    return replace(_select(named, sound), faults=(*named.faults, fault))
 
 
-def _select(named, kept, faults):
-    """The triangles `kept` (T,) bool, and the vertices they use."""
-    mesh = named.mesh
-    used, triangles = np.unique(mesh.triangles[kept], return_inverse=True)
-    mesh = replace(
-        mesh,
-        vertices=mesh.vertices[used],
-        triangles=triangles.reshape(-1, 3),
-        labels=mesh.labels[kept],
-        colours=mesh.colours[kept],
-        texture_ids=mesh.texture_ids[kept],
-        corner_uv=mesh.corner_uv[kept],
-    )
+def _select(named, kept):
+    """The NamedMesh of the triangles where `kept` (T,) is True."""
     names = {kind: Names(found.names, found.ids[kept]) for kind, found in named.names.items()}
-    return NamedMesh(mesh, names, faults)
+    return replace(named, mesh=triangle_mesh.select(named.mesh, kept), names=names, face_ids=named.face_ids[kept])
 
 
 def join(pieces):
-    """One NamedMesh of several, of which one at least has to be."""
-    first_vertex = np.cumsum([0] + [len(piece.mesh.vertices) for piece in pieces])
-    first_texture = np.cumsum([0] + [len(piece.mesh.textures) for piece in pieces])
-    texture_ids = [
-        np.where(piece.mesh.texture_ids >= 0, piece.mesh.texture_ids + first, triangle_mesh.UNTEXTURED)
-        for piece, first in zip(pieces, first_texture)
-    ]
-    mesh = triangle_mesh.Mesh(
-        vertices=np.concatenate([piece.mesh.vertices for piece in pieces]),
-        triangles=np.concatenate([piece.mesh.triangles + first for piece, first in zip(pieces, first_vertex)]),
-        labels=np.concatenate([piece.mesh.labels for piece in pieces]),
-        colours=np.concatenate([piece.mesh.colours for piece in pieces]),
-        texture_ids=np.concatenate(texture_ids),
-        corner_uv=np.concatenate([piece.mesh.corner_uv for piece in pieces]),
-        textures=[texture for piece in pieces for texture in piece.mesh.textures],
+    """One NamedMesh of one or more."""
+    first_face = np.cumsum([0] + [piece.num_faces for piece in pieces])
+    return NamedMesh(
+        mesh=triangle_mesh.join([piece.mesh for piece in pieces]),
+        names={kind: _join_names([piece.names[kind] for piece in pieces]) for kind in NAME_KINDS},
+        face_ids=np.concatenate([piece.face_ids + first for piece, first in zip(pieces, first_face)]),
+        num_faces=int(first_face[-1]),
+        faults=tuple(fault for piece in pieces for fault in piece.faults),
     )
-    names = {kind: _join_names([piece.names[kind] for piece in pieces]) for kind in NAME_KINDS}
-    return NamedMesh(mesh, names, tuple(fault for piece in pieces for fault in piece.faults))
-
-
-def assemble(pieces, path):
-    """One NamedMesh of several, without triangles that lie where an earlier one does; `path` is what errors call it."""
-    whole = join(pieces)
-    if not len(whole.mesh.triangles):
-        raise util.InputError(f"{path}: no triangle has an area ({'; '.join(whole.faults)}); expected a surface")
-    sizes = np.full(len(whole.mesh.triangles), 3)
-    polygons = obj.Polygons(whole.mesh.vertices, sizes, whole.mesh.triangles.ravel())
-    return _select(whole, obj.first_of_each_face(polygons), whole.faults)
 
 
 def _join_names(parts):
@@ -136,3 +100,13 @@ def _join_names(parts):
     index = {name: i for i, name in enumerate(names)}
     ids = [np.array([index[name] for name in part.names], dtype=int)[part.ids] for part in parts]
     return Names(names, np.concatenate(ids))
+
+
+def assemble(pieces, path):
+    """One NamedMesh of the files of an object, without repeated triangles. Raises InputError, naming `path`, if empty."""
+    whole = join(pieces)
+    if not len(whole.mesh.triangles):
+        raise util.InputError(f"{path}: no triangle has an area ({'; '.join(whole.faults)}); expected a surface")
+    sizes = np.full(len(whole.mesh.triangles), 3)
+    triangles = polygons.Polygons(whole.mesh.vertices, sizes, whole.mesh.triangles.ravel())
+    return _select(whole, polygons.first_of_each_face(triangles))

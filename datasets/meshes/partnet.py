@@ -1,4 +1,4 @@
-"""Reads annotations of PartNet v0: a folder of part meshes, a hierarchy that names them, and a level-1 class list."""
+"""Reads annotations of PartNet v0: a folder of part meshes, a hierarchy with their names, and a level-1 class list."""
 
 import json
 import re
@@ -11,8 +11,8 @@ import data_util
 import util
 from datasets.meshes import named_mesh, reading, triangle_mesh
 
-HIERARCHIES = ("result_after_merging.json", "result.json")  # the first that is there
-LIST_SUFFIXES = re.compile(r"\s+(leaf|subcomponents)$")  # of the names in PartNet's own lists
+HIERARCHIES = ("result_after_merging.json", "result.json")  # the first that exists is read
+LIST_SUFFIXES = re.compile(r"\s+(leaf|subcomponents)$")  # after the names in PartNet's own lists
 MAX_CLASS_ID = 255  # of uint8 labels
 MAX_SHOWN = 5
 NO_CLASS = -1
@@ -20,8 +20,9 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class ids by listed name in lower case: a path `chair/chair_back`, or a short name `chair_back` or `back`.
+    """Classes and the part names that they include.
 
+    ids:   {name in lower case: class id}; a name is a path `chair/chair_back` or short, `chair_back` or `back`
     names: the short names by id, background first
     """
 
@@ -30,17 +31,17 @@ class ClassList:
     names: list
 
     def class_id(self, path):
-        """The class that lists a node, given by the names on its way from the root (in lower case), or NO_CLASS."""
+        """The class of a node, NO_CLASS if not listed. `path` holds the names from the root to the node in lower case."""
         name, root = path[-1], path[0]
         found = (self.ids.get(key) for key in ("/".join(path), name, name.removeprefix(f"{root}_")))
         return next((i for i in found if i is not None), NO_CLASS)
 
 
 def load_class_list(path):
-    """The ClassList of a file: a line per class, the integer id first. Id 0, the background, names no part."""
+    """The ClassList of a file with a line per class, the integer id first. Id 0 is the background, not a part."""
     names = data_util.load_class_names(path)
     if len(names) > MAX_CLASS_ID + 1:
-        raise util.InputError(f"{path}: class id {len(names) - 1} found, expected ids up to {MAX_CLASS_ID}")
+        raise util.InputError(f"{path}: found class id {len(names) - 1}, expected ids up to {MAX_CLASS_ID}")
     listed = [LIST_SUFFIXES.sub("", name) for name in names]
     ids = {name.lower(): i for i, name in enumerate(listed) if i}
     return ClassList(Path(path), ids, ["background", *(name.split("/")[-1] for name in listed[1:])])
@@ -51,16 +52,16 @@ def is_annotation(folder):
 
 
 def model_id(folder):
-    """The id of the ShapeNet model that an annotation is of, as its meta.json has it; None where it tells none."""
+    """The id of the annotated ShapeNet model in meta.json, None if there is no valid one."""
     try:
         found = json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("model_id")
     except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # `load` refuses a broken file; there need not be any
+        return None  # the file is optional; `load` raises if it is broken
     return found if isinstance(found, str) and re.fullmatch(r"\w[\w.-]*", found, re.ASCII) else None
 
 
 def load(folder, class_list):
-    """The LoadedMesh of an annotation, labelled by the deepest listed class that each part belongs to."""
+    """The LoadedMesh of an annotation. The label of a part is the class of its deepest ancestor in the class list."""
     folder = Path(folder)
     if (folder / "meta.json").exists():
         _read_json(folder / "meta.json")
@@ -73,8 +74,8 @@ def load(folder, class_list):
     for stem, class_id in class_of_part.items():
         path = folder / "objs" / f"{stem}.obj"
         if not path.is_file():
-            raise util.InputError(f"{hierarchy_path}: names the part {stem}, but there is no {path}; get the model again")
-        piece = reading.read(path, folder)
+            raise util.InputError(f"{hierarchy_path}: names part {stem}, expected the file {path}; download the model again")
+        piece = reading.read_below(folder, path)
         labels = np.full(len(piece.mesh.triangles), class_id, dtype=np.uint8)
         pieces.append(replace(piece, mesh=replace(piece.mesh, labels=labels)))
     whole = named_mesh.assemble(pieces, folder)
@@ -82,9 +83,9 @@ def load(folder, class_list):
 
 
 def part_classes(hierarchy, class_list, where):
-    """({stem of an OBJ file: class id}, faults) of a hierarchy, as read from the JSON file `where`.
+    """({stem of an OBJ file: class id}, faults) of a hierarchy from the JSON file `where`.
 
-    A part that several nodes name has the class of the deepest of them; of equally deep ones, the first.
+    If several nodes have a part, it gets the class of the deepest of them, or of the first of equally deep ones.
     """
     waiting = [(node, (), NO_CLASS) for node in reversed(hierarchy if isinstance(hierarchy, list) else [hierarchy])]
     found, contested = {}, {}  # stem: (depth, class id, name of the node)
@@ -103,15 +104,15 @@ def part_classes(hierarchy, class_list, where):
                 contested[stem] = True
         waiting += [(child, path, class_id) for child in reversed(children)]
     if not found:
-        raise util.InputError(f"{where}: no node has objs; expected the hierarchy of a PartNet model")
+        raise util.InputError(f"{where}: found no node with objs, expected the hierarchy of a PartNet model")
     unknown = list(dict.fromkeys(name for _, class_id, name in found.values() if class_id == NO_CLASS))
     if unknown:
         more = f" and {len(unknown) - MAX_SHOWN} more" if len(unknown) > MAX_SHOWN else ""
         raise util.InputError(
-            f"{where}: unknown part names: {', '.join(unknown[:MAX_SHOWN])}{more}; neither they nor what they are part of "
-            f"is in {class_list.path}"
+            f"{where}: unknown part names: {', '.join(unknown[:MAX_SHOWN])}{more}; add them or one of their ancestors to "
+            f"{class_list.path}"
         )
-    faults = [f"{where}: the part {stem} has two classes, the first taken" for stem in contested]
+    faults = [f"{where}: part {stem} has two classes, first one used" for stem in contested]
     return {stem: class_id for stem, (_, class_id, _) in found.items()}, faults
 
 
@@ -121,11 +122,11 @@ def _read_node(node, where):
     stems, children = stems or [], children or []
     if not isinstance(name, str) or not isinstance(stems, list) or not isinstance(children, list):
         raise util.InputError(
-            f"{where}: {str(node)[:60]} is no node of a PartNet hierarchy; expected name, and objs or children"
+            f"{where}: found {str(node)[:60]}, expected a node of a PartNet hierarchy with name, and objs or children"
         )
     for stem in stems:
         if not isinstance(stem, str) or not re.fullmatch(r"\w[\w.-]*", stem, re.ASCII):
-            raise util.InputError(f"{where}: objs of {name}: {str(stem)[:60]!r} is no name of a file in objs/")
+            raise util.InputError(f"{where}: objs of {name}: found {str(stem)[:60]!r}, expected the name of a file in objs/")
     return name, stems, children
 
 
@@ -133,4 +134,4 @@ def _read_json(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot be read as JSON ({error}); get the model again") from None
+        raise util.InputError(f"{path}: cannot read this JSON file ({error}); download the model again") from None

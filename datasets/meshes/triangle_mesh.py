@@ -1,9 +1,9 @@
-"""Labelled triangle meshes, and the closed solids that furniture is built from.
+"""Triangle meshes with a class and a colour or texture per triangle, and random points on their surface.
 
-Canonical pose of an object: z up, front towards -y, x to the right as seen from the front; its bounding box is
-centred at the origin and has a diagonal of length 1, so that everything lies in the sphere of radius 0.5.
+Canonical pose of an object: z up, front towards -y, x to the right as seen from the front. Its bounding box is
+centred at the origin and has a diagonal of length 1, so the object lies in the sphere of radius 0.5.
 
-Shapes: V vertices, T triangles.
+Shapes: V vertices, T triangles, N points.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-UNTEXTURED = -1  # texture id of a triangle that has the plain colour
-MAX_DRAWS = 100  # of points, where textures cut most of the surface away
+UNTEXTURED = -1  # texture id of a triangle without a texture
+MAX_DRAWS = 100  # of points, for meshes whose textures cut most of the surface away
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Mesh:
     """Triangles, each with a class and a colour or a texture. Windings need not be consistent.
 
     vertices:    (V, 3) float
-    triangles:   (T, 3) int, indices of vertices
-    labels:      (T,) uint8 class ids, 0 for none
-    colours:     (T, 3) sRGB in [0, 1]; unused where there is a texture
+    triangles:   (T, 3) int, indices into `vertices`
+    labels:      (T,) uint8 class ids, 0 for no class
+    colours:     (T, 3) sRGB in [0, 1]; ignored where there is a texture
     texture_ids: (T,) int, index into `textures`, or UNTEXTURED
     corner_uv:   (T, 3, 2) texture coordinates per corner, origin at the texture's bottom left, repeating
-    textures:    (H, W, 4) uint8 sRGB images with straight alpha; a ray passes where alpha is below one half
+    textures:    (H, W, 4) uint8 sRGB images with straight alpha; rays pass where alpha is below one half
     """
 
     vertices: np.ndarray
@@ -51,31 +51,36 @@ class Mesh:
 
 @dataclass(frozen=True)
 class LoadedMesh:
-    """A mesh as it came from its source."""
+    """A mesh and the faults found while reading it: sentences that each name a file, such as a missing texture."""
 
     mesh: Mesh
-    faults: tuple = ()  # sentences, each naming its file: what was left out, such as triangles without area
+    faults: tuple = ()
 
 
 class SurfacePoints(NamedTuple):
     """Points on the surface of a mesh."""
 
     points: np.ndarray  # (N, 3)
-    normals: np.ndarray  # (N, 3) of unit length, to the side that the triangle's winding makes the front
+    normals: np.ndarray  # (N, 3) of unit length, on the side from which the corners run counterclockwise
     colours: np.ndarray  # (N, 3) sRGB in [0, 1], without shading
     labels: np.ndarray  # (N,) uint8 class ids
     triangle_ids: np.ndarray  # (N,) int
 
 
-def sample_surface(mesh, count, rng):
-    """`count` random SurfacePoints, spread evenly by area over the triangles that have a class (label > 0).
+def normals_and_areas(corners):
+    """Normals (T, 3) of triangles with corners (T, 3, 3), as long as twice the area, and twice the areas (T,)."""
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return normals, np.linalg.norm(normals, axis=1)
 
-    The whole surface counts, also where other triangles hide it; where a texture is cut away there are no points.
-    A mesh without any labelled surface gives none.
+
+def sample_surface(mesh, count, rng):
+    """`count` random SurfacePoints, uniform by area over the triangles that have a class (label > 0).
+
+    Triangles hidden behind others count too. Where a texture is transparent there are no points. The result is empty
+    for a mesh without labelled surface.
     """
     corners = mesh.corners
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    double_area = np.linalg.norm(normals, axis=1)
+    normals, double_area = normals_and_areas(corners)
     up_to = np.cumsum(np.where(mesh.labels > 0, double_area, 0))  # (T,)
     ids, weights, colours = np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 3))
     for _ in range(MAX_DRAWS if len(up_to) and up_to[-1] > 0 else 0):
@@ -96,7 +101,7 @@ def sample_surface(mesh, count, rng):
 
 
 def _look_up(mesh, ids, barycentric):
-    """Colour and alpha (N, 4) in [0, 1] at barycentric (N, 3) of triangles (N,), textures at full size."""
+    """Colour and alpha (N, 4) in [0, 1] at barycentric (N, 3) of triangles (N,), from textures at full resolution."""
     rgba = np.concatenate([mesh.colours[ids], np.ones((len(ids), 1))], axis=1)
     uv = np.einsum("nc,ncd->nd", barycentric, mesh.corner_uv[ids])
     for texture_id, texture in enumerate(mesh.textures):
@@ -109,13 +114,34 @@ def _look_up(mesh, ids, barycentric):
 
 
 def join(meshes):
-    """One mesh of several untextured ones."""
-    first_vertex = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
+    """One mesh of several."""
+    first_vertex = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+    first_texture = np.cumsum([0] + [len(mesh.textures) for mesh in meshes])
+    texture_ids = [
+        np.where(mesh.texture_ids >= 0, mesh.texture_ids + first, UNTEXTURED) for mesh, first in zip(meshes, first_texture)
+    ]
     return Mesh(
         vertices=np.concatenate([mesh.vertices for mesh in meshes]),
         triangles=np.concatenate([mesh.triangles + first for mesh, first in zip(meshes, first_vertex)]),
         labels=np.concatenate([mesh.labels for mesh in meshes]),
         colours=np.concatenate([mesh.colours for mesh in meshes]),
+        texture_ids=np.concatenate(texture_ids),
+        corner_uv=np.concatenate([mesh.corner_uv for mesh in meshes]),
+        textures=[texture for mesh in meshes for texture in mesh.textures],
+    )
+
+
+def select(mesh, kept):
+    """The mesh of the triangles where `kept` (T,) is True, with the vertices that they use."""
+    used, triangles = np.unique(mesh.triangles[kept], return_inverse=True)
+    return Mesh(
+        vertices=mesh.vertices[used],
+        triangles=triangles.reshape(-1, 3),
+        labels=mesh.labels[kept],
+        colours=mesh.colours[kept],
+        texture_ids=mesh.texture_ids[kept],
+        corner_uv=mesh.corner_uv[kept],
+        textures=mesh.textures,
     )
 
 
@@ -125,75 +151,7 @@ def turned(mesh, rotation):
 
 
 def to_unit_diagonal(mesh):
-    """The mesh with the bounding box of its triangles centred at the origin, its diagonal of length 1."""
+    """The mesh moved and scaled so that the bounding box of its triangles has its centre at the origin and diagonal 1."""
     used = mesh.vertices[np.unique(mesh.triangles)]
     low, high = used.min(axis=0), used.max(axis=0)
     return replace(mesh, vertices=(mesh.vertices - (low + high) / 2) / np.linalg.norm(high - low))
-
-
-def loft(rings, label, colour):
-    """A closed solid: consecutive rings of corners joined by quads, the first and the last ring capped.
-
-    rings: (K, n, 3), K >= 2 convex, nearly planar rings of n corners each that run the same way round
-    """
-    rings = np.asarray(rings, dtype=np.float64)
-    num_rings, num_corners = rings.shape[:2]
-    here = np.arange(num_corners)
-    following = (here + 1) % num_corners
-    triangles = []
-    for first in np.arange(num_rings - 1) * num_corners:
-        above = first + num_corners
-        triangles.append(np.stack([first + here, first + following, above + following], axis=-1))
-        triangles.append(np.stack([first + here, above + following, above + here], axis=-1))
-    fan = np.stack([np.zeros_like(here[2:]), here[1:-1], here[2:]], axis=-1)
-    triangles += [fan[:, ::-1], fan + (num_rings - 1) * num_corners]
-    triangles = np.concatenate(triangles)
-    return Mesh(
-        vertices=rings.reshape(-1, 3),
-        triangles=triangles,
-        labels=np.full(len(triangles), label, dtype=np.uint8),
-        colours=np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1)),
-    )
-
-
-def outline(half_x, half_y, num_corners=4, bevel=0.0):
-    """A ring (n, 2) about the origin: a rectangle, with `bevel` > 0 an octagon, with more corners an ellipse."""
-    if num_corners == 4 and bevel == 0:
-        return np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
-    if num_corners == 4:
-        x, y = half_x - bevel, half_y - bevel
-        return np.array(
-            [[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y], [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]]
-        )
-    angle = 2 * np.pi * np.arange(num_corners) / num_corners
-    return np.stack([half_x * np.cos(angle), half_y * np.sin(angle)], axis=-1)
-
-
-def box(low, high, label, colour):
-    """The axis-aligned box between two opposite corners, each (3,)."""
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-    centre, half = (low + high) / 2, (high - low) / 2
-    return slab(outline(half[0], half[1]) + centre[:2], low[2], high[2], label, colour)
-
-
-def slab(ring, bottom, top, label, colour):
-    """A level plate with the outline `ring` (n, 2) between two heights."""
-    return loft([np.insert(ring, 2, z, axis=1) for z in (bottom, top)], label, colour)
-
-
-def bar(start, end, label, colour, start_ring, end_ring=None):
-    """A straight bar from `start` to `end` (3,), its cross-section going from one ring (n, 2) to another.
-
-    Upright bars have level ends and sections along (x, y), so that splayed legs stand flat on the floor. In the
-    others the section's first axis is level and the second one as upright as it can be.
-    """
-    start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
-    end_ring = start_ring if end_ring is None else end_ring
-    direction = (end - start) / np.linalg.norm(end - start)
-    if abs(direction[2]) > 0.5:
-        axes = np.eye(3)[:2]
-    else:
-        sideways = np.cross([0.0, 0.0, 1.0], direction)
-        sideways /= np.linalg.norm(sideways)
-        axes = np.stack([sideways, np.cross(direction, sideways)])
-    return loft([start + start_ring @ axes, end + end_ring @ axes], label, colour)

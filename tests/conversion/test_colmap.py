@@ -113,13 +113,13 @@ def test_one_of_several_models_is_read_and_a_line_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     "camera, images, reason",
     [
-        ("1 OPENCV_FISHEYE 64 48 50 50 32 24 0 0 0 0", IMAGES_TXT, "OPENCV_FISHEYE are not read"),
+        ("1 OPENCV_FISHEYE 64 48 50 50 32 24 0 0 0 0", IMAGES_TXT, "found the camera model OPENCV_FISHEYE"),
         ("1 NONE 64 48 50 50 32 24", IMAGES_TXT, "cannot be read as a COLMAP model"),
         ("1 PINHOLE 64 48 50", IMAGES_TXT, "cannot be read as a COLMAP model"),
         ("1 PINHOLE 64 48 0 50 32 24", IMAGES_TXT, "focal length above 0"),
         ("1 PINHOLE 128 96 50 50 32 24", IMAGES_TXT, "64 x 48 pixels"),
         ("1 PINHOLE 64 48 50 50 32 24", "hello\n", "cannot be read as a COLMAP model"),
-        ("1 PINHOLE 64 48 50 50 32 24", "", "without images"),
+        ("1 PINHOLE 64 48 50 50 32 24", "", "has no images"),
         ("1 PINHOLE 64 48 50 50 32 24", IMAGES_TXT.replace(" 1 a.png", " 2 a.png"), "cannot be read as a COLMAP model"),
         ("1 PINHOLE 64 48 50 50 32 24", IMAGES_TXT.replace("a.png", "c d.png"), "end at the first blank"),
     ],
@@ -149,7 +149,7 @@ def test_a_binary_model_that_is_cut_short_is_refused(tmp_path, name, length):
 
 
 def test_a_name_without_an_end_is_refused(tmp_path):
-    """The library looks for it until memory is full."""
+    """pycolmap would search for it until memory is full."""
     write_images(tmp_path, ["a.png"])
     colmap.write(tmp_path, ["a.png"], poses_of(1), CAMERA, binary=True)
     path = tmp_path / "sparse" / "0" / "images.bin"

@@ -1,4 +1,4 @@
-"""make_dataset.py convert: posed images to our layout, with masks, labels, lenses; what is refused or left out."""
+"""make_dataset.py convert: posed images to class folders, with masks, labels, lenses; what is refused or left out."""
 
 import json
 
@@ -34,7 +34,7 @@ def picture(seed, channels=3, size=SIZE):
 def write_source(
     folder, names=("a.png", "b.png", "c.png"), poses=None, channels=3, frames=None, file="transforms.json", **facts
 ):
-    """A folder with images/ and transforms.json; frames: {name: what its frame says beside its pose}."""
+    """A folder with images/ and transforms.json; frames: {name: entries of its frame beside the pose}."""
     poses = poses_of(len(names)) if poses is None else poses
     entries = []
     for i, (name, pose) in enumerate(zip(names, poses)):
@@ -237,7 +237,7 @@ def test_labels_that_belong_to_no_view_are_named(tmp_path, capsys):
         np.save(tmp_path / "labels" / f"{name}.npy", np.ones(SIZE, int))
     source = write_source(tmp_path / "mug")
     convert(source, tmp_path / "out", "--labels", tmp_path / "labels", "--classes", tmp_path / "classes.txt")
-    assert "1 label maps belong to no view that is converted: typo.npy" in capsys.readouterr().out
+    assert "1 label maps belong to no converted view: typo.npy" in capsys.readouterr().out
 
 
 def test_the_splits_of_a_nerf_scene(tmp_path):
@@ -326,7 +326,7 @@ def test_broken_views_are_left_out_named_and_counted(tmp_path, capsys, refuses):
     assert contents(instance) == ["intrinsics.txt", "pose/000000.txt", "rgb/000000.png", "source_views.txt"]
 
 
-def test_a_broken_picture_stops_the_making_and_leaves_nothing(tmp_path, refuses):
+def test_a_broken_picture_stops_the_conversion_and_leaves_nothing(tmp_path, refuses):
     break_image(write_source(tmp_path / "mug"))
     arguments = ["convert", str(tmp_path / "mug"), "--obj_name", "Mug", "--out", str(tmp_path / "out")]
     refuses(make_dataset.main, arguments, "b.png: cannot be read as an image")
@@ -366,14 +366,14 @@ def test_masks_and_labels_that_do_not_fit_are_refused(tmp_path, refuses):
     labels, classes = tmp_path / "labels", tmp_path / "classes.txt"
     labels.mkdir()
     classes.write_text(CLASSES)
-    refused(refuses, tmp_path, "no mask named a", "--masks", labels)
-    refused(refuses, tmp_path, "no label map there is named as a view", "--labels", labels, "--classes", classes)
+    refused(refuses, tmp_path, "has no mask named a", "--masks", labels)
+    refused(refuses, tmp_path, "no label map is named as a view", "--labels", labels, "--classes", classes)
     iio.imwrite(labels / "a.png", np.full((20, 27), 1, np.uint8))
     refused(refuses, tmp_path, "a.png: has 27 x 20 pixels", "--masks", labels)
     refused(refuses, tmp_path, "a.png: has 27 x 20 pixels", "--labels", labels, "--classes", classes)
     refused(refuses, tmp_path, "--labels needs --classes", "--labels", labels)
     beyond = "a.png: holds the label 3, but the class list goes from 0 to 2"
-    for values, reason in ((picture(0), "one channel"), (np.full(SIZE, 3, np.uint8), beyond)):
+    for values, reason in ((picture(0), "expected one channel"), (np.full(SIZE, 3, np.uint8), beyond)):
         iio.imwrite(labels / "a.png", values)
         refused(refuses, tmp_path, reason, "--labels", labels, "--classes", classes)
     assert not (tmp_path / "out").exists()
@@ -385,12 +385,12 @@ def test_deep_images_are_refused(tmp_path, refuses):
     refused(refuses, tmp_path, "8 bits a channel", source=source)
 
 
-def test_sources_and_flags_that_mean_nothing_are_refused(tmp_path, refuses):
+def test_wrong_sources_and_flags_are_refused(tmp_path, refuses):
     (tmp_path / "empty").mkdir()
-    refused(refuses, tmp_path, "no transforms.json, no COLMAP model", source=tmp_path / "empty")
+    refused(refuses, tmp_path, "no transforms.json and no COLMAP model", source=tmp_path / "empty")
     refused(refuses, tmp_path, "--masks nowhere: no such folder", "--masks", "nowhere")
     refused(refuses, tmp_path, "no such folder or .json file", source=tmp_path / "nowhere")
-    refused(refuses, tmp_path, "--obj_name has no use with --to", "--to", "transforms")
+    refused(refuses, tmp_path, "--obj_name has no effect with --to", "--to", "transforms")
     refuses(make_dataset.main, ["convert", str(tmp_path), "--out", str(tmp_path / "out")], "--obj_name is missing")
     write_source(tmp_path / "lego", file="transforms_train.json")
     refused(refuses, tmp_path, "--split val", "--split", "val", source=tmp_path / "lego")
@@ -420,5 +420,5 @@ def test_other_settings_and_other_classes_of_the_class_folder_are_refused(tmp_pa
     (tmp_path / "out" / "Mug" / "dataset.json").unlink()
     (tmp_path / "out" / "Mug" / "Mug-level-1.txt").write_text(CLASSES)
     (tmp_path / "classes.txt").write_text(CLASSES + "3 lid\n")
-    refused(refuses, tmp_path, "not the class list that", "--classes", tmp_path / "classes.txt")
+    refused(refuses, tmp_path, "differs from the class list", "--classes", tmp_path / "classes.txt")
     convert(tmp_path / "mug", tmp_path / "out")

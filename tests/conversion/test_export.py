@@ -1,4 +1,4 @@
-"""make_dataset.py convert --to: our layout to transforms.json and COLMAP models, and there and back again."""
+"""make_dataset.py convert --to: instances to transforms.json and COLMAP models, and back."""
 
 import json
 import shutil
@@ -96,7 +96,7 @@ def test_published_half_pixels_are_added_to_the_principal_point(tmp_path):
     assert (facts["cx"], facts["cy"]) == (8.5, 8.5)
 
 
-def test_world_to_camera_poses_are_turned_round(split, tmp_path):
+def test_world_to_camera_poses_are_inverted(split, tmp_path):
     folder = split / "ball_a"
     expected = export(folder, tmp_path / "plain") / "transforms.json"
     for path in (folder / "pose").iterdir():
@@ -121,7 +121,7 @@ def test_original_names_come_back(split, tmp_path, form):
     )
 
 
-def test_names_that_would_be_the_same_are_replaced_by_numbers(split, tmp_path):
+def test_duplicate_names_are_replaced_by_numbers(split, tmp_path):
     source_views.write_names(split / "ball_a", ["a.png", "a.jpg", "b.png", "c.png"])
     out = export(split / "ball_a", tmp_path / "out")
     assert sorted(path.name for path in (out / "images").iterdir()) == [f"{i:06d}.png" for i in range(4)]

@@ -33,7 +33,7 @@ def test_distortion_by_hand():
     np.testing.assert_allclose(lens.project(np.array(x), np.array(y)), (100 * u + 10, 200 * v + 20))
 
 
-def test_a_lens_is_used_only_as_far_as_it_does_not_fold_back():
+def test_a_lens_is_used_only_up_to_where_it_folds_back():
     barrel = lenses.Lens(50, 50, 32, 24, 48, 64, k1=-1 / 3)  # r - r^3 / 3 turns at r = 1
     assert barrel.largest_radius(3.0) == pytest.approx(1.0, abs=0.01)
     assert barrel.largest_radius(0.5) == 0.5

@@ -15,8 +15,7 @@ import geometry
 import make_dataset
 import train
 import util
-from datasets.making import from_meshes, viewpoints
-from datasets.meshes import triangle_mesh
+from datasets.making import from_meshes, solids, viewpoints
 from tests.meshes import test_collection
 
 pytest.importorskip("embreex")
@@ -31,12 +30,12 @@ FLAGS = "--views 4 --train_val_views 2 --test_views 70 --sidelength 32 --num_wor
 
 def chair_obj(width=1.0, faces=""):
     """A seat and a back as OBJ text, y up, the front towards +z."""
-    solids = {
-        "cushion_1": triangle_mesh.box((-width, 0, -1), (width, 0.5, 1), 1, (1, 0, 0)),
-        "rest": triangle_mesh.box((-width, 0.5, -1), (width, 2.5, -0.6), 1, (1, 0, 0)),
+    parts = {
+        "cushion_1": solids.box((-width, 0, -1), (width, 0.5, 1), 1, (1, 0, 0)),
+        "rest": solids.box((-width, 0.5, -1), (width, 2.5, -0.6), 1, (1, 0, 0)),
     }
     lines, first = [], 1
-    for name, solid in solids.items():
+    for name, solid in parts.items():
         lines += [f"o {name}"] + [f"v {x} {y} {z}" for x, y, z in solid.vertices]
         lines += [f"f {a} {b} {c}" for a, b, c in solid.triangles + first]
         first += len(solid.vertices)
@@ -201,7 +200,7 @@ def test_without_labels_there_are_pictures_and_poses_only(models):
     assert sorted(path.name for path in instance.iterdir()) == ["intrinsics.txt", "pose", "rgb"]
 
 
-def test_depth_and_normals_are_written_where_asked_for(models):
+def test_depth_and_normals_are_written_with_depth(models):
     folder = make(models, "--depth")
     instance = next((folder / "Chair.train").iterdir())
     depth, normals = (np.load(instance / kind / "000001.npy") for kind in ("depth", "normals"))
@@ -222,7 +221,7 @@ def test_keeping_the_size_leaves_points_where_the_file_has_them(models):
     assert points.points[:, 1].min() == pytest.approx(-1, abs=0.01)  # the front, the file's z = 1, is at -y
 
 
-def test_cameras_are_as_asked_for(models):
+def test_flags_set_the_cameras(models):
     folder = make(models, "--cameras orbit --elevation_deg -40,-20 --radius 2 --fov_deg 60 --test_instances 1")
     instance = dataio.index_split(folder / "Chair.train")[0]
     assert np.allclose(np.linalg.norm(instance.poses[:, :3, 3], axis=1), 2, atol=1e-5)
@@ -230,7 +229,7 @@ def test_cameras_are_as_asked_for(models):
     assert instance.intrinsics.focal == pytest.approx(32 * viewpoints.focal_of(60))
 
 
-def test_given_cameras_make_no_second_split_of_the_same_views(models):
+def test_poses_from_files_make_no_train_val(models):
     poses = models.parent / "poses"
     poses.mkdir()
     for i, pose in enumerate(viewpoints.spiral(3)):
@@ -238,7 +237,7 @@ def test_given_cameras_make_no_second_split_of_the_same_views(models):
     assert {path.name for path in make(models, f"--cameras {poses}").glob("Chair.*")} == {"Chair.train"}
 
 
-def test_given_cameras_that_are_no_rigid_poses_are_refused(models, refuses):
+def test_poses_from_files_must_be_rigid(models, refuses):
     poses = models.parent / "poses"
     poses.mkdir()
     np.savetxt(poses / "0.txt", 2 * np.eye(4))
@@ -251,7 +250,7 @@ def test_no_views_of_train_val_make_no_train_val(models):
     assert {path.name for path in folder.glob("Chair.*")} == {"Chair.train"}
 
 
-def test_what_is_unfinished_is_not_gone_on_with_by_another_map_of_parts(models, refuses):
+def test_an_unfinished_run_is_not_resumed_with_another_map_of_parts(models, refuses):
     (models / "empty.obj").write_text("v 0 0 0\n")
     where = ["meshes", str(models), "--obj_name", "Chair", "--out", str(models.parent / "out"), *FLAGS.split()]
     arguments = [*where, "--parts", str(models.parent / "parts.yml")]
@@ -305,8 +304,8 @@ def test_names_of_parts_that_the_map_lacks_are_refused(models, refuses):
         ("--class_list x --parts y", "give one of them"),
         ("--up y --front -y", "lie on one axis"),
         ("--val_instances 2 --test_instances 1", "ask for 3 objects"),
-        ("--splits nowhere.yml", "nowhere.yml: cannot be read"),
-        ("--splits s.yml --test_instances 1", "leave --val_instances"),
+        ("--splits nowhere.yml", "nowhere.yml: cannot read"),
+        ("--splits s.yml --test_instances 1", "remove --val_instances"),
     ],
 )
 def test_flags_that_cannot_work_are_refused(models, refuses, flags, reason):
@@ -329,11 +328,11 @@ def read(path, known=("a", "b", "c", "d")):
     return from_meshes.read_splits(path, "Chair", set(known))
 
 
-def test_a_file_parts_the_objects(tmp_path, capsys):
+def test_a_file_assigns_objects_to_splits(tmp_path, capsys):
     (tmp_path / "splits.yml").write_text("train: [b, a, gone]\ntest: [c]\n")
     assert read(tmp_path / "splits.yml") == {"train": ["a", "b"], "val": [], "test": ["c"]}
     printed = capsys.readouterr().out
-    assert "1 objects that" in printed and "gone" in printed and "1 objects are in none" in printed
+    assert "1 objects listed" in printed and "gone" in printed and "1 objects are in none" in printed
 
 
 def test_partnet_s_own_split_files_are_read(tmp_path):
@@ -347,14 +346,14 @@ def test_partnet_s_own_split_files_are_read(tmp_path):
     ("text", "reason"),
     [
         ("train: [a]\ntest: [a]", "a is in more than one split"),
-        ("train: [x, y]", "names no training object"),
+        ("train: [x, y]", "none of its training objects"),
         ("[a, b]", "expected"),
         ("train: a", "expected"),
         ("training: [a]", "expected"),
-        ("{", "cannot be read"),
+        ("{", "cannot read"),
     ],
 )
-def test_split_files_that_make_no_sense_are_refused(tmp_path, text, reason):
+def test_wrong_split_files_are_refused(tmp_path, text, reason):
     (tmp_path / "splits.yml").write_text(text)
     with pytest.raises(util.InputError, match=reason):
         read(tmp_path / "splits.yml")

@@ -1,4 +1,4 @@
-"""datasets/making/furniture.py and datasets/meshes/obj.py, on a tiny archive made on the spot."""
+"""datasets/making/furniture.py, on a tiny archive made on the spot."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import util
-from datasets.making import carpentry, furniture
-from datasets.meshes import obj, triangle_mesh
+from datasets.making import carpentry, furniture, furniture_archives
+from datasets.meshes import named_mesh, triangle_mesh
 
 pytest.importorskip("mapbox_earcut")
 
@@ -115,7 +115,7 @@ def test_materials(archive):
     plain = np.isin(mesh.labels, (1, 3))
     assert (mesh.texture_ids[plain] == triangle_mesh.UNTEXTURED).all()  # its texture is not in the archive
     assert np.allclose(mesh.colours[plain], [0.8, furniture.ALBEDO_FLOOR, 0.2])
-    assert np.allclose(mesh.colours[mesh.labels == 4], obj.UNDEFINED_COLOUR)
+    assert np.allclose(mesh.colours[mesh.labels == 4], named_mesh.DEFAULT_COLOUR)
 
 
 def test_variants_change_colours_and_proportions_only(archive):
@@ -151,35 +151,7 @@ def test_splitting_keeps_area_sides_and_interpolated_values(height):
     assert (below[0][..., 2] <= height + 1e-12).all() and (beyond[0][..., 2] >= height - 1e-12).all()
 
 
-def test_every_concave_polygon_keeps_its_area():
-    angle = 2 * np.pi * np.arange(40) / 40
-    radius = np.where(np.arange(40) % 2, 1.0, 0.3)  # a star, in a tilted plane
-    star = np.stack([radius * np.cos(angle), radius * np.sin(angle), 0.5 * radius * np.cos(angle)], axis=-1)
-    lines = [f"v {x} {y} {z}" for x, y, z in star] + ["f " + " ".join(map(str, range(1, 41)))]
-    dart = ["v 0 0 0", "v 4 0 0", "v 1 1 0", "v 0 4 0", "f -4 -3 -2 -1", "f -3 -2 -1 -4"]
-    parsed = obj.parse_obj("\n".join(lines + dart), "star.obj")
-    triangles, face_ids = obj.triangulate(parsed)
-    a, b, c = np.moveaxis(parsed.positions[parsed.position_ids[triangles]], 1, 0)
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
-    flat = 20 * 1.0 * 0.3 * np.sin(2 * np.pi / 40)
-    assert area[face_ids == 0].sum() == pytest.approx(flat * np.sqrt(1.25))
-    assert area[face_ids == 1].sum() == pytest.approx(4) and area[face_ids == 2].sum() == pytest.approx(4)
-
-
-def test_faces_keep_the_order_of_the_file():
-    parsed = obj.parse_obj(OBJ, "tiny.obj")
-    assert parsed.sizes.tolist() == [4, 4, 6, 3]
-    assert [parsed.material_names[i] for i in parsed.material_ids] == ["wood grain", "plain", "plain", "nowhere"]
-    assert parsed.position_ids[8:14].tolist() == [4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(("text", "line"), [("v 1 2 x", 1), ("v 0 0 0\nf 1 2 3", 2), ("v 0 0 0\nf 0 1 1", 2)])
-def test_broken_obj_files_are_told_with_their_line(text, line):
-    with pytest.raises(util.InputError, match=rf"broken\.obj, line {line}"):
-        obj.parse_obj(text, "broken.obj")
-
-
-def test_wrong_archives_are_told(tmp_path):
+def test_wrong_archives_are_refused(tmp_path):
     with pytest.raises(util.InputError, match=r"5 faces, the labels are for 4"):
         furniture.load(write_archive(tmp_path / "Tiny.sh3f", OBJ + "f 1 2 3\n"), ENTRY)
     (tmp_path / "Tiny.sh3f").write_text("no zip")
@@ -190,15 +162,15 @@ def test_wrong_archives_are_told(tmp_path):
 def test_archives_are_found_at_any_depth(tmp_path):
     (tmp_path / "usr" / "share").mkdir(parents=True)
     path = write_archive(tmp_path / "usr" / "share" / "Tiny.sh3f")
-    assert furniture.find_archives({"Tiny.sh3f"}, tmp_path, tmp_path / "cache") == {"Tiny.sh3f": path}
+    assert furniture_archives.find({"Tiny.sh3f"}, tmp_path, tmp_path / "cache") == {"Tiny.sh3f": path}
     with pytest.raises(util.InputError, match=r"Other\.sh3f not found"):
-        furniture.find_archives({"Tiny.sh3f", "Other.sh3f"}, tmp_path, tmp_path / "cache")
+        furniture_archives.find({"Tiny.sh3f", "Other.sh3f"}, tmp_path, tmp_path / "cache")
 
 
 def test_without_apt_get_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(util.InputError, match=r"apt-get is not on this machine; .*--archive_dir"):
-        furniture.find_archives({"Tiny.sh3f"}, None, tmp_path / "cache")
+    with pytest.raises(util.InputError, match=r"apt-get is not installed; .*--archive_dir"):
+        furniture_archives.find({"Tiny.sh3f"}, None, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -208,7 +180,7 @@ def test_failing_download_gives_its_reason(tmp_path, monkeypatch):
     apt_get.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(util.InputError, match=r"E: no network; .*--archive_dir"):
-        furniture.find_archives({"Tiny.sh3f"}, None, tmp_path / "cache")
+        furniture_archives.find({"Tiny.sh3f"}, None, tmp_path / "cache")
 
 
 def test_catalogue_is_whole():

@@ -72,7 +72,7 @@ def test_the_deeper_node_has_the_part(class_list):
     assert partnet.part_classes(tree, class_list(), "a.json") == ({"a": 1}, [])
     tree = [node("chair", node("chair_seat", objs=["a"]), node("chair_back", objs=["a", "b"]))]
     found, faults = partnet.part_classes(tree, class_list(), "a.json")
-    assert found == {"a": 2, "b": 1} and faults == ["a.json: the part a has two classes, the first taken"]
+    assert found == {"a": 2, "b": 1} and faults == ["a.json: part a has two classes, first one used"]
 
 
 def test_unknown_part_names_are_listed(class_list):
@@ -144,17 +144,17 @@ def test_a_part_without_faces_is_left_out_and_told(tmp_path, class_list):
 def test_broken_annotations_are_told(tmp_path, class_list):
     folder = write(tmp_path / "173")
     (folder / "objs" / "original-3.obj").unlink()
-    with pytest.raises(util.InputError, match=r"after_merging\.json: names the part original-3, but there is no .*objs"):
+    with pytest.raises(util.InputError, match=r"after_merging\.json: names part original-3, expected the file .*objs"):
         partnet.load(folder, class_list())
     for text in ("{", "[" * 100_000, "\xff"):
         (folder / "result_after_merging.json").write_text(text, encoding="latin-1")
-        with pytest.raises(util.InputError, match=r"result_after_merging\.json: cannot be read as JSON"):
+        with pytest.raises(util.InputError, match=r"result_after_merging\.json: cannot read this JSON file"):
             partnet.load(folder, class_list())
     (folder / "result_after_merging.json").unlink()
     with pytest.raises(util.InputError, match=r"173: expected result_after_merging\.json or result\.json, found neither"):
         partnet.load(folder, class_list())
     write(folder, meta="{")
-    with pytest.raises(util.InputError, match=r"meta\.json: cannot be read as JSON"):
+    with pytest.raises(util.InputError, match=r"meta\.json: cannot read this JSON file"):
         partnet.load(folder, class_list())
 
 
@@ -176,5 +176,5 @@ def test_the_shapenet_id_is_taken_where_it_is_fit_for_a_folder(tmp_path, meta, e
 
 
 def test_too_many_classes_are_told(class_list):
-    with pytest.raises(util.InputError, match=r"Chair-level-1\.txt: class id 256"):
+    with pytest.raises(util.InputError, match=r"Chair-level-1\.txt: found class id 256"):
         class_list("256 chair/chair_back\n")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import geometry
+from datasets.making import solids
 from datasets.meshes import raycasting, triangle_mesh
 
 pytest.importorskip("embreex")
@@ -24,10 +25,9 @@ def camera(azimuth_deg, elevation_deg, distance=1.3):
 def sphere(label=1, colour=RED, centre=(0, 0, 0)):
     polar = np.linspace(1e-3, np.pi - 1e-3, 160)
     rings = [
-        np.insert(triangle_mesh.outline(RADIUS * np.sin(a), RADIUS * np.sin(a), 320), 2, -RADIUS * np.cos(a), axis=1)
-        for a in polar
+        np.insert(solids.outline(RADIUS * np.sin(a), RADIUS * np.sin(a), 320), 2, -RADIUS * np.cos(a), axis=1) for a in polar
     ]
-    return triangle_mesh.loft(np.array(rings) + centre, label, colour)
+    return solids.loft(np.array(rings) + centre, label, colour)
 
 
 def wall(y=0.0, label=1, colour=RED, half=0.5, **texture):
@@ -97,7 +97,7 @@ def test_sphere_points_project_onto_the_same_pixels_of_every_view():
 
 
 def test_colour_belongs_to_the_surface_point_and_not_to_the_view():
-    mesh = triangle_mesh.box((-0.3, -0.2, -0.3), (0.3, 0.2, 0.3), 1, RED)
+    mesh = solids.box((-0.3, -0.2, -0.3), (0.3, 0.2, 0.3), 1, RED)
     tops = [view(mesh, camera(azimuth, 60))[0][SIDE // 2, SIDE // 2] for azimuth in (0, 100, 200)]
     assert np.array_equal(tops[0], tops[1]) and np.array_equal(tops[0], tops[2])
     directions = ((0, 0), (90, 0), (0, 89))

@@ -1,4 +1,4 @@
-"""datasets/meshes/reading.py, datasets/meshes/named_mesh.py and datasets/meshes/ply.py, on files written on the spot."""
+"""datasets/meshes/reading.py, named_mesh.py and ply.py, and how obj.py and mtl.py find files."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -6,7 +6,7 @@ import plyfile
 import pytest
 
 import util
-from datasets.meshes import named_mesh, obj, reading, triangle_mesh
+from datasets.meshes import named_mesh, reading, triangle_mesh
 
 # Two unit squares at heights 0 and 1; the second one has coordinates into a texture.
 OBJ = """mtllib chair.mtl
@@ -44,7 +44,7 @@ def chair(tmp_path):
 
 
 def read(path, root=None):
-    return reading.read(path, path.parent if root is None else root)
+    return reading.read_below(path.parent if root is None else root, path)
 
 
 def names(named, kind):
@@ -75,7 +75,7 @@ def test_missing_and_broken_files_of_a_material_are_named_and_the_plain_colour_t
     assert (named.mesh.texture_ids == -1).all() and np.allclose(named.mesh.colours[2:], [0, 0, 1])
     (chair.parent / "chair.mtl").unlink()
     named = read(chair)
-    assert "chair.mtl not found" in named.faults[0] and np.allclose(named.mesh.colours, obj.UNDEFINED_COLOUR)
+    assert "chair.mtl not found" in named.faults[0] and np.allclose(named.mesh.colours, named_mesh.DEFAULT_COLOUR)
 
 
 def test_textures_are_found_below_the_root_only(chair, tmp_path):
@@ -85,7 +85,7 @@ def test_textures_are_found_below_the_root_only(chair, tmp_path):
         (chair.parent / "chair.mtl").write_text(MTL.replace("wood.png", name))
         assert len(read(chair, tmp_path).mesh.textures) == 1
         named = read(chair)
-        assert "not found below" in named.faults[0] and not named.mesh.textures
+        assert "not found in the folder" in named.faults[0] and not named.mesh.textures
     (chair.parent / "link.png").symlink_to(tmp_path / "images" / "wood.png")
     (chair.parent / "chair.mtl").write_text(MTL.replace("wood.png", "link.png"))
     assert not read(chair).mesh.textures
@@ -114,13 +114,13 @@ def test_a_library_in_another_folder_is_found_with_backslashes_too(chair):
 def test_a_broken_line_of_a_library_is_told_and_the_rest_read(chair):
     (chair.parent / "chair.mtl").write_text(MTL.replace("Kd 0.25 0.5 0.75", "Kd 0.25 0.5"))
     named = read(chair)
-    assert named.faults == (f"{chair.parent / 'chair.mtl'}: line 2 ('Kd 0.25 0.5') cannot be read, plain colour taken",)
-    assert np.allclose(named.mesh.colours[:2], obj.UNDEFINED_COLOUR) and len(named.mesh.textures) == 1
+    assert named.faults == (f"{chair.parent / 'chair.mtl'}: cannot read line 2 ('Kd 0.25 0.5'), plain colour used",)
+    assert np.allclose(named.mesh.colours[:2], named_mesh.DEFAULT_COLOUR) and len(named.mesh.textures) == 1
 
 
 def test_materials_that_no_library_defines_are_named(chair):
     chair.write_text(OBJ + "usemtl brass\nf 1 2 7\nusemtl unused\nusemtl tin\nf 1 2 8\nusemtl\nf 1 2 5\n")
-    assert read(chair).faults == (f"{chair}: brass, tin not defined as a material in chair.mtl, plain colour taken",)
+    assert read(chair).faults == (f"{chair}: brass, tin not defined as a material in chair.mtl, plain colour used",)
 
 
 def test_materials_may_name_parts_without_any_library(chair):
@@ -135,7 +135,7 @@ def test_colours_of_vertices_count_where_no_material_does(chair):
     assert np.allclose(read(chair).mesh.colours[:2], [0.25, 0.5, 0.75])
     for without in ("usemtl plain\n", "mtllib chair.mtl\n"):
         chair.write_text(red_to_blue.replace(without, ""))
-        assert np.allclose(read(chair).mesh.colours[:2], [[0.5, 0, 0.5], obj.UNDEFINED_COLOUR])
+        assert np.allclose(read(chair).mesh.colours[:2], [[0.5, 0, 0.5], named_mesh.DEFAULT_COLOUR])
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -263,18 +263,19 @@ def test_whole_colours_of_ply_files_go_up_to_255_or_65535(tmp_path, kind, larges
 
 def test_a_texture_of_a_ply_file_is_told(tmp_path):
     named = read(write_ply(tmp_path / "a.ply", face_fields=[("texcoord", "O", [np.zeros(8, "f4"), np.zeros(6, "f4")])]))
-    assert len(named.faults) == 1 and "a.ply: has a texture, which is not read" in named.faults[0]
+    assert len(named.faults) == 1 and "a.ply: textures of PLY files are not supported" in named.faults[0]
     assert len(named.mesh.triangles) == 3
 
 
 def test_degenerate_ply_faces_are_counted(tmp_path):
     named = read(write_ply(tmp_path / "a.ply", faces=[(0, 1, 2), (0, 0, 1), (0, 1), (2, 1, 0)]))
-    assert "2 degenerate" in named.faults[0] and len(named.mesh.triangles) == 1
+    assert "2 degenerate" in named.faults[0]
+    assert len(named_mesh.assemble([named], tmp_path).mesh.triangles) == 1
 
 
 def test_broken_ply_files_are_told(tmp_path):
     path = write_ply(tmp_path / "a.ply", faces=[(0, 1, 8)])
-    with pytest.raises(util.InputError, match=r"a\.ply: faces refer to vertices 0 to 8, the file has 8"):
+    with pytest.raises(util.InputError, match=r"a\.ply: faces refer to vertices 0 to 8, expected 0 to 7"):
         read(path)
     write_ply(path, faces=[(0, 1, -1)])
     with pytest.raises(util.InputError, match=r"vertices -1 to 1"):
@@ -285,5 +286,5 @@ def test_broken_ply_files_are_told(tmp_path):
     whole = write_ply(path).read_bytes()
     for content in (b"", b"ply\nnonsense", whole[:-5], b"\0" * 50):
         path.write_bytes(content)
-        with pytest.raises(util.InputError, match=r"a\.ply: cannot be read as a PLY file"):
+        with pytest.raises(util.InputError, match=r"a\.ply: cannot read this PLY file"):
             read(path)

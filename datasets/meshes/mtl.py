@@ -1,0 +1,156 @@
+"""Reads the materials of OBJ files: MTL libraries and the textures that they name.
+
+Shapes: M materials.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+import util
+from datasets.meshes import named_mesh, textures
+
+_NUMBER = r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s+"
+MAP_OPTIONS = re.compile(  # these precede the file name in map_Kd; none of them is applied
+    rf"^(?:\s*(?:-(?:s|o|t)\s+(?:{_NUMBER}){{1,3}}|-mm\s+(?:{_NUMBER}){{2}}|-(?:bm|boost|texres)\s+{_NUMBER}"
+    r"|-(?:blendu|blendv|cc|clamp)\s+(?:on|off)\s+|-(?:imfchan|type)\s+\w+\s+))+"
+)
+COMMENT = re.compile(r"(\.\w+)\s+#.*$")  # after the file name in map_Kd; "wood #2.png" is a name
+MAX_NAMED = 3  # names in a fault
+
+
+@dataclass(frozen=True)
+class Material:
+    colour: tuple = named_mesh.DEFAULT_COLOUR  # Kd, (r, g, b) in [0, 1]
+    texture: str = None  # map_Kd, the file name without options, with forward slashes
+
+
+class Appearance(NamedTuple):
+    """What the materials of a file look like. A material without a usable texture has its plain colour."""
+
+    colours: np.ndarray  # (M, 3) sRGB in [0, 1]; the mean of the texture if there is one
+    textures: dict  # {material id: (H, W, 4) uint8}
+    is_defined: np.ndarray  # (M,) bool: a library defines the material
+    faults: list
+
+
+def read(libraries, names, used, path, open_file):
+    """The Appearance of the materials of an OBJ file.
+
+    libraries: what the `mtllib` lines of the file name
+    names:     (M,) names of materials
+    used:      sorted ids of the materials that faces have; only their textures are read
+    path:      of the OBJ file
+    open_file: see `reading.read`
+    """
+    defined, lost_libraries, faults = _read_libraries(libraries, path, open_file)
+    materials = [defined.get(name, Material()) for name in names]
+    colours, texture_of = np.array([material.colour for material in materials]), {}
+    images, missing, unreadable = {}, lost_libraries.copy(), []
+    for i in used:
+        name = materials[i].texture
+        if name and name not in images:
+            images[name] = _read_texture(name, path, open_file, missing, unreadable)
+        if name and images[name] is not None:
+            texture_of[i], colours[i] = images[name], textures.mean_colour(images[name])
+    # Without a library, materials may exist only to name parts. If a library is missing, that is the fault to report.
+    undefined = [names[i] for i in used if names[i] and names[i] not in defined] if libraries and not lost_libraries else []
+    for concerned, fault in (
+        (missing, "not found in the folder of the object"),
+        (unreadable, "cannot be read"),
+        (undefined, f"not defined as a material in {_listed(libraries)}"),
+    ):
+        if concerned:
+            faults.append(f"{path}: {_listed(concerned)} {fault}, plain colour used")
+    return Appearance(colours, texture_of, np.array([name in defined for name in names]), faults)
+
+
+def _read_libraries(libraries, path, open_file):
+    """({material name: Material}, names of missing libraries, faults)."""
+    materials, missing, faults = {}, [], []
+    for line in dict.fromkeys(libraries):
+        for names in ([line], line.split()):  # a name may contain blanks, and a line may name several files
+            found = {name: _open(name, path, open_file) for name in names}
+            found = {name: data for name, data in found.items() if data is not None}
+            if found:
+                break
+        else:
+            missing.append(line)
+        for name, data in found.items():
+            materials |= parse(data.decode("utf-8", errors="replace"), path.parent / _slashes(name), faults)
+    return materials, missing, faults
+
+
+def _read_texture(name, path, open_file, missing, unreadable):
+    """(H, W, 4) uint8, or None after adding the name to the list `missing` or `unreadable`."""
+    try:
+        data = _open(name, path, open_file)
+        if data is not None:
+            return textures.decode(data)
+        missing.append(name)
+    except util.InputError:  # of `open_file`, about an archive
+        raise
+    except Exception:  # Pillow's decoders raise many kinds of errors
+        unreadable.append(name)
+
+
+def _open(name, path, open_file):
+    """The bytes of the file that the file `path` calls `name`, None if there is none."""
+    try:
+        return open_file(path.parent / _slashes(name))
+    except FileNotFoundError:
+        return None
+
+
+def _slashes(name):
+    return name.replace("\\", "/")
+
+
+def _listed(names):
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def parse(text, name, faults):
+    """{material name: Material} of an MTL file's text. Transparency is ignored.
+
+    name:   the file's name in faults
+    faults: list to which a sentence is added if lines cannot be read; such lines change nothing
+    """
+    materials, current, unread = {}, None, []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        keyword, rest = (line.split(None, 1) + ["", ""])[:2]
+        keyword, rest = keyword.lower(), rest.strip()
+        try:
+            if keyword == "newmtl":
+                current = rest or None
+                if not rest:
+                    raise ValueError(line)
+                materials[current] = Material()
+            elif keyword == "kd":
+                materials[current] = replace(materials[current], colour=_colour(rest.partition("#")[0].split()))
+            elif keyword == "map_kd":
+                materials[current] = replace(materials[current], texture=_texture(rest))
+        except (ValueError, KeyError):
+            unread.append(f"line {number} ({line.strip()[:60]!r})")
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        faults.append(f"{name}: cannot read {unread[0]}{more}, plain colour used")
+    return materials
+
+
+def _colour(words):
+    """(r, g, b) in [0, 1] of the numbers in a Kd line; a single number is a grey."""
+    colour = np.array([float(word) for word in (words * 3 if len(words) == 1 else words)[:3]])
+    if len(colour) < 3 or not np.isfinite(colour).all():
+        raise ValueError(words)
+    return tuple(colour.clip(0, 1).tolist())
+
+
+def _texture(text):
+    """The file name in a map_Kd line, None if there is none."""
+    text = MAP_OPTIONS.sub("", text).strip()
+    quoted = re.match(r"""(["'])(.+?)\1""", text)
+    return _slashes(quoted[2] if quoted else COMMENT.sub(r"\1", text)) or None
