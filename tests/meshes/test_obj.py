@@ -10,7 +10,7 @@ SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
 
 
 def names(parsed, kind):
-    return [getattr(parsed, f"{kind}_names")[i] for i in getattr(parsed, f"{kind}_ids")]
+    return [parsed.names[kind].names[i] for i in parsed.names[kind].ids]
 
 
 def test_every_face_has_the_names_that_stand_before_it():
