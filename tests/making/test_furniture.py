@@ -151,7 +151,7 @@ def test_splitting_keeps_area_sides_and_interpolated_values(height):
     assert (below[0][..., 2] <= height + 1e-12).all() and (beyond[0][..., 2] >= height - 1e-12).all()
 
 
-def test_wrong_archives_are_told(tmp_path):
+def test_wrong_archives_are_refused(tmp_path):
     with pytest.raises(util.InputError, match=r"5 faces, the labels are for 4"):
         furniture.load(write_archive(tmp_path / "Tiny.sh3f", OBJ + "f 1 2 3\n"), ENTRY)
     (tmp_path / "Tiny.sh3f").write_text("no zip")
