@@ -61,7 +61,7 @@ def make(options):
     classes, models = catalogue()
     models = sorted((name, entry) for name, entry in models.items() if entry["category"] == category)
     archives = furniture_archives.find(
-        {entry["archive"] for _, entry in models}, options.archive_dir, cache=Path(options.out) / ".cache"
+        {entry["archive"] for _, entry in models}, options.archive_dir, cache=Path(options.out).resolve() / ".cache"
     )
     loads, entries = {"train": {}, "val": {}, "test": {}}, {}
     for split, of_split in loads.items():

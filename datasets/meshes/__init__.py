@@ -1,4 +1,4 @@
-"""Triangle meshes with part labels: reading files, PartNet and ShapeNet folders, colours, ray casting.
+"""Triangle meshes with part labels: reading OBJ, glTF, PLY, PartNet and ShapeNet, transferring colours, ray casting.
 
-May import util, data_util and geometry.
+May import: data_util, geometry, util.
 """

@@ -119,7 +119,7 @@ class _Pair:
         return Fit(distances.mean(), np.median(distances) / self.diagonals[1], matrix)
 
     def _refined(self, matrix):
-        """Similarities after ICP in both directions. Points of the surface that lacks a part find the right partners."""
+        """Similarities after ICP in each direction: every point of a surface that lacks a part has a true counterpart."""
         options = {"threshold": 0, "max_iterations": NUM_STEPS, "reflection": False}
         yield self.icp(self.moving[:NUM_SCORED], self.fixed, matrix, **options)[0]
         yield np.linalg.inv(self.icp(self.fixed[:NUM_SCORED], self.moving, np.linalg.inv(matrix), **options)[0])
@@ -150,6 +150,7 @@ def paint(mesh, coloured, matrix, resolution=256):
     ids = _nearest_of_same_side(points, normals, pieces.mean(axis=1), parent_normals[parents], DETOUR * diagonal)
     colours = surface.colours[ids]
 
+    # Triangles whose pieces have one colour stay whole.
     order = np.argsort(parents, kind="stable")
     pieces, parents, colours = pieces[order], parents[order], colours[order]
     first = np.searchsorted(parents, np.arange(len(corners)))

@@ -18,7 +18,6 @@ MAP_OPTIONS = re.compile(  # these precede the file name in map_Kd; none of them
     r"|-(?:blendu|blendv|cc|clamp)\s+(?:on|off)\s+|-(?:imfchan|type)\s+\w+\s+))+"
 )
 COMMENT = re.compile(r"(\.\w+)\s+#.*$")  # after the file name in map_Kd; "wood #2.png" is a name
-MAX_NAMED = 3  # names in a fault
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ def read(libraries, names, used, path, open_file):
     for concerned, fault in (
         (missing, "not found in the folder of the object"),
         (unreadable, "cannot be read"),
-        (undefined, f"not defined as a material in {_listed(libraries)}"),
+        (undefined, f"not defined as a material in {named_mesh.listed(libraries)}"),
     ):
         if concerned:
-            faults.append(f"{path}: {_listed(concerned)} {fault}, plain colour used")
+            faults.append(f"{path}: {named_mesh.listed(concerned)} {fault}, plain colour used")
     return Appearance(colours, texture_of, np.array([name in defined for name in names]), faults)
 
 
@@ -106,11 +105,6 @@ def _open(name, path, open_file):
 
 def _slashes(name):
     return name.replace("\\", "/")
-
-
-def _listed(names):
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def parse(text, name, faults):

@@ -13,6 +13,7 @@ from datasets.meshes import polygons, triangle_mesh
 
 NAME_KINDS = ("object", "group", "material")
 FLAT = 1e-12  # twice the area over the squared longest edge; a triangle below it is flat up to rounding
+MAX_SHOWN = 5  # names in a message
 DEFAULT_COLOUR = (0.6, 0.6, 0.6)  # sRGB of surfaces for which no file defines a colour
 
 
@@ -58,6 +59,12 @@ def empty(fault):
     """The NamedMesh of a file without faces."""
     names = dict.fromkeys(NAME_KINDS, Names([], np.zeros(0, dtype=int)))
     return build(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 3)), names, faults=[fault])
+
+
+def listed(names):
+    """The first names as text, and the number of the others."""
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(name or "(none)" for name in names[:MAX_SHOWN]) + more
 
 
 def without_flat(named, path, num_lost):

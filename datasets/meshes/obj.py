@@ -15,7 +15,7 @@ import util
 from datasets.meshes import mtl, named_mesh, triangle_mesh
 from datasets.meshes.polygons import Polygons, triangulate
 
-NAMING = ("o", "g", "usemtl")  # keywords that name the faces after them
+NAMING = {"o": "object", "g": "group", "usemtl": "material"}  # keywords that name the faces after them
 NO_UV = -1  # texture coordinate index of a corner that has none
 NO_COLOUR = (float("nan"),) * 3
 BYTES_FROM = 2.0  # vertex colours that reach this value are in [0, 255], all others in [0, 1]
@@ -27,24 +27,14 @@ class ObjFile(Polygons):
 
     uv:             (Q, 2) texture coordinates, origin at the bottom left
     uv_ids:         (C,) index into uv, or NO_UV
-    material_ids:   (F,) index into material_names
-    material_names: list of str
-    object_ids:     (F,) index into object_names, the names in `o` lines
-    object_names:   list of str
-    group_ids:      (F,) index into group_names, the names in `g` lines
-    group_names:    list of str; if a face has several groups, their names are one string with blanks
+    names:          {kind: Names with ids (F,)}; if a face has several groups, their names are one string with blanks
     libraries:      names of MTL files, as in the file
     vertex_colours: (P, 3) in [0, 1], NaN where a `v` line has none
     """
 
     uv: np.ndarray
     uv_ids: np.ndarray
-    material_ids: np.ndarray
-    material_names: list
-    object_ids: np.ndarray
-    object_names: list
-    group_ids: np.ndarray
-    group_names: list
+    names: dict
     libraries: list
     vertex_colours: np.ndarray
 
@@ -57,26 +47,23 @@ def read(path, data, open_file):
     obj = parse(data.decode("utf-8", errors="replace"), path)
     if not len(obj.sizes):
         return named_mesh.empty(f"{path}: no faces found, expected an OBJ file with `f` lines; left out")
-    used = np.unique(obj.material_ids).tolist()
-    look = mtl.read(obj.libraries, obj.material_names, used, path, open_file)
+    material_names, material_ids = obj.names["material"]
+    look = mtl.read(obj.libraries, material_names, np.unique(material_ids).tolist(), path, open_file)
     corner_ids, face_ids, num_lost = triangulate(obj)
-    material_ids, uv_ids = obj.material_ids[face_ids], obj.uv_ids[corner_ids]
+    triangles, uv_ids, material_ids = obj.position_ids[corner_ids], obj.uv_ids[corner_ids], material_ids[face_ids]
 
-    triangles = obj.position_ids[corner_ids]
     vertex_colours = obj.vertex_colours[triangles].mean(axis=1)
     has_own = np.isfinite(vertex_colours).all(axis=1) & ~look.is_defined[material_ids]
-    texture_of = np.full(len(obj.material_names), triangle_mesh.UNTEXTURED)
+    texture_of = np.full(len(material_names), triangle_mesh.UNTEXTURED)
     texture_of[list(look.textures)] = np.arange(len(look.textures))
     uv = np.nan_to_num(np.concatenate([obj.uv, [[0.0, 0.0]]]), posinf=0.0, neginf=0.0)  # NO_UV picks the last
+    names = {kind: named_mesh.Names(found.names, found.ids[face_ids]) for kind, found in obj.names.items()}
+    names["object"] = names["object"]._replace(names=[name or path.stem for name in names["object"].names])
     named = named_mesh.build(
         obj.positions,
         triangles,
         np.where(has_own[:, None], vertex_colours, look.colours[material_ids]),
-        {
-            "object": named_mesh.Names([name or path.stem for name in obj.object_names], obj.object_ids[face_ids]),
-            "group": named_mesh.Names(obj.group_names, obj.group_ids[face_ids]),
-            "material": named_mesh.Names(obj.material_names, material_ids),
-        },
+        names,
         face_ids,
         len(obj.sizes),
         look.faults,
@@ -131,12 +118,7 @@ def parse(text, name):
         position_ids=position_ids,
         uv=np.array(uv).reshape(-1, 2),
         uv_ids=uv_ids,
-        material_ids=np.array(ids["usemtl"], dtype=int),
-        material_names=list(names["usemtl"]),
-        object_ids=np.array(ids["o"], dtype=int),
-        object_names=list(names["o"]),
-        group_ids=np.array(ids["g"], dtype=int),
-        group_names=list(names["g"]),
+        names={kind: named_mesh.Names(list(names[word]), np.array(ids[word], dtype=int)) for word, kind in NAMING.items()},
         libraries=libraries,
         vertex_colours=(colours / 255 if (colours >= BYTES_FROM).any() else colours).clip(0, 1),
     )

@@ -18,9 +18,8 @@ import yaml
 
 import util
 from datasets.meshes import named_mesh
+from datasets.meshes.triangle_mesh import MAX_CLASS_ID
 
-MAX_CLASS_ID = 255  # of uint8 labels
-MAX_SHOWN = 5
 UNKNOWN = -1
 
 
@@ -105,6 +104,5 @@ def labels(part_map, named, where):
     kind, (unknown, classes) = min(found.items(), key=lambda item: (len(item[1][0]) > 0, (item[1][1] == UNKNOWN).mean()))
     if not unknown:
         return classes.astype(np.uint8)
-    shown = ", ".join(name or "(none)" for name in unknown[:MAX_SHOWN])
-    more = f" and {len(unknown) - MAX_SHOWN} more" if len(unknown) > MAX_SHOWN else ""
-    raise util.InputError(f"{where}: unknown part names, by {kind}: {shown}{more}; add them to parts in {part_map.path}")
+    unknown = named_mesh.listed(unknown)
+    raise util.InputError(f"{where}: unknown part names, by {kind}: {unknown}; add them to parts in {part_map.path}")

@@ -9,12 +9,11 @@ import numpy as np
 
 import data_util
 import util
-from datasets.meshes import named_mesh, reading, triangle_mesh
+from datasets.meshes import named_mesh, reading
+from datasets.meshes.triangle_mesh import MAX_CLASS_ID, LoadedMesh
 
 HIERARCHIES = ("result_after_merging.json", "result.json")  # the first that exists is read
 LIST_SUFFIXES = re.compile(r"\s+(leaf|subcomponents)$")  # after the names in PartNet's own lists
-MAX_CLASS_ID = 255  # of uint8 labels
-MAX_SHOWN = 5
 NO_CLASS = -1
 
 
@@ -79,7 +78,7 @@ def load(folder, class_list):
         labels = np.full(len(piece.mesh.triangles), class_id, dtype=np.uint8)
         pieces.append(replace(piece, mesh=replace(piece.mesh, labels=labels)))
     whole = named_mesh.assemble(pieces, folder)
-    return triangle_mesh.LoadedMesh(whole.mesh, (*faults, *whole.faults))
+    return LoadedMesh(whole.mesh, (*faults, *whole.faults))
 
 
 def part_classes(hierarchy, class_list, where):
@@ -107,9 +106,8 @@ def part_classes(hierarchy, class_list, where):
         raise util.InputError(f"{where}: found no node with objs, expected the hierarchy of a PartNet model")
     unknown = list(dict.fromkeys(name for _, class_id, name in found.values() if class_id == NO_CLASS))
     if unknown:
-        more = f" and {len(unknown) - MAX_SHOWN} more" if len(unknown) > MAX_SHOWN else ""
         raise util.InputError(
-            f"{where}: unknown part names: {', '.join(unknown[:MAX_SHOWN])}{more}; add them or one of their ancestors to "
+            f"{where}: unknown part names: {named_mesh.listed(unknown)}; add them or one of their ancestors to "
             f"{class_list.path}"
         )
     faults = [f"{where}: part {stem} has two classes, first one used" for stem in contested]

@@ -1,11 +1,10 @@
-"""Casts rays at a labelled triangle mesh with Embree: one posed view in colour and in class ids.
+"""Renders a labelled triangle mesh by ray casting with Embree: colour, class ids, depth and normals of a posed view.
 
-Every pixel is seen by five rays: one through its centre, which alone gives the class, and four through the
-centres of its quarters. All five share in colour and alpha, so a pixel with a class is never wholly transparent.
+Five rays sample every pixel: one through its centre, which alone gives class, depth and normal, and four through the
+centres of its quarters. Colour and alpha are means over all five, so a pixel with a class is never fully transparent.
 
-Shading is a function of the surface point alone, not of the view: a fixed light, equally strong on both sides
-of a surface, and an ambient term. The three main directions of a box come out in three shades. Depth and normals
-are those of the central rays.
+Shading depends only on the surface point, not on the view: an ambient term and a fixed light that acts equally on both
+sides of a surface. The three main directions of a box get three different shades.
 
 Shapes: R rays, T triangles, H and W height and width of the image.
 """
@@ -14,24 +13,24 @@ import numpy as np
 import torch
 
 import geometry
-import util
+from datasets.meshes import libraries, triangle_mesh
 
 PIXEL_CENTER = 0.5  # the ray of pixel (column, row) goes through uv = (column + 0.5, row + 0.5)
 SAMPLES = ((0.0, 0.0), (-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))  # from the centre, in pixels
 
-LIGHT_FROM = (0.4, -0.6, 0.7)  # the right, the front and above
+LIGHT_FROM = (0.4, -0.6, 0.7)  # from the right, the front and above
 LIGHT = np.array(LIGHT_FROM) / np.linalg.norm(LIGHT_FROM)
 AMBIENT, DIFFUSE = 0.42, 0.58
 
-MAX_CUTOUTS = 32  # surfaces with holes that one ray may pass through
-PAST_CUTOUT = 1e-4  # how far behind such a surface the ray goes on, in diagonals of the object
+MAX_CUTOUTS = 32  # transparent surfaces that one ray can pass
+PAST_CUTOUT = 1e-4  # distance behind such a surface at which the ray restarts, in diagonals of the object
 
 
 class Scene:
-    """A mesh made ready for `render`: the search tree, a shade per triangle, texels at all resolutions."""
+    """A mesh prepared for `render`: Embree's tree, a shade per triangle, textures at all resolutions."""
 
     def __init__(self, mesh, light=LIGHT):
-        """light: unit vector (3,) towards the light, or None for colours without any shading"""
+        """light: unit vector (3,) towards the light, or None for colours without shading"""
         rtcore_scene, mesh_construction = _import_embree()
         corners = mesh.corners
         self.labels = mesh.labels
@@ -39,8 +38,8 @@ class Scene:
         self._tree = rtcore_scene.EmbreeScene(robust=True)  # watertight: no ray slips between two triangles
         mesh_construction.TriangleMesh(self._tree, np.ascontiguousarray(corners, dtype=np.float32))
 
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        double_area = np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
+        normals, double_area = triangle_mesh.normals_and_areas(corners)
+        double_area = np.maximum(double_area, 1e-20)
         self.normals = normals / double_area[:, None]  # (T, 3)
         self._past_cutout = PAST_CUTOUT * np.linalg.norm(self.bounds[1] - self.bounds[0])
         lit = 1.0 if light is None else AMBIENT + DIFFUSE * np.abs(normals @ light) / double_area
@@ -51,11 +50,11 @@ class Scene:
             self._texels = _TexturePyramids(mesh, double_area)
 
     def cast(self, origins, directions, footprint):
-        """First surface along each ray, past the holes that textures cut.
+        """First surface along each ray that is not transparent there.
 
         origins, directions: (R, 3), directions of unit length
-        footprint:           width of a pixel per unit of distance; picks the resolution of textures
-        returns              triangle ids (R,), -1 where there is none; colours (R, 3) in [0, 1]; distances (R,)
+        footprint:           width of a pixel per unit of distance; selects the resolution of textures
+        returns              triangle ids (R,), -1 for rays that meet none; colours (R, 3) in [0, 1]; distances (R,)
         """
         num_rays = len(origins)
         triangle_ids = np.full(num_rays, -1)
@@ -79,7 +78,7 @@ class Scene:
         return triangle_ids, colours, distances
 
     def _appearance(self, ids, u, v, width):
-        """Shaded colours (R, 3) at barycentric (u, v) of triangles, and whether they stop the ray (R,)."""
+        """Shaded colours (R, 3) at barycentric (u, v) of triangles, and whether they are opaque there (R,)."""
         rgb, solid = self._colours[ids], np.ones(len(ids), dtype=bool)
         textured = self._textured[ids]
         if textured.any():
@@ -89,7 +88,7 @@ class Scene:
 
 
 class _TexturePyramids:
-    """All textures at full, half, quarter ... resolution, one after the other in a single table of texels."""
+    """All textures at full, half, quarter ... resolution in one table of texels."""
 
     def __init__(self, mesh, double_area):
         levels = [_pyramid(texture) for texture in mesh.textures]
@@ -112,7 +111,7 @@ class _TexturePyramids:
         self._texels_per_length = np.sqrt(uv_area * texels / double_area)  # (T,)
 
     def lookup(self, ids, u, v, width):
-        """Texels (R, 4) in [0, 1] at barycentric (u, v) of triangles, averaged over about `width`."""
+        """Texels (R, 4) in [0, 1] at barycentric (u, v) of triangles, averaged over roughly `width`."""
         texture = self._texture_ids[ids]
         level = np.log2(np.maximum(width * self._texels_per_length[ids], 1)).round().astype(int)
         level = np.minimum(level, self._last_level[texture])
@@ -125,9 +124,9 @@ class _TexturePyramids:
 
 
 def _pyramid(texture):
-    """(H, W, 4) uint8 to a list of (h, w, 4) float32 in [0, 1], each half as large as the one before."""
+    """(H, W, 4) uint8 to a list of (h, w, 4) float32 in [0, 1], each half as large as the previous one."""
     image = texture.astype(np.float32) / 255
-    image[..., :3] *= image[..., 3:]  # averages must not take colour from where the texture is cut away
+    image[..., :3] *= image[..., 3:]  # premultiplied, so that transparent texels do not affect the mean colour
     images = [image]
     while max(image.shape[:2]) > 1:
         for axis in (0, 1):
@@ -140,56 +139,46 @@ def _pyramid(texture):
 
 
 def render(scene, cam2world, intrinsics, height, width):
-    """One posed view.
+    """Colour and classes of one posed view.
 
     cam2world:  (4, 4) float32 tensor
     intrinsics: (3, 3) float32 tensor, in pixels of the image
     returns     rgba (H, W, 4) uint8, alpha straight and 0 beside the object; seg_labels (H, W) uint8
     """
-    rgba = np.zeros((height, width, 4), dtype=np.uint8)
-    seg_labels = np.zeros((height, width), dtype=np.uint8)
-    window = rows, columns = _window(scene.bounds, cam2world, intrinsics, height, width)
-    size = (rows.stop - rows.start, columns.stop - columns.start)
-    if min(size) == 0:
-        return rgba, seg_labels
-
-    origins, directions, _ = _rays(window, SAMPLES, cam2world, intrinsics)
-    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-
-    hits = (ids >= 0).reshape(len(SAMPLES), *size)
-    coverage = hits.mean(axis=0)  # (h, w)
-    colour = colours.reshape(len(SAMPLES), *size, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
-    rgba[rows, columns] = np.concatenate([colour, coverage[..., None]], axis=-1) * 255 + 0.5
-    central = ids.reshape(len(SAMPLES), *size)[0]
-    seg_labels[rows, columns] = np.where(central >= 0, scene.labels[central], 0)
+    rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
+    window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
+    if min(size) > 0:
+        origins, directions, _ = _rays(window, SAMPLES, cam2world, intrinsics)
+        ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+        hits = (ids >= 0).reshape(len(SAMPLES), *size)
+        colour = colours.reshape(len(SAMPLES), *size, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
+        rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
+        central = ids.reshape(len(SAMPLES), *size)[0]
+        seg_labels[window] = np.where(central >= 0, scene.labels[central], 0)
     return rgba, seg_labels
 
 
 def render_geometry(scene, cam2world, intrinsics, height, width):
-    """Depth and normals of the surfaces that `render` shows, where the rays through the pixels' centres meet them.
+    """Depth and normals of the surfaces that `render` shows, on the rays through the pixels' centres.
 
     returns depth (H, W) float32 along the camera's z axis, 0 beside the object; unit normals (H, W, 3) float32 in the
-            camera's axes, turned towards the camera, 0 beside the object
+            camera's axes, on the side of the camera, 0 beside the object
     """
-    depth = np.zeros((height, width), dtype=np.float32)
-    normals = np.zeros((height, width, 3), dtype=np.float32)
-    window = rows, columns = _window(scene.bounds, cam2world, intrinsics, height, width)
-    size = (rows.stop - rows.start, columns.stop - columns.start)
-    if min(size) == 0:
-        return depth, normals
-
-    origins, directions, depth_per_length = _rays(window, SAMPLES[:1], cam2world, intrinsics)
-    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-    hit = ids >= 0
-    depth[rows, columns] = np.where(hit, np.where(hit, distances, 0) * depth_per_length, 0).reshape(size)
-    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
-    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-    normals[rows, columns] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
+    depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
+    window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
+    if min(size) > 0:
+        origins, directions, depth_per_length = _rays(window, SAMPLES[:1], cam2world, intrinsics)
+        ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+        hit = ids >= 0
+        depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
+        towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
+        world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
+        normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
     return depth, normals
 
 
 def _rays(window, samples, cam2world, intrinsics):
-    """The rays of the pixels in a window of the image, `samples` apart from their centres, sample by sample.
+    """The rays of the pixels in a window of the image, sample by sample; `samples` are offsets from pixel centres.
 
     returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
     """
@@ -204,28 +193,25 @@ def _rays(window, samples, cam2world, intrinsics):
 
 
 def _window(bounds, cam2world, intrinsics, height, width):
-    """Slices of rows and columns outside which no ray can meet the box `bounds` (2, 3)."""
+    """(slices of rows and columns, their lengths) that contain all rays that can meet the box `bounds` (2, 3)."""
     x, y, z = np.meshgrid(*bounds.T, indexing="ij")
     corners = torch.tensor(np.stack([x, y, z], axis=-1).reshape(-1, 3), dtype=torch.float32)
     in_camera = geometry.world_to_camera(corners, cam2world)
-    if in_camera[:, 2].min() < 1e-3:  # beside or behind the camera: no bound
-        return slice(0, height), slice(0, width)
-    uv = geometry.project(in_camera, intrinsics).numpy()
-    low = np.clip(np.floor(uv.min(axis=0)).astype(int) - 1, 0, [width, height])
-    high = np.clip(np.ceil(uv.max(axis=0)).astype(int) + 1, low, [width, height])
-    return slice(low[1], high[1]), slice(low[0], high[0])
+    low, high = np.array([0, 0]), np.array([width, height])
+    if in_camera[:, 2].min() >= 1e-3:  # else a corner beside or behind the camera has no projection
+        uv = geometry.project(in_camera, intrinsics).numpy()
+        low = np.clip(np.floor(uv.min(axis=0)).astype(int) - 1, 0, high)
+        high = np.clip(np.ceil(uv.max(axis=0)).astype(int) + 1, low, high)
+    return (slice(low[1], high[1]), slice(low[0], high[0])), (high[1] - low[1], high[0] - low[0])
 
 
 def _import_embree():
-    try:
-        from embreex import mesh_construction, rtcore_scene
-    except ImportError as error:
-        raise util.InputError(
-            f"rendering meshes needs Embree, but {error}; run `pip install -r requirements-data.txt`"
-        ) from None
+    libraries.load("embreex", "rendering meshes")
+    from embreex import mesh_construction, rtcore_scene
+
     return rtcore_scene, mesh_construction
 
 
 def require_embree():
-    """An InputError that says what to install, where Embree is missing."""
+    """Raises InputError if Embree is not installed."""
     _import_embree()

@@ -1,5 +1,6 @@
 """Reads the mesh in an OBJ, glTF or PLY file, from a folder or an archive."""
 
+import errno
 from pathlib import Path
 
 import util
@@ -21,7 +22,7 @@ def read(path, open_file):
     try:
         return READERS[path.suffix.lower()](path, open_file(path), open_file)
     except OSError as error:
-        raise util.InputError(f"{error.filename or path}: cannot read ({error.strerror})") from None
+        raise util.InputError(f"{error.filename or path}: cannot read ({error.strerror or error})") from None
 
 
 def read_below(root, path):
@@ -35,7 +36,7 @@ def read_below(root, path):
         except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a loop of links
             is_allowed = False
         if not is_allowed:
-            raise FileNotFoundError(2, "no such file in the object's folder", str(asked))
+            raise FileNotFoundError(errno.ENOENT, "no such file below the folder of the object", str(asked))
         return resolved.read_bytes()
 
     return read(path, open_file)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_CLASS_ID = 255  # of uint8 labels
 UNTEXTURED = -1  # texture id of a triangle without a texture
 MAX_DRAWS = 100  # of points, for meshes whose textures cut most of the surface away
 

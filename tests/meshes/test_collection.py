@@ -1,4 +1,4 @@
-"""datasets/meshes/collection.py: what is in a folder, and every source read to its end."""
+"""datasets/meshes/collection.py: which instances a folder holds, and loading them."""
 
 import json
 import pickle
@@ -13,7 +13,7 @@ from datasets.meshes import collection, colour_transfer, triangle_mesh
 MAP = "classes: [back, seat]\nparts:\n  back*: back\n  seat: seat\n  3: seat\n"
 CLASS_LIST = "1 chair/chair_back subcomponents\n2 chair/chair_seat leaf\n"
 BOXES = {"chair_back": ((-0.4, 0.0, -0.5), (0.6, 1.0, -0.4)), "chair_seat": ((-0.4, -0.1, -0.5), (0.6, 0.0, 0.5))}
-SCALE, OFFSET = 0.6, (0.3, -0.2, 0.1)  # of the ShapeNet twin, which is turned by a quarter besides
+SCALE, OFFSET = 0.6, (0.3, -0.2, 0.1)  # of the ShapeNet twin, which also has a quarter turn
 
 
 def box_obj(low, high, first=1):
@@ -40,7 +40,7 @@ def write_annotation(folder, model_id=None):
 
 
 def write_twin(folder):
-    """The same boxes turned by a quarter about y, scaled and shifted; red where PartNet's x < 0.1, green beyond.
+    """The same boxes after a quarter turn about y, scale and offset; red where PartNet's x < 0.1, green elsewhere.
 
     Behind (PartNet's z) the back is plain blue, by another material.
     """
@@ -136,7 +136,7 @@ def test_instances_have_the_shapenet_id_where_it_is_unique(tmp_path, class_list)
 
 
 @pytest.mark.slow
-def test_what_shapenet_lacks_or_has_otherwise_is_told(tmp_path, class_list):
+def test_what_shapenet_lacks_or_has_otherwise_is_reported(tmp_path, class_list):
     folder = write_annotation(tmp_path / "data" / "173", "abc")
     (tmp_path / "shapenet").mkdir()
     _, (source,) = collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
@@ -156,7 +156,7 @@ def test_what_shapenet_lacks_or_has_otherwise_is_told(tmp_path, class_list):
     assert collection.list_partnet(folder, class_list)[1][0].name == "abc"
 
 
-def test_a_coloured_surface_that_is_all_holes_is_told(tmp_path, class_list, monkeypatch):
+def test_a_coloured_surface_that_is_all_holes_is_reported(tmp_path, class_list, monkeypatch):
     monkeypatch.setattr(colour_transfer, "NUM_COLOURS", 100)
     write_annotation(tmp_path / "data" / "173", "abc")
     twin = write_twin(tmp_path / "shapenet" / "abc")
@@ -168,7 +168,7 @@ def test_a_coloured_surface_that_is_all_holes_is_told(tmp_path, class_list, monk
         loads(source)
 
 
-def test_a_folder_without_partnet_is_told(tmp_path, class_list):
+def test_a_folder_without_partnet_is_reported(tmp_path, class_list):
     (tmp_path / "data" / "173").mkdir(parents=True)
     with pytest.raises(util.InputError, match=r"data: no PartNet model found"):
         collection.list_partnet(tmp_path / "data", class_list)
@@ -245,7 +245,7 @@ def test_meshes_of_one_name_are_refused(tmp_path):
         collection.list_unlabelled(folder)
 
 
-def test_a_folder_without_meshes_is_told(tmp_path):
+def test_a_folder_without_meshes_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(util.InputError, match=r"no meshes found, expected \.obj"):
         collection.list_unlabelled(tmp_path)
@@ -253,7 +253,7 @@ def test_a_folder_without_meshes_is_told(tmp_path):
         collection.list_unlabelled(tmp_path / "none")
 
 
-def test_a_broken_mesh_is_told_when_its_turn_comes(tmp_path):
+def test_a_broken_mesh_is_reported_when_its_turn_comes(tmp_path):
     (tmp_path / "a.obj").write_text("v 0 0 0\nf 1 1 1\n")
     (tmp_path / "b.obj").write_text(chair_obj())
     broken, fine = collection.list_unlabelled(tmp_path)

@@ -102,7 +102,7 @@ def test_slivers_give_as_many_pieces_as_they_are_long():
 
 
 def two_sided(texture):
-    """A plate in the plane y = 0 with a texture, and one just below it in plain blue, at right angles an upright one."""
+    """A horizontal plate in the plane y = 0 with a texture, and an upright plate in plain blue."""
     corners = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1.0]])
     vertices = np.concatenate([corners, corners[:, [0, 2, 1]] + [0, -0.5, 0.5]])
     triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
@@ -135,7 +135,7 @@ def test_colours_land_where_they_are_and_labels_stay():
 
 
 def test_colours_of_surfaces_with_other_normals_are_passed_over():
-    coloured = two_sided(HALVES)  # the upright plate, blue, crosses the level one at z = 0.5
+    coloured = two_sided(HALVES)  # the blue upright plate crosses the horizontal one at z = 0.5
     level = triangle_mesh.Mesh(coloured.vertices, coloured.triangles[:2], coloured.labels[:2], np.zeros((2, 3)))
     painted = colour_transfer.paint(level, coloured, IDENTITY, resolution=128)
     assert not (painted.colours == [0, 0, 1]).all(axis=1).any()

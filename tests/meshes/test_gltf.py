@@ -12,11 +12,11 @@ from datasets.meshes import named_mesh, reading
 trimesh = pytest.importorskip("trimesh")
 
 TEXTURE = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 0]]], dtype=np.uint8)  # blue at the bottom left
-QUARTER = [[0, -1, 0, 2], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # about z, then 2 along x
+QUARTER = [[0, -1, 0, 2], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # turn about z, then 2 along x
 
 
 def square(material=None, uv=True, colours=None):
-    """The unit square at z = 0, its texture coordinates those of the plane, v upwards."""
+    """The unit square at z = 0, texture coordinates equal to x and y."""
     mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
     if material is not None:
         mesh.visual = trimesh.visual.TextureVisuals(uv=mesh.vertices[:, :2] if uv else None, material=material)
@@ -44,7 +44,7 @@ def write(made, path):
 
 
 def rewrite(path, change):
-    """Change the JSON of a .glb."""
+    """Changes the JSON of a .glb."""
     data = path.read_bytes()
     length = int.from_bytes(data[12:16], "little")
     header = json.loads(data[20 : 20 + length])
@@ -108,7 +108,7 @@ def test_factors_are_linear_and_multiply_textures_and_vertex_colours(tmp_path):
     colours = {name: named.mesh.colours[of(named, "object", name)][0] for name in ("plain", "coloured", "bare")}
     assert np.allclose(colours["plain"], 0.737, atol=1e-3)
     assert np.allclose(colours["coloured"], [0.737, 0, 1], atol=1e-3)
-    assert np.allclose(colours["bare"], 1)  # as glTF has it
+    assert np.allclose(colours["bare"], 1)  # glTF's default
     assert (named.mesh.textures[0] == [188, 188, 188, 255]).all()
 
 
@@ -252,7 +252,7 @@ def test_missing_textures_are_named_and_the_plain_colour_taken(tmp_path):
     assert "lost.png" in read(path).faults[0]
 
 
-def test_what_would_be_read_wrongly_is_refused_or_told(tmp_path):
+def test_what_would_be_read_wrongly_is_refused_or_reported(tmp_path):
     path = write(scene(a=square(pbr("wood", texture=TEXTURE))), tmp_path / "a.glb")
     rewrite(path, lambda header: header.update(extensionsRequired=["KHR_draco_mesh_compression"]))
     with pytest.raises(util.InputError, match=r"a\.glb: needs the glTF extension KHR_draco_mesh_compression"):
@@ -274,7 +274,7 @@ def test_degenerate_triangles_are_counted(tmp_path):
     assert "2 degenerate" in named.faults[0] and len(named.mesh.triangles) == 1
 
 
-def test_broken_files_are_told(tmp_path):
+def test_broken_files_are_reported(tmp_path):
     path = write(scene(a=square()), tmp_path / "a.glb")
     whole = path.read_bytes()
     for content in (b"", b"glTF", b"no glTF at all, but twenty bytes", whole[:60], whole[:-20]):

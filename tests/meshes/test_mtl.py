@@ -48,14 +48,14 @@ def test_colours_are_read_in_every_form(line, colour):
 
 
 @pytest.mark.parametrize("line", ["Kd 1 0", "Kd nan 0 0", "Kd a b c", "Kd", "newmtl"])
-def test_broken_lines_of_a_library_are_told_and_the_others_read(line):
+def test_broken_lines_of_a_library_are_reported_and_the_others_read(line):
     faults = []
     materials = mtl.parse(f"newmtl a\nmap_Kd a.png\n{line}\nnewmtl b\nKd 0 0 1\n", "a.mtl", faults)
     assert materials == {"a": mtl.Material(texture="a.png"), "b": mtl.Material((0, 0, 1))}
     assert faults == [f"a.mtl: cannot read line 3 ({line!r}), plain colour used"]
 
 
-def test_colours_without_a_material_are_told_once_a_file():
+def test_colours_without_a_material_are_reported_once_a_file():
     red = mtl.Material((1, 0, 0))
     assert mtl.parse("newmtl a\nKd 1 0 0\nnewmtl\nKd 0 0 1\n", "a.mtl", []) == {"a": red}
     faults = []

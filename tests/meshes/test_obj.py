@@ -10,7 +10,7 @@ SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
 
 
 def names(parsed, kind):
-    return [getattr(parsed, f"{kind}_names")[i] for i in getattr(parsed, f"{kind}_ids")]
+    return [parsed.names[kind].names[i] for i in parsed.names[kind].ids]
 
 
 def test_every_face_has_the_names_that_stand_before_it():
@@ -48,7 +48,7 @@ def test_faces_may_come_before_what_they_refer_to():
 @pytest.mark.parametrize(
     "face", ["1 2 5", "1/1 2/1 3/3", "1 2 99999999999999999999", "-5 1 2", "1/-3 2/1 3/1", "0 1 2", "1/0 2 3"]
 )
-def test_references_to_what_is_not_there_are_told_with_their_line(face):
+def test_references_to_what_is_not_there_are_reported_with_their_line(face):
     text = SQUARE + f"vt 0 0\nvt 1 1\nf 1 2 3\nf {face}\nf 1 2 4\n"
     with pytest.raises(util.InputError, match=rf"a\.obj, line 8: 'f {face}' is not valid OBJ"):
         obj.parse(text, "a.obj")
@@ -72,6 +72,6 @@ def test_colours_of_vertices_are_read_where_there_are_any():
     ("text", "line"),
     [("v 1 2", 1), ("v 1 2 x", 1), ("v 0 0 0\nvt", 2), ("v 0 0 0\nf 1 1 2", 2), ("f 1 2 3", 1), ("v 0 0 0\nf 0 1 1", 2)],
 )
-def test_invalid_lines_are_told(text, line):
+def test_invalid_lines_are_reported(text, line):
     with pytest.raises(util.InputError, match=rf"a\.obj, line {line}"):
         obj.parse(text, "a.obj")

@@ -1,4 +1,4 @@
-"""datasets/meshes/part_maps.py: which class the name of a part has."""
+"""datasets/meshes/part_maps.py: which class a part name gets."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_unknown_names_are_listed_up_to_five(load):
         part_maps.labels(load(MAP), named(object=["leg", *names]), "a.obj")
     with pytest.raises(util.InputError, match=r"by material: \(none\); "):
         part_maps.labels(load(MAP + "by: material"), named(object=["leg"]), "a.obj")
-    with pytest.raises(util.InputError, match=r"by group: arm; "):  # of which the map knows most
+    with pytest.raises(util.InputError, match=r"by group: arm; "):  # the kind with most names in the map
         part_maps.labels(load(MAP), named(object=["x", "y"], group=["leg", "arm"]), "a.obj")
 
 
@@ -98,11 +98,11 @@ def test_names_that_no_triangle_has_do_not_count(load):
         ("classes: [a]\nparts: {x: a}\nby: name", "by: found 'name', expected object, group, material"),
     ],
 )
-def test_broken_maps_are_told(load, text, reason):
+def test_broken_maps_are_reported(load, text, reason):
     with pytest.raises(util.InputError, match=rf"map\.yml.*{reason}"):
         load(text)
 
 
-def test_a_missing_map_is_told(tmp_path):
+def test_a_missing_map_is_reported(tmp_path):
     with pytest.raises(util.InputError, match=r"none\.yml: cannot read"):
         part_maps.load(tmp_path / "none.yml")

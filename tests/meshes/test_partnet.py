@@ -54,7 +54,7 @@ def class_list(tmp_path):
         LEVEL_1,
         "0 background\n1 chair_back\n2 chair_seat\n3 chair_base\n",
         "0 background\n1 back\n2 seat\n3 Base\n",
-        "2 chair/chair_seat\n1 back_surface\n3 leg\n4 chair_back\n",  # the deepest that is listed
+        "2 chair/chair_seat\n1 back_surface\n3 leg\n4 chair_back\n",  # the deepest listed one counts
     ],
 )
 def test_lists_of_every_form_name_the_parts(class_list, text):
@@ -96,7 +96,7 @@ def test_unknown_part_names_are_listed(class_list):
         [node("seat", objs=[3])],
     ],
 )
-def test_broken_hierarchies_are_told(class_list, tree):
+def test_broken_hierarchies_are_reported(class_list, tree):
     with pytest.raises(util.InputError, match=r"a\.json: "):
         partnet.part_classes(tree, class_list(), "a.json")
 
@@ -120,7 +120,7 @@ def test_without_a_merged_hierarchy_the_other_is_read(tmp_path, class_list):
 def test_faults_of_parts_are_handed_on(tmp_path, class_list):
     folder = write(tmp_path / "173")
     (folder / "objs" / "new-0.obj").write_text(QUAD.format(z=0) + "f 1 1 2\nf 1 2 3 4\n")
-    (folder / "objs" / "original-2.obj").write_text("v 0 0 0\nf 1 1 1\n")  # nothing left of it
+    (folder / "objs" / "original-2.obj").write_text("v 0 0 0\nf 1 1 1\n")  # no triangle remains
     loaded = partnet.load(folder, class_list())
     assert [fault.split("objs/")[1] for fault in loaded.faults] == [
         "new-0.obj: 1 degenerate triangles left out, 2 kept",
@@ -129,7 +129,7 @@ def test_faults_of_parts_are_handed_on(tmp_path, class_list):
     assert len(loaded.mesh.triangles) == 6 and 2 not in loaded.mesh.labels
 
 
-def test_a_part_without_faces_is_left_out_and_told(tmp_path, class_list):
+def test_a_part_without_faces_is_left_out_and_reported(tmp_path, class_list):
     folder = write(tmp_path / "173")
     (folder / "objs" / "original-3.obj").write_text("v 0 0 0\n")
     loaded = partnet.load(folder, class_list())
@@ -141,7 +141,7 @@ def test_a_part_without_faces_is_left_out_and_told(tmp_path, class_list):
         partnet.load(folder, class_list())
 
 
-def test_broken_annotations_are_told(tmp_path, class_list):
+def test_broken_annotations_are_reported(tmp_path, class_list):
     folder = write(tmp_path / "173")
     (folder / "objs" / "original-3.obj").unlink()
     with pytest.raises(util.InputError, match=r"after_merging\.json: names part original-3, expected the file .*objs"):
@@ -175,6 +175,6 @@ def test_the_shapenet_id_is_taken_where_it_is_fit_for_a_folder(tmp_path, meta, e
     assert partnet.model_id(write(tmp_path / "173", meta=meta)) == expected
 
 
-def test_too_many_classes_are_told(class_list):
+def test_too_many_classes_are_reported(class_list):
     with pytest.raises(util.InputError, match=r"Chair-level-1\.txt: found class id 256"):
         class_list("256 chair/chair_back\n")

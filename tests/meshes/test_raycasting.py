@@ -1,4 +1,4 @@
-"""datasets/meshes/raycasting.py: which surface a pixel sees, in which colour, and that geometry.py agrees with it."""
+"""datasets/meshes/raycasting.py: surface and colour per pixel, and agreement with geometry.py."""
 
 from dataclasses import replace
 

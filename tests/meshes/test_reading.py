@@ -1,5 +1,7 @@
 """datasets/meshes/reading.py, named_mesh.py and ply.py, and how obj.py and mtl.py find files."""
 
+from pathlib import PurePosixPath
+
 import imageio.v3 as iio
 import numpy as np
 import plyfile
@@ -55,7 +57,7 @@ def names(named, kind):
 def test_obj_gives_names_colours_and_textures(chair):
     named = read(chair)
     assert named.faults == () and (named.mesh.labels == 1).all()
-    assert names(named, "object") == ["chair", "chair", "Seat", "Seat"]  # the file's stem where there is no `o`
+    assert names(named, "object") == ["chair", "chair", "Seat", "Seat"]  # the file's stem before any `o`
     assert names(named, "group") == ["", "", "upper", "upper"]
     assert names(named, "material") == ["plain", "plain", "wood", "wood"]
     assert named.mesh.texture_ids.tolist() == [-1, -1, 0, 0]
@@ -111,7 +113,7 @@ def test_a_library_in_another_folder_is_found_with_backslashes_too(chair):
     assert not named.faults and np.allclose(named.mesh.colours[:2], [0.25, 0.5, 0.75])
 
 
-def test_a_broken_line_of_a_library_is_told_and_the_rest_read(chair):
+def test_a_broken_line_of_a_library_is_reported_and_the_rest_read(chair):
     (chair.parent / "chair.mtl").write_text(MTL.replace("Kd 0.25 0.5 0.75", "Kd 0.25 0.5"))
     named = read(chair)
     assert named.faults == (f"{chair.parent / 'chair.mtl'}: cannot read line 2 ('Kd 0.25 0.5'), plain colour used",)
@@ -136,6 +138,31 @@ def test_colours_of_vertices_count_where_no_material_does(chair):
     for without in ("usemtl plain\n", "mtllib chair.mtl\n"):
         chair.write_text(red_to_blue.replace(without, ""))
         assert np.allclose(read(chair).mesh.colours[:2], [[0.5, 0, 0.5], named_mesh.DEFAULT_COLOUR])
+
+
+def test_a_mesh_may_be_a_link_but_what_it_names_must_be_below_the_root(chair, tmp_path):
+    link = tmp_path / "links" / "chair.obj"
+    link.parent.mkdir()
+    link.symlink_to(chair)
+    named = read(link)
+    assert len(named.mesh.triangles) == 4 and "chair.mtl not found" in named.faults[0]
+    assert not read(link, tmp_path).mesh.textures  # libraries are looked up beside the link
+    with pytest.raises(util.InputError, match=r"none\.obj: cannot read \(No such file"):
+        read(tmp_path / "none.obj")
+
+
+def test_an_archive_is_read_as_a_folder_is(chair):
+    data = {PurePosixPath("a.zip") / path.name: path.read_bytes() for path in chair.parent.iterdir()}
+
+    def open_file(path):
+        if path not in data:
+            raise FileNotFoundError(path)
+        return data[path]
+
+    archived, plain = reading.read(PurePosixPath("a.zip/chair.obj"), open_file), read(chair)
+    assert archived.faults == () and archived.names["object"].names == plain.names["object"].names
+    assert np.array_equal(archived.mesh.colours, plain.mesh.colours) and len(archived.mesh.textures) == 1
+    assert archived.num_faces == 2 and archived.face_ids.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -237,7 +264,7 @@ def test_ply_polygons_take_the_mean_of_their_vertex_colours(tmp_path, text):
     red = [0, 0, 0, 0, 255, 255, 0, 0]
     fields = [(name, "u1", red if name == "red" else [51] * 8) for name in ("red", "green", "blue")]
     named = read(write_ply(tmp_path / "stool.ply", fields, text=text))
-    triangle, *quad = range(3)  # triangles come before what quads give
+    triangle, *quad = range(3)  # triangles come before halves of quads
     assert np.allclose(named.mesh.colours[quad], [0, 0.2, 0.2])
     assert np.allclose(named.mesh.colours[triangle], [2 / 3, 0.2, 0.2])
     assert names(named, "object") == ["stool"] * 3 and names(named, "material") == [""] * 3
@@ -247,7 +274,7 @@ def test_ply_polygons_take_the_mean_of_their_vertex_colours(tmp_path, text):
 def test_ply_faces_have_colours_and_labels_of_their_own(tmp_path):
     fields = [(name, "f4", [0.5, 1.5]) for name in ("red", "green", "blue")] + [("Part_id", "i4", [3, 12])]
     named = read(write_ply(tmp_path / "a.ply", face_fields=fields))
-    assert np.allclose(named.mesh.colours[:, 0], [1, 0.5, 0.5])  # triangles come before what quads give
+    assert np.allclose(named.mesh.colours[:, 0], [1, 0.5, 0.5])  # triangles come before halves of quads
     assert names(named, "object") == ["12", "3", "3"]
 
 
@@ -261,7 +288,7 @@ def test_whole_colours_of_ply_files_go_up_to_255_or_65535(tmp_path, kind, larges
     assert np.allclose(named.mesh.colours[:, 0], [0.2, 1, 1])
 
 
-def test_a_texture_of_a_ply_file_is_told(tmp_path):
+def test_a_texture_of_a_ply_file_is_reported(tmp_path):
     named = read(write_ply(tmp_path / "a.ply", face_fields=[("texcoord", "O", [np.zeros(8, "f4"), np.zeros(6, "f4")])]))
     assert len(named.faults) == 1 and "a.ply: textures of PLY files are not supported" in named.faults[0]
     assert len(named.mesh.triangles) == 3
@@ -273,7 +300,7 @@ def test_degenerate_ply_faces_are_counted(tmp_path):
     assert len(named_mesh.assemble([named], tmp_path).mesh.triangles) == 1
 
 
-def test_broken_ply_files_are_told(tmp_path):
+def test_broken_ply_files_are_reported(tmp_path):
     path = write_ply(tmp_path / "a.ply", faces=[(0, 1, 8)])
     with pytest.raises(util.InputError, match=r"a\.ply: faces refer to vertices 0 to 8, expected 0 to 7"):
         read(path)

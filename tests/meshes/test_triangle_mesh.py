@@ -3,7 +3,7 @@ import pytest
 
 from datasets.meshes import triangle_mesh
 
-RED_AND_HOLE = np.array([[[255, 0, 0, 255], [0, 0, 255, 0]]], np.uint8)  # left half red, right half cut away
+RED_AND_HOLE = np.array([[[255, 0, 0, 255], [0, 0, 255, 0]]], np.uint8)  # left half red, right half transparent
 
 
 def mesh_of(corners, labels, colours=(0.2, 0.4, 0.6), **texture):
