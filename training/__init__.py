@@ -1,4 +1,5 @@
-"""Stages 1 to 3 of training: what each stage trains, the one loop that they share, and several processes.
+"""Stages 1 to 3 of training: the plan of a run, what each stage trains, the loop that they share, several processes.
 
-May import evaluation, rendering, kernels, datasets and the modules at the root except programs.
+May import: checkpoints, data_util, dataio, datasets.checks, evaluation, geometry, hyperlayers, options, rendering, srns,
+util, visual.
 """
