@@ -15,7 +15,8 @@ from skimage.transform import resize_local_mean
 
 import util
 
-MAX_NUMBER = 1e30  # of a pose, which is kept in float32
+MAX_NUMBER = 1e30  # in a pose, which is stored in float32
+MIN_DETERMINANT = 1e-9  # of the rotation in a pose
 MAX_CLASS_ID = 2**15 - 1
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
@@ -90,26 +91,29 @@ def load_pose(path, is_world2cam=False):
             f"{path}: expected four lines of four numbers or one line of sixteen, "
             f"found lines of {[len(line) for line in lines]} numbers"
         )
-    if not (np.abs(pose) <= MAX_NUMBER).all() or abs(np.linalg.det(pose[:3, :3])) < 1e-9:
+    if not (np.abs(pose) <= MAX_NUMBER).all() or abs(np.linalg.det(pose[:3, :3])) < MIN_DETERMINANT:
         raise util.InputError(f"{path}: not a pose: the numbers must be finite and the rotation invertible")
     return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
 
 
-def parse_plain_pose(text):
-    """The sixteen numbers of a pose file's bytes, a list of floats; None where only `load_pose` can tell what it holds.
-
-    Many times as fast as that, which counts where a data set has a million poses.
-    """
-    if text.translate(None, b"0123456789.+-eE \t\r\n"):
-        return None
-    lines = [words for line in text.split(b"\n") if (words := line.split())]
-    if [len(words) for words in lines] not in ([4, 4, 4, 4], [16]):
-        return None
-    try:
-        numbers = [float(word) for words in lines for word in words]
-    except ValueError:
-        return None
-    return numbers if max(map(abs, numbers)) <= MAX_NUMBER else None
+def load_poses(paths, is_world2cam=False):
+    """Reads many pose files as `load_pose` does, in less than half the time: V paths -> (V, 4, 4) float32 cam2world."""
+    matrices = np.full((len(paths), 4, 4), np.nan)
+    for matrix, path in zip(matrices, paths):
+        try:
+            with open(path, "rb", buffering=0) as file:
+                lines = [words for line in file.read().split(b"\n") if (words := line.split())]
+            if [len(words) for words in lines] in ([4, 4, 4, 4], [16]):
+                matrix[:] = np.reshape([float(word) for words in lines for word in words], (4, 4))
+        except (OSError, ValueError):
+            continue  # load_pose reads it or says what is wrong
+    plain = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
+    plain[plain] = np.abs(np.linalg.det(matrices[plain, :3, :3])) >= MIN_DETERMINANT
+    poses = np.empty(matrices.shape, np.float32)
+    poses[plain] = np.linalg.inv(matrices[plain]) if is_world2cam else matrices[plain]
+    for i in np.flatnonzero(~plain):
+        poses[i] = load_pose(paths[i], is_world2cam)
+    return poses
 
 
 def load_latent_vectors(paths):

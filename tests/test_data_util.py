@@ -439,20 +439,30 @@ def test_a_pose_that_cannot_be_used_is_named(tmp_path, fault):
         "1\t0 0  0\r\n0 1e0 0 0\n\n0 0 +1. 5e-1\n0 0 0 1",
         "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n",
         "0.1 -.2 3 4 5 6 7 8 9 10 11 12 13 14 15 1E1",
+        ROWS + "0 0 0 1\n7",
     ],
 )
-def test_a_plain_pose_is_parsed_as_the_careful_reader_does(tmp_path, text):
+def test_many_poses_are_read_as_single_ones(tmp_path, text):
     (tmp_path / "pose.txt").write_bytes(text.encode())
-    parsed = np.array(data_util.parse_plain_pose(text.encode())).reshape(4, 4)
-    np.testing.assert_array_equal(parsed.astype(np.float32), data_util.load_pose(tmp_path / "pose.txt"))
+    np.savetxt(tmp_path / "other.txt", 2 * np.eye(4))
+    for is_world2cam in (False, True):
+        poses = data_util.load_poses([tmp_path / "pose.txt", tmp_path / "other.txt"], is_world2cam)
+        assert poses.dtype == np.float32
+        for pose, name in zip(poses, ("pose.txt", "other.txt"), strict=True):
+            np.testing.assert_allclose(pose, data_util.load_pose(tmp_path / name, is_world2cam), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "text", [*BAD_POSES.values(), ROWS + "0 0 0 1\n7", "1 2 3 4 5 6 7 8\n" * 2, "1 2 3 4 5 6 7 8 1-2 2 3 4 5 6 7 8", "\ufeff"]
+    "text", [*BAD_POSES.values(), "1 2 3 4 5 6 7 8\n" * 2, "1 2 3 4 5 6 7 8 1-2 2 3 4 5 6 7 8", "\ufeff"]
 )
-def test_what_is_no_plain_pose_is_left_to_the_careful_reader(text):
-    parsed = data_util.parse_plain_pose(text.encode())
-    assert parsed is None or np.linalg.det(np.reshape(parsed, (4, 4))[:3, :3]) == 0
+def test_among_many_poses_the_one_that_cannot_be_used_is_named(tmp_path, text):
+    np.savetxt(tmp_path / "sound.txt", np.eye(4))
+    (tmp_path / "broken.txt").write_text(text)
+    with pytest.raises(util.InputError, match="broken.txt") as many:
+        data_util.load_poses([tmp_path / "sound.txt", tmp_path / "broken.txt"])
+    with pytest.raises(util.InputError) as single:
+        data_util.load_pose(tmp_path / "broken.txt")
+    assert str(many.value) == str(single.value)
 
 
 BAD_INTRINSICS = {

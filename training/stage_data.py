@@ -102,7 +102,7 @@ def make_dataset(options, data, instances, sidelength, rays_per_image=0, read_of
         preload=read_often and options.preload,
         cache=options.cache if read_often else None,
         num_workers=options.num_workers,
-        preload_instances=shards and np.flatnonzero(np.isin(dataio.deal(len(instances), shards[0]), shards[1])),
+        preload_instances=shards and np.flatnonzero(np.isin(dataio.shard_of_instance(len(instances), shards[0]), shards[1])),
     )
 
 
@@ -117,7 +117,7 @@ def shards(options, data):
         raise util.InputError(
             f"--data_shards {num_shards}: cannot be dealt evenly to {num_processes} processes; choose a multiple of them"
         )
-    dealt = dataio.deal(len(data.train), num_shards)
+    dealt = dataio.shard_of_instance(len(data.train), num_shards)
     for batch_size in options.batch_size_per_img_sidelength:  # those whose turn comes late are refused now
         dataio.BatchOrder(len(dealt), batch_size, 0, 0, options.seed, num_shards, shard_of=dealt)
     return num_shards, list(range(distributed.rank(), num_shards, num_processes))
