@@ -1,10 +1,9 @@
-"""Readers of single files: images, label maps, poses, intrinsics, class lists. The layout is described in DATA.md.
+"""Readers of single files: images, label maps, poses, intrinsics, class lists, point clouds. DATA.md describes the formats.
 
-Every reader raises util.InputError, naming the file, for what it cannot understand.
+Every reader raises util.InputError, naming the file, for a file that it cannot use.
 """
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ MIN_DETERMINANT = 1e-9  # of the rotation in a pose
 MAX_CLASS_ID = 2**15 - 1
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
-_AWAY = "; mend it, or move the point_cloud folder away to score without it"
+_CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score without it"
 
 
 def read_numbers(path):
-    """All numbers of a text file, a list of floats per non-empty line."""
+    """All numbers of a text file: a list of floats for each line that is not empty."""
     try:
         lines = Path(path).read_text().splitlines()
         return [[float(word) for word in line.split()] for line in lines if line.strip()]
@@ -40,7 +39,7 @@ def square_crop(height, width):
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole camera of an instance, as its intrinsics.txt has it, in pixels of a height x width image."""
+    """Pinhole camera of an instance as in its intrinsics.txt, in pixels of a height x width image."""
 
     focal: float
     cx: float
@@ -50,7 +49,7 @@ class Intrinsics:
     poses_are_world2cam: bool = False
 
     def matrix(self, sidelength=None):
-        """(3, 3) float32 for the image after the centre crop, resized to sidelength (None: as it is)."""
+        """(3, 3) float32 for the image after the centre crop, resized to sidelength (None: not resized)."""
         top, left, side = square_crop(self.height, self.width)
         scale = 1.0 if sidelength is None else sidelength / side
         matrix = [
@@ -72,9 +71,11 @@ def load_intrinsics(path):
     focal, cx, cy = lines[0][:3]
     height, width = lines[3]
     if not np.isfinite([number for line in lines for number in line]).all():
-        raise util.InputError(f"{path}: holds a number that is not finite; mend the camera")
+        raise util.InputError(f"{path}: found a number that is not finite; correct the camera")
     if not (focal > 0 and height >= 2 and width >= 2):
-        raise util.InputError(f"{path}: focal length {focal} and size {height:g} x {width:g} must be positive")
+        raise util.InputError(
+            f"{path}: focal length must be positive and sizes at least 2, found {focal} and {height:g} x {width:g}"
+        )
     flag = len(lines) == 5 and lines[4][0] != 0
     return Intrinsics(focal, cx, cy, int(height), int(width), flag)
 
@@ -92,7 +93,7 @@ def load_pose(path, is_world2cam=False):
             f"found lines of {[len(line) for line in lines]} numbers"
         )
     if not (np.abs(pose) <= MAX_NUMBER).all() or abs(np.linalg.det(pose[:3, :3])) < MIN_DETERMINANT:
-        raise util.InputError(f"{path}: not a pose: the numbers must be finite and the rotation invertible")
+        raise util.InputError(f"{path}: not a pose; the numbers must be finite and the rotation invertible")
     return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
 
 
@@ -117,7 +118,7 @@ def load_poses(paths, is_world2cam=False):
 
 
 def load_latent_vectors(paths):
-    """Reads the latent vector of each view, numbers with blanks or line ends between them, as (V, D) float32."""
+    """Reads the latent vector of each view, numbers separated by blanks or line ends, as (V, D) float32."""
     vectors = [np.array([number for line in read_numbers(path) for number in line], dtype=np.float32) for path in paths]
     for path, vector in zip(paths, vectors):
         if not len(vector) or len(vector) != len(vectors[0]) or not np.isfinite(vector).all():
@@ -130,11 +131,11 @@ def load_latent_vectors(paths):
 def load_image(path, sidelength=None, blend_alpha=False):
     """Reads an RGB(A) or grey PNG, crops it to a square and area-averages it to sidelength x sidelength.
 
-    Fully transparent pixels become white, in all four channels; with `blend_alpha` the half-transparent ones are
-    composited over white too. Without alpha in the file, alpha is 1.
+    Fully transparent pixels become white in all four channels. With `blend_alpha`, half-transparent ones are composited
+    over white too. Alpha is 1 where the file has none.
 
-    returns rgba (S, S, 4) float32 in [-1, 1], and foreground (S, S) bool: pixels that the object covers in part
-    at least. An image without any transparency counts what is not pure white as foreground.
+    returns rgba (S, S, 4) float32 in [-1, 1], and foreground (S, S) bool, see `find_foreground`: an averaged pixel is
+    foreground if a part of it is.
     """
     rgba = decode_image(path)
     if sidelength in (None, len(rgba)):
@@ -143,13 +144,13 @@ def load_image(path, sidelength=None, blend_alpha=False):
 
 
 def decode_image(path):
-    """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 where it has none."""
+    """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 if it has none."""
     try:
         with Image.open(path) as image:
-            if "transparency" in image.info:  # a colour, or some of a palette, that stands for none
+            if "transparency" in image.info:  # a colour or palette entries that mean transparent
                 image = image.convert("RGBA")
             image = np.asarray(image.convert(image.palette.mode) if image.mode == "P" else image)
-    except Exception as error:  # Pillow raises whatever its decoder does
+    except Exception as error:  # Pillow raises any error of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
@@ -166,19 +167,19 @@ def decode_image(path):
 
 
 def find_foreground(rgba):
-    """(S, S, 4) uint8 to (S, S) bool: what is not transparent or, where nothing is, what is not white."""
+    """(S, S, 4) uint8 -> (S, S) bool: what is not fully transparent; without transparency, what is not pure white."""
     alpha = rgba[..., 3]
     return alpha > 0 if (alpha == 0).any() else (rgba[..., :3] < 255).any(axis=-1)
 
 
 def compose(rgba, blend_alpha=False):
-    """Pixels as `decode_image` gives them, (..., 4) uint8, to float32 in [-1, 1] over white, each by itself."""
+    """Pixels of `decode_image`, (..., 4) uint8, to float32 in [-1, 1] over white, each pixel by itself."""
     return 2 * _over_white(rgba, blend_alpha) - 1
 
 
 def average_image(rgba, sidelength, blend_alpha=False):
-    """What `load_image` returns of decoded pixels (S', S', 4) uint8 at another side: rgba (S, S, 4), foreground (S, S)."""
-    image = _over_white(rgba, blend_alpha).astype(np.float64)  # in float32, scikit-image rounds the borders between pixels
+    """Resizes decoded pixels (S', S', 4) uint8 as `load_image` does: rgba (S, S, 4), foreground (S, S)."""
+    image = _over_white(rgba, blend_alpha).astype(np.float64)  # in float32, scikit-image rounds pixel borders
     image = resize_local_mean(image, (sidelength, sidelength), channel_axis=-1)
     covered = resize_local_mean(find_foreground(rgba).astype(np.float32), (sidelength, sidelength)) > 0
     return (2 * image - 1).astype(np.float32), covered
@@ -196,13 +197,13 @@ def _over_white(rgba, blend_alpha):
 
 
 def open_seg_labels(path, mmap_mode=None):
-    """The (H, W) integer array of a label map as the file has it; with mmap_mode "r" only its header is read."""
+    """The (H, W) integer array of a label map as in the file; with mmap_mode "r" only its header is read."""
     try:
         labels = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
     if not isinstance(labels, np.ndarray):
-        raise util.InputError(f"{path}: holds several arrays (.npz); expected one, as np.save writes it")
+        raise util.InputError(f"{path}: found several arrays (.npz); expected one, as written by np.save")
     labels = labels[..., 0] if labels.ndim == 3 and labels.shape[-1] == 1 else labels
     if labels.ndim != 2 or labels.dtype.kind not in "iub":
         raise util.InputError(f"{path}: expected an (H, W) array of integer class ids, found {labels.dtype} {labels.shape}")
@@ -212,10 +213,10 @@ def open_seg_labels(path, mmap_mode=None):
 
 
 def load_seg_labels(path, sidelength=None, pixel_center=0.0):
-    """Reads an (H, W) label map (.npy), crops it to a square, nearest neighbour to (S, S) int64 class ids.
+    """Reads an (H, W) label map (.npy), crops it to a square and resizes it: (S, S) int64 class ids.
 
-    Pixel i of the result takes the source pixel under (i + pixel_center) * source side / S: with 0 the published
-    rule, with 0.5 the one that is aligned with the area average of the images.
+    Pixel i of the result is the source pixel at (i + pixel_center) * source side / S: 0 is the published rule, 0.5 is
+    aligned with the area average of the images.
     """
     labels = open_seg_labels(path)
     top, left, side = square_crop(*labels.shape)
@@ -231,14 +232,14 @@ class LabelledCloud:
     """Points on the surface of an object, each with a class."""
 
     points: np.ndarray  # (N, 3) float32, world space
-    labels: np.ndarray  # (N,) int64 class ids, util.UNLABELLED where there is none
+    labels: np.ndarray  # (N,) int64 class ids, or util.UNLABELLED
 
 
 def load_labelled_cloud(folder, num_classes):
-    """Reads the labelled point cloud of an instance folder: CLOUD_POINTS and the first of CLOUD_LABELS.
+    """Reads the labelled point cloud of an instance folder: CLOUD_POINTS and the first of CLOUD_LABELS that exists.
 
-    A line of the points begins with x y z; what follows (normal, colour, alpha) is not used. Labels are a class id
-    a line, or a .npy array of them. Returns a LabelledCloud, or None for an instance without labels of points.
+    A line of the points begins with x y z; the rest (normal, colour, alpha) is not used. Labels are one class id per
+    line, or a .npy array. Returns a LabelledCloud, or None for an instance without labels of points.
     """
     points_path, label_paths = Path(folder) / CLOUD_POINTS, [Path(folder) / name for name in CLOUD_LABELS]
     labels_path = next((path for path in label_paths if path.exists()), None)
@@ -248,45 +249,45 @@ def load_labelled_cloud(folder, num_classes):
     if points.shape[1] < 3 or not np.isfinite(points[:, :3]).all():
         raise util.InputError(
             f"{points_path}: expected lines that begin with three finite numbers x y z, found a table of shape "
-            f"{points.shape}{_AWAY}"
+            f"{points.shape}{_CORRECT_CLOUD}"
         )
     if labels.shape not in ((len(points),), (len(points), 1)):
         raise util.InputError(
             f"{labels_path}: expected a class id for each of {len(points)} points, found a table of shape "
-            f"{labels.shape}{_AWAY}"
+            f"{labels.shape}{_CORRECT_CLOUD}"
         )
     labels = labels.reshape(-1)
     wrong = labels[~((labels == np.round(labels)) & (labels >= util.UNLABELLED) & (labels < num_classes))]
     if len(wrong):
         raise util.InputError(
             f"{labels_path}: expected class ids of the class list, 0 to {num_classes - 1}, or {util.UNLABELLED} for "
-            f"none, found {wrong[0]:g}{_AWAY}"
+            f"unlabelled, found {wrong[0]:g}{_CORRECT_CLOUD}"
         )
     return LabelledCloud(points[:, :3].astype(np.float32), labels.astype(np.int64))
 
 
 def _load_table(path):
-    """The numbers of a text file with lines of one length, (lines, numbers) float64, or those of a .npy file."""
+    """The numbers of a text file with lines of equal length, (lines, numbers) float64, or those of a .npy file."""
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an empty file, which the caller refuses
+            warnings.simplefilter("ignore")  # about an empty file, which the caller refuses
             return np.loadtxt(path, comments=None, ndmin=2)
     except (OSError, ValueError, TypeError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a table of numbers ({error}){_AWAY}") from None
+        raise util.InputError(f"{path}: cannot be read as a table of numbers ({error}){_CORRECT_CLOUD}") from None
 
 
 def load_class_names(path):
-    """Reads a class list, a line per class with the integer id first.
+    """Reads a class list: a line per class, the integer id first.
 
-    returns a list of names by id, as long as the highest id + 1; ids without a line are named "class <id>".
+    returns a list of names by id, up to the highest id; ids without a line are named "class <id>".
     """
     try:
         lines = [line.split(maxsplit=1) for line in Path(path).read_text().splitlines() if line.strip()]
         names = {int(line[0]): line[1].strip() if len(line) > 1 else f"class {line[0]}" for line in lines}
         if len(names) < len(lines):
-            raise util.InputError(f"{path}: has {len(lines)} lines but only {len(names)} different class ids")
+            raise util.InputError(f"{path}: found {len(lines)} lines but only {len(names)} different class ids")
     except OSError:
         raise util.InputError(f"{path}: no class list there; expected a line per class, the integer id first") from None
     except ValueError as error:
@@ -300,7 +301,7 @@ def load_class_names(path):
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What a class folder's `dataset.json` says of its images; the defaults are those of the published data."""
+    """How images of a class are read, from its folder's `dataset.json`; the defaults are those of the published data."""
 
     pixel_center: float = 0.0
     blend_alpha: bool = False
@@ -320,50 +321,3 @@ def load_dataset_settings(class_folder):
     if pixel_center not in (0, 0.5) or not isinstance(blend_alpha, bool):
         raise util.InputError(f'{path}: expected {{"pixel_center": 0 or 0.5, "blend_alpha": true or false, ...}}')
     return DatasetSettings(float(pixel_center), blend_alpha)
-
-
-def check_png(path):
-    """Finds missing, foreign and truncated files without decoding them: the PNG signature and its end marker."""
-    try:
-        head, tail, _ = _ends_of(path, 8, 12)
-    except OSError as error:
-        raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if head != b"\x89PNG\r\n\x1a\n":
-        raise util.InputError(f"{path}: not a PNG file; expected an 8-bit RGB or RGBA PNG")
-    if b"IEND" not in tail:
-        raise util.InputError(f"{path}: the PNG is cut short; copy or render it again")
-
-
-def check_seg_labels(path, sound_heads):
-    """Finds missing, foreign and truncated label maps by their header and size, as `open_seg_labels` does.
-
-    sound_heads: a set that the caller keeps, of headers and sizes found to be sound; other files are mostly alike
-    """
-    try:
-        head, _, size = _ends_of(path, 128, 0)
-    except OSError:
-        head, size = b"", 0
-    end = 10 + int.from_bytes(head[8:10], "little") if head[6:7] == b"\1" else np.inf
-    if end > len(head) or (head[:end], size) not in sound_heads:
-        open_seg_labels(path, mmap_mode="r")
-        if end <= len(head):
-            sound_heads.add((head[:end], size))
-
-
-def png_sides(path):
-    """(height, width) that the header of a PNG tells; (0, 0) of what is none."""
-    try:
-        head, _, _ = _ends_of(path, 24, 0)
-    except OSError:
-        return 0, 0
-    return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-
-
-def _ends_of(path, num_first, num_last):
-    """The first and the last bytes of a file, and its size."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(file).st_size
-        return os.pread(file, num_first, 0), os.pread(file, num_last, max(0, size - num_last)), size
-    finally:
-        os.close(file)

@@ -128,18 +128,6 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, fault):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "missing"])
-def test_the_quick_check_finds_it_without_decoding(tmp_path, fault):
-    path = tmp_path / "broken.png"
-    BAD_IMAGES[fault](path)
-    with pytest.raises(util.InputError, match="broken.png"):
-        data_util.check_png(path)
-
-
-def test_the_quick_check_lets_a_sound_image_pass(four_pixels):
-    data_util.check_png(four_pixels)
-
-
 @pytest.mark.parametrize("blend_alpha", [False, True])
 def test_single_pixels_are_composed_as_in_the_whole_image(tmp_path, blend_alpha):
     """Bit for bit, for every alpha: random rays are composed by themselves."""
@@ -168,12 +156,6 @@ def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path):
     with Image.open(tmp_path / "small.png") as image:
         assert image.mode == "P"
     np.testing.assert_array_equal(data_util.decode_image(tmp_path / "small.png")[..., 3], pixels[..., 3])
-
-
-def test_the_sides_of_an_image_are_in_its_header(tmp_path):
-    write_png(tmp_path / "wide.png", np.zeros((5, 700, 3)))
-    assert data_util.png_sides(tmp_path / "wide.png") == (5, 700)
-    assert data_util.png_sides(tmp_path / "absent.png") == (0, 0)
 
 
 # Label maps
@@ -228,32 +210,6 @@ def test_a_label_map_that_cannot_be_used_is_named(tmp_path, fault):
     BAD_LABELS[fault](path)
     with pytest.raises(util.InputError, match="broken.npy"):
         data_util.load_seg_labels(path)
-
-
-@pytest.mark.parametrize("fault", BAD_LABELS)
-def test_the_quick_check_of_label_maps_finds_the_same_faults(tmp_path, fault):
-    path, sound_heads = tmp_path / "broken.npy", set()
-    BAD_LABELS[fault](path)
-    for i in range(2):  # that others were sound does not make it so
-        with pytest.raises(util.InputError, match="broken.npy") as quick:
-            data_util.check_seg_labels(path, sound_heads)
-        np.save(tmp_path / "sound.npy", np.zeros((4, 4), np.uint8))
-        data_util.check_seg_labels(tmp_path / "sound.npy", sound_heads)
-    with pytest.raises(util.InputError) as careful:
-        data_util.open_seg_labels(path, mmap_mode="r")
-    assert str(quick.value) == str(careful.value)
-
-
-def test_a_label_map_like_the_others_but_cut_short_is_found(tmp_path):
-    sound_heads = set()
-    for name in ("a.npy", "b.npy", "c.npy"):
-        np.save(tmp_path / name, np.zeros((4, 4), np.uint8))
-    data_util.check_seg_labels(tmp_path / "a.npy", sound_heads)
-    data_util.check_seg_labels(tmp_path / "b.npy", sound_heads)
-    assert len(sound_heads) == 1
-    (tmp_path / "c.npy").write_bytes((tmp_path / "c.npy").read_bytes()[:-1])
-    with pytest.raises(util.InputError, match="c.npy"):
-        data_util.check_seg_labels(tmp_path / "c.npy", sound_heads)
 
 
 # Labelled point clouds

@@ -17,6 +17,7 @@ import dataio
 import util
 from datasets.checks import camera_checks
 from datasets.checks.camera_checks import Fault
+from datasets.storage import headers
 
 IMAGE_MODES = {"L", "LA", "RGB", "RGBA", "P"}  # of PIL: 8 bits a channel
 KINDS = {"rgb": "images", "pose": "poses", "seg": "label maps", "params": "latent vectors"}
@@ -258,7 +259,7 @@ def check_images(report, paths, decode):
 
 def read_image(path, decode=True):
     """((height, width) of an image file, whether it shows nothing). InputError where data_util.load_image would raise one."""
-    data_util.check_png(path)
+    headers.check_png(path)
     try:
         with Image.open(path) as image:
             mode, shape = image.mode, (image.height, image.width)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import data_util
 import util
-from datasets.storage import processes, split_index
+from datasets.storage import headers, processes, split_index
 
 VERSION = 2
 UNSETTLED_S = split_index.UNSETTLED_NS / 1e9
@@ -100,7 +100,7 @@ class Files:
     def is_native(self):
         """Whether every image has the side S according to its header, so that none is averaged."""
         paths = (i.path("rgb", view) for i in self.instances for view in range(len(i.views)))
-        return all(data_util.square_crop(*data_util.png_sides(path))[2] == self.sidelength for path in paths)
+        return all(data_util.square_crop(*headers.png_sides(path))[2] == self.sidelength for path in paths)
 
     def layout(self):
         """{name: (shape, dtype)} of the arrays that hold all observations decoded."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import data_util
 import util
-from datasets.storage import processes
+from datasets.storage import headers, processes
 
 VERSION = 3
 FILES = {  # subfolder: the plural of its files, their suffix
@@ -148,9 +148,9 @@ class Survey:
             return data_util.load_poses(paths, intrinsics.poses_are_world2cam)
         for path in paths:
             if kind == "rgb":
-                data_util.check_png(path)
+                headers.check_png(path)
             else:
-                data_util.check_seg_labels(path, self.sound_heads)
+                headers.check_seg_labels(path, self.sound_heads)
 
 
 def expect_same_names(folder, kinds, names):

@@ -10,7 +10,7 @@ import scenes
 import data_util
 import dataio
 import util
-from datasets.storage import processes, split_index
+from datasets.storage import headers, processes, split_index
 
 OLD = 1_600_000_000  # a time long ago, so that files count as settled
 
@@ -56,7 +56,7 @@ class Reads(list):
 
     def __init__(self, monkeypatch):
         list_names, load_poses = split_index.list_names, data_util.load_poses
-        check_png, check_seg_labels = data_util.check_png, data_util.check_seg_labels
+        check_png, check_seg_labels = headers.check_png, headers.check_seg_labels
 
         def note(function, name):
             return lambda *arguments: self.append(name(*arguments)) or function(*arguments)
@@ -70,8 +70,8 @@ class Reads(list):
 
         monkeypatch.setattr(split_index, "list_names", note(list_names, lambda folder, kind: f"{folder.name}/{kind}"))
         monkeypatch.setattr(data_util, "load_poses", poses)
-        monkeypatch.setattr(data_util, "check_png", note(check_png, lambda path: tail(path)))
-        monkeypatch.setattr(data_util, "check_seg_labels", note(check_seg_labels, lambda path, _: tail(path)))
+        monkeypatch.setattr(headers, "check_png", note(check_png, lambda path: tail(path)))
+        monkeypatch.setattr(headers, "check_seg_labels", note(check_seg_labels, lambda path, _: tail(path)))
 
     def of(self, function, *arguments, **options):
         """What a call reads, and what it returns."""
