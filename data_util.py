@@ -52,12 +52,8 @@ class Intrinsics:
         """(3, 3) float32 for the image after the centre crop, resized to sidelength (None: not resized)."""
         top, left, side = square_crop(self.height, self.width)
         scale = 1.0 if sidelength is None else sidelength / side
-        matrix = [
-            [self.focal * scale, 0, (self.cx - left) * scale],
-            [0, self.focal * scale, (self.cy - top) * scale],
-            [0, 0, 1],
-        ]
-        return np.array(matrix, dtype=np.float32)
+        focal, cx, cy = self.focal * scale, (self.cx - left) * scale, (self.cy - top) * scale
+        return np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=np.float32)
 
 
 def load_intrinsics(path):
