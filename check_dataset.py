@@ -18,9 +18,8 @@ import data_util
 import dataio
 import options as common
 import util
-from datasets.checks import camera_picture, contents
+from datasets.checks import camera_checks, camera_facts, contents
 from datasets.storage import processes
-from evaluation import picture_files
 
 FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
 
@@ -54,9 +53,9 @@ class Split:
         self.root, self.reports = root, reports
         contents.check_for_images(reports)
         with_poses = [report for report in reports if len(report.poses)]
-        self.distances = {report.folder: camera_picture.distances_of(report.poses) for report in with_poses}
+        self.distances = {report.folder: camera_facts.distances_of(report.poses) for report in with_poses}
         with_cameras = [report for report in reports if report.intrinsics is not None]
-        of_cameras = contents.quick(with_cameras)
+        of_cameras = camera_checks.faults_of(with_cameras)
         self.faults = [fault for report in reports for fault in report.faults] + of_cameras
         broken = {path for fault in of_cameras for path in (fault.path, *fault.path.parents)}
         self.broken = [report for report in reports if report.faults or report.folder in broken]
@@ -72,7 +71,7 @@ class Split:
             "sides": sides(set().union(*(report.sides for report in reports))),
             "label maps": str(sum(report.num_label_maps for report in reports)),
             "focal length": span([camera.focal for camera in cameras]),
-            "field of view": angles([camera_picture.field_of_view(camera) for camera in cameras]),
+            "field of view": angles([camera_facts.field_of_view(camera) for camera in cameras]),
             "distance": span(np.concatenate(list(self.distances.values())).tolist()) if self.distances else "-",
         }
 
@@ -172,8 +171,8 @@ def print_faults(faults, max_faults):
             print(f"  and {len(some) - max_faults} more; --max_faults shows as many as you like")
 
 
-def write_picture(path, splits, settings, class_names, name=None):
-    """Draw an instance: the named one, else the first without a fault that has images and cameras."""
+def instance_to_draw(splits, name=None):
+    """(Split, Report) of the named instance, else of the first without a fault that has images and cameras."""
     suited = [
         (split, report)
         for split in sorted(splits, key=lambda split: not split.root.name.endswith("train"))
@@ -182,11 +181,21 @@ def write_picture(path, splits, settings, class_names, name=None):
     ]
     if not suited:
         raise util.InputError(f"--picture: no instance{f' {name}' if name else ''} with readable images and cameras to draw")
-    split, report = min(suited, key=lambda pair: pair[1] in pair[0].broken)  # the first of the best
-    num_classes, shown = None, []
-    if report.num_label_maps:
-        num_classes = len(class_names or range(1 + max(max(r.pixels, default=0) for r in split.reports)))
-    num_shown = camera_picture.NUM_WITH_LABELS if num_classes else camera_picture.NUM_WITHOUT
+    return min(suited, key=lambda pair: pair[1] in pair[0].broken)
+
+
+def write_picture(path, splits, settings, class_names, name=None):
+    """Draw the cameras of the instance `name` (None: a suitable one) with some of its images."""
+    try:
+        from datasets.checks import camera_picture
+    except ModuleNotFoundError:
+        raise util.InputError("--picture: matplotlib is not installed; run pip install -r requirements-data.txt") from None
+    split, report = instance_to_draw(splits, name)
+    if report.num_label_maps and not class_names:
+        class_names = [f"class {i}" for i in range(1 + max(max(r.pixels, default=0) for r in split.reports))]
+    class_names = class_names if report.num_label_maps else None
+    num_classes, shown = len(class_names) if class_names else None, []
+    num_shown = camera_picture.NUM_WITH_LABELS if class_names else camera_picture.NUM_WITHOUT
     for index in camera_picture.choose_views(report.poses, num_shown):
         try:
             shown.append(camera_picture.load_view(report.folder, index, report.views[index], num_classes))
@@ -195,23 +204,22 @@ def write_picture(path, splits, settings, class_names, name=None):
     if not shown:
         raise util.InputError(f"--picture: none of the chosen images of {report.folder} can be read")
     try:
-        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if num_classes else None
+        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if class_names else None
     except (util.InputError, OSError):
-        cloud = None  # a fault that has been told
+        cloud = None  # this fault is in the list already
     facts = [
         ("instances", str(len(split.reports))),
         ("views of each", span([r.num_views for r in split.reports])),
-        *camera_picture.facts_of(report.poses, report.intrinsics, settings.pixel_center),
+        *camera_facts.facts_of(report.poses, report.intrinsics, settings.pixel_center),
     ]
-    names = None
-    if num_classes:
-        names = class_names or [f"class {i}" for i in range(num_classes)]
     title = f"{split.root.name}: the cameras of {report.name}"
-    picture = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, names, cloud)
+    figure = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, class_names, cloud)
     try:
-        picture_files.write_picture(path, picture)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with util.replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
     except OSError as error:
-        raise util.InputError(f"--picture {path}: cannot be written ({error.strerror})") from None
+        raise util.InputError(f"--picture {path}: cannot be written ({error.strerror}); choose another path") from None
     print(f"wrote {path}: the cameras of {report.folder}")
 
 

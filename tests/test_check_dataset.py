@@ -12,6 +12,7 @@ import pytest
 import scenes
 
 import check_dataset
+import datasets.checks
 from datasets.checks import contents
 
 PROGRAM = Path(check_dataset.__file__)
@@ -178,3 +179,11 @@ def test_a_picture_that_cannot_be_made_is_told(ball_class, tmp_path, refuses):
     refuses(check_dataset.main, [*arguments, str(tmp_path / "a.png"), "--instance", "mug"], "no instance mug with readable")
     (tmp_path / "file").write_text("")
     refuses(check_dataset.main, [*arguments, str(tmp_path / "file" / "a.png")], "cannot be written")
+
+
+def test_without_matplotlib_one_sentence_says_how_to_install_it(ball_class, tmp_path, refuses, monkeypatch):
+    monkeypatch.delattr(datasets.checks, "camera_picture", raising=False)
+    monkeypatch.delitem(sys.modules, "datasets.checks.camera_picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = [str(ball_class), "--picture", str(tmp_path / "a.png")]
+    refuses(check_dataset.main, arguments, "--picture: matplotlib is not installed; run pip install -r requirements-data.txt")
