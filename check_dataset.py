@@ -1,9 +1,9 @@
-"""Checks a data set: counts, images, label maps, poses, cameras. Prints what is there, and every fault with its file.
+"""Checks a data set: counts, images, label maps, poses, cameras. Prints a summary, and every fault with its file.
 
     python check_dataset.py data/mine/Chair                                  # all splits of a class
     python check_dataset.py data/mine/Chair/Chair.train --picture chairs.png
 
-Exit code 0 without a fault, 2 with one.
+The exit code is 0 without faults, 2 with faults.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import data_util
 import dataio
 import options as common
 import util
-from datasets.checks import camera_checks, camera_facts, contents
+from datasets.checks import camera_checks, camera_facts, contents, split_folders
 from datasets.storage import processes
 
-FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
+FAR_OFF = 3  # factor from the usual distance of cameras, up or down
 
 
 def build_parser():
@@ -29,25 +29,29 @@ def build_parser():
         description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder with all its splits"
+        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder: all its splits"
     )
     parser.add_argument(
         "--obj_name",
-        help="class name: its class list is <obj_name>-level-1.txt beside the split folders "
-        "(default: by the folders' names, if there is one)",
+        help="class name; the class list is <obj_name>-level-1.txt beside the split folders "
+        "(default: from the folders' names, if there is such a list)",
     )
-    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--quick", action="store_true", help="decode no image and read no label map: names, headers, cameras")
+    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument(
-        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults shown of each kind; all are counted"
+        "--quick", action="store_true", help="check names, headers and cameras only; decode no image or label map"
     )
-    parser.add_argument("--picture", metavar="PNG", help="draw the cameras of an instance with some of its images")
-    parser.add_argument("--instance", metavar="NAME", help="which one to draw (default: the first without a fault)")
+    parser.add_argument(
+        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults to print of each kind; all are counted"
+    )
+    parser.add_argument(
+        "--picture", metavar="PNG", help="file to draw the cameras of an instance to, with some of its images"
+    )
+    parser.add_argument("--instance", metavar="NAME", help="the instance to draw (default: the first without a fault)")
     return parser
 
 
 class Split:
-    """What has been found in one split."""
+    """The reports on the instances of a split, and their faults."""
 
     def __init__(self, root, reports):
         self.root, self.reports = root, reports
@@ -61,7 +65,7 @@ class Split:
         self.broken = [report for report in reports if report.faults or report.folder in broken]
 
     def row(self):
-        """{title: text} of the table."""
+        """A row of the table: {title: text}."""
         reports = self.reports
         cameras = [report.intrinsics for report in reports if report.intrinsics is not None]
         return {
@@ -76,25 +80,26 @@ class Split:
         }
 
     def notes(self):
-        """Sentences on what is no fault, and worth knowing."""
+        """Sentences on what is worth knowing but no fault."""
+        name = self.root.name
         blank = [report for report in self.reports if report.num_blank]
         if blank:
             yield f"{sum(r.num_blank for r in blank)} images show nothing but background, the first in {blank[0].folder}"
         unseen = [report for report in self.reports if report.num_label_maps and not report.num_images]
         if unseen:
-            yield f"{self.root.name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
+            yield f"{name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
         views = [report.num_views for report in self.reports]
         if len(set(views)) > 1:
-            least = self.reports[views.index(min(views))]
-            yield f"{self.root.name}: instances differ in their number of views; the fewest, {min(views)}, has {least.name}"
+            fewest = self.reports[views.index(min(views))]
+            yield f"{name}: instances differ in their number of views; {fewest.name} has the fewest, {min(views)}"
         means = {folder: distances.mean() for folder, distances in self.distances.items()}
         usual = np.median(list(means.values())) if means else 0.0
         odd = [folder for folder, mean in means.items() if not usual / FAR_OFF <= mean <= usual * FAR_OFF]
         if odd:
             yield (
-                f"{self.root.name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times as far as "
-                f"usual, or as near: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usual are "
-                f"{usual:.3g}; perhaps another unit of length"
+                f"{name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times farther or nearer than "
+                f"usual: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usually {usual:.3g}; the unit "
+                f"of length may differ"
             )
         for report in self.reports:
             camera = report.intrinsics
@@ -115,7 +120,7 @@ def span(values):
 
 
 def sides(shapes):
-    """(height, width) of images as text, width first as intrinsics speak of it; three of them at most."""
+    """(height, width) of images as text `width x height`; three of them at most."""
     texts = [f"{width} x {height}" for height, width in sorted(shapes)]
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "") or "-"
 
@@ -125,8 +130,8 @@ def angles(texts):
 
 
 def check_split(root, num_classes, decode, num_workers):
-    """The Split of a folder; shows its progress on stderr."""
-    folders = contents.subfolders(root)
+    """The Split of a folder. Shows its progress on stderr."""
+    folders = split_folders.subfolders(root)
 
     def check(i):
         return contents.check_folder(folders[i], num_classes, decode)
@@ -136,7 +141,7 @@ def check_split(root, num_classes, decode, num_workers):
 
 
 def table(rows):
-    """Lines of aligned text; rows are dicts with the same titles, the first of which is aligned left."""
+    """Lines of aligned text; rows are dicts with the same titles. The first column is aligned left."""
     titles = list(rows[0])
     widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
     lines = [dict(zip(titles, titles)), *rows]
@@ -147,7 +152,7 @@ def table(rows):
 
 
 def class_rows(splits, class_names):
-    """Rows of the table of classes: the share of each class in the pixels of all label maps of a split."""
+    """Rows of the table of classes: the share of each class in the pixels of all label maps of each split."""
     counts = [sum((report.pixels for report in split.reports), Counter()) for split in splits]
     seen = sorted(set().union(*counts), key=lambda i: (i < 0, i))
     names = dict(enumerate(class_names or []))
@@ -168,7 +173,7 @@ def print_faults(faults, max_faults):
         for fault in some[:max_faults]:
             print(f"  {fault}")
         if len(some) > max_faults:
-            print(f"  and {len(some) - max_faults} more; --max_faults shows as many as you like")
+            print(f"  and {len(some) - max_faults} more; --max_faults N prints more of them")
 
 
 def instance_to_draw(splits, name=None):
@@ -225,13 +230,13 @@ def write_picture(path, splits, settings, class_names, name=None):
 
 def open_class(root, obj_name):
     """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
-    folders = contents.find_splits(root)
-    faults, settings, class_names = contents.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
+    folders = split_folders.find_splits(root)
+    faults, settings, class_names = split_folders.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
     try:
         settings = dataio.dataset_settings(folders[0])
     except util.InputError as error:
         faults.append(contents.fault_of(error, "dataset.json"))
-    path = contents.find_class_list(folders[0], obj_name)
+    path = split_folders.find_class_list(folders[0], obj_name)
     if path is not None:
         class_names = data_util.load_class_names(path)
     return folders, settings, class_names, faults

@@ -9,15 +9,20 @@ import util
 
 
 def check_png(path):
-    """Raise util.InputError for a missing, foreign or truncated file, by the PNG signature and end marker."""
+    """Raise util.InputError for a missing, foreign, truncated, 16-bit or too small file, by the two ends of a PNG."""
     try:
-        head, tail, _ = _ends_of(path, 8, 12)
+        head, tail, _ = _ends_of(path, 25, 12)
     except OSError as error:
         raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if head != b"\x89PNG\r\n\x1a\n":
+    if head[:8] != b"\x89PNG\r\n\x1a\n":
         raise util.InputError(f"{path}: not a PNG file; expected an 8-bit grey, RGB or RGBA PNG")
     if b"IEND" not in tail:
         raise util.InputError(f"{path}: the PNG is cut short; copy or render it again")
+    height, width = _sides(head)
+    if min(height, width) < 2:
+        raise util.InputError(f"{path}: is {width} x {height} pixels; expected 2 x 2 or more")
+    if head[24] > 8:
+        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {head[24]} bits per channel")
 
 
 def check_seg_labels(path, sound_heads):
@@ -43,6 +48,10 @@ def png_sides(path):
         head, _, _ = _ends_of(path, 24, 0)
     except OSError:
         return 0, 0
+    return _sides(head)
+
+
+def _sides(head):
     return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
 
 
