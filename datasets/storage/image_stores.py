@@ -88,7 +88,7 @@ class Files:
         seg_labels = data_util.load_seg_labels(path, self.sidelength, self.settings.pixel_center).reshape(-1)
         if seg_labels.min() < util.UNLABELLED or seg_labels.max() >= self.num_classes:
             raise util.InputError(
-                f"{path}: found labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at "
+                f"{path}: labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at "
                 f"{self.num_classes - 1}; add the class to the list or correct the label map"
             )
         return seg_labels.astype(self.label_dtype)
