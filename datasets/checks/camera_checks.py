@@ -62,9 +62,8 @@ def faults_of(instances):
     for instance in instances:
         if not len(instance.poses):
             continue
-        own = faults_of_intrinsics(instance)
         of_poses, sound = faults_of_poses(instance)
-        own += of_poses
+        own = faults_of_intrinsics(instance) + of_poses
         faults.append(own)
         if len(sound):
             poses = instance.poses[sound].astype(np.float64)
