@@ -1,9 +1,9 @@
-"""Checks a data set: counts, images, label maps, poses, cameras. Prints what is there, and every fault with its file.
+"""Checks a data set: counts, images, label maps, poses, cameras. Prints a summary, and every fault with its file.
 
     python check_dataset.py data/mine/Chair                                  # all splits of a class
     python check_dataset.py data/mine/Chair/Chair.train --picture chairs.png
 
-Exit code 0 without a fault, 2 with one.
+The exit code is 0 without faults, 2 with faults.
 """
 
 import argparse
@@ -18,11 +18,10 @@ import data_util
 import dataio
 import options as common
 import util
-from datasets.checks import camera_picture, contents
+from datasets.checks import camera_checks, camera_facts, contents, split_folders
 from datasets.storage import processes
-from evaluation import picture_writer
 
-FAR_OFF = 3  # times the usual distance of cameras, or a fraction of it
+FAR_OFF = 3  # factor from the usual distance of cameras, up or down
 
 
 def build_parser():
@@ -30,39 +29,43 @@ def build_parser():
         description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder with all its splits"
+        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder: all its splits"
     )
     parser.add_argument(
         "--obj_name",
-        help="class name: its class list is <obj_name>-level-1.txt beside the split folders "
-        "(default: by the folders' names, if there is one)",
+        help="class name; the class list is <obj_name>-level-1.txt beside the split folders "
+        "(default: from the folders' names, if there is such a list)",
     )
-    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--quick", action="store_true", help="decode no image and read no label map: names, headers, cameras")
+    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument(
-        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults shown of each kind; all are counted"
+        "--quick", action="store_true", help="check names, headers and cameras only; decode no image or label map"
     )
-    parser.add_argument("--picture", metavar="PNG", help="draw the cameras of an instance with some of its images")
-    parser.add_argument("--instance", metavar="NAME", help="which one to draw (default: the first without a fault)")
+    parser.add_argument(
+        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults to print of each kind; all are counted"
+    )
+    parser.add_argument(
+        "--picture", metavar="PNG", help="file to draw the cameras of an instance to, with some of its images"
+    )
+    parser.add_argument("--instance", metavar="NAME", help="the instance to draw (default: the first without a fault)")
     return parser
 
 
 class Split:
-    """What has been found in one split."""
+    """The reports on the instances of a split, and their faults."""
 
     def __init__(self, root, reports):
         self.root, self.reports = root, reports
         contents.check_for_images(reports)
         with_poses = [report for report in reports if len(report.poses)]
-        self.distances = {report.folder: camera_picture.distances_of(report.poses) for report in with_poses}
+        self.distances = {report.folder: camera_facts.distances_of(report.poses) for report in with_poses}
         with_cameras = [report for report in reports if report.intrinsics is not None]
-        of_cameras = contents.quick(with_cameras)
+        of_cameras = camera_checks.faults_of(with_cameras)
         self.faults = [fault for report in reports for fault in report.faults] + of_cameras
         broken = {path for fault in of_cameras for path in (fault.path, *fault.path.parents)}
         self.broken = [report for report in reports if report.faults or report.folder in broken]
 
     def row(self):
-        """{title: text} of the table."""
+        """A row of the table: {title: text}."""
         reports = self.reports
         cameras = [report.intrinsics for report in reports if report.intrinsics is not None]
         return {
@@ -72,30 +75,31 @@ class Split:
             "sides": sides(set().union(*(report.sides for report in reports))),
             "label maps": str(sum(report.num_label_maps for report in reports)),
             "focal length": span([camera.focal for camera in cameras]),
-            "field of view": angles([camera_picture.field_of_view(camera) for camera in cameras]),
+            "field of view": angles([camera_facts.field_of_view(camera) for camera in cameras]),
             "distance": span(np.concatenate(list(self.distances.values())).tolist()) if self.distances else "-",
         }
 
     def notes(self):
-        """Sentences on what is no fault, and worth knowing."""
+        """Sentences on what is worth knowing but no fault."""
+        name = self.root.name
         blank = [report for report in self.reports if report.num_blank]
         if blank:
             yield f"{sum(r.num_blank for r in blank)} images show nothing but background, the first in {blank[0].folder}"
         unseen = [report for report in self.reports if report.num_label_maps and not report.num_images]
         if unseen:
-            yield f"{self.root.name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
+            yield f"{name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
         views = [report.num_views for report in self.reports]
         if len(set(views)) > 1:
-            least = self.reports[views.index(min(views))]
-            yield f"{self.root.name}: instances differ in their number of views; the fewest, {min(views)}, has {least.name}"
+            fewest = self.reports[views.index(min(views))]
+            yield f"{name}: instances differ in their number of views; {fewest.name} has the fewest, {min(views)}"
         means = {folder: distances.mean() for folder, distances in self.distances.items()}
         usual = np.median(list(means.values())) if means else 0.0
         odd = [folder for folder, mean in means.items() if not usual / FAR_OFF <= mean <= usual * FAR_OFF]
         if odd:
             yield (
-                f"{self.root.name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times as far as "
-                f"usual, or as near: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usual are "
-                f"{usual:.3g}; perhaps another unit of length"
+                f"{name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times farther or nearer than "
+                f"usual: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usually {usual:.3g}; the unit "
+                f"of length may differ"
             )
         for report in self.reports:
             camera = report.intrinsics
@@ -116,7 +120,7 @@ def span(values):
 
 
 def sides(shapes):
-    """(height, width) of images as text, width first as intrinsics speak of it; three of them at most."""
+    """(height, width) of images as text `width x height`; three of them at most."""
     texts = [f"{width} x {height}" for height, width in sorted(shapes)]
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "") or "-"
 
@@ -126,8 +130,8 @@ def angles(texts):
 
 
 def check_split(root, num_classes, decode, num_workers):
-    """The Split of a folder; shows its progress on stderr."""
-    folders = contents.subfolders(root)
+    """The Split of a folder. Shows its progress on stderr."""
+    folders = split_folders.subfolders(root)
 
     def check(i):
         return contents.check_folder(folders[i], num_classes, decode)
@@ -137,7 +141,7 @@ def check_split(root, num_classes, decode, num_workers):
 
 
 def table(rows):
-    """Lines of aligned text; rows are dicts with the same titles, the first of which is aligned left."""
+    """Lines of aligned text; rows are dicts with the same titles. The first column is aligned left."""
     titles = list(rows[0])
     widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
     lines = [dict(zip(titles, titles)), *rows]
@@ -148,7 +152,7 @@ def table(rows):
 
 
 def class_rows(splits, class_names):
-    """Rows of the table of classes: the share of each class in the pixels of all label maps of a split."""
+    """Rows of the table of classes: the share of each class in the pixels of all label maps of each split."""
     counts = [sum((report.pixels for report in split.reports), Counter()) for split in splits]
     seen = sorted(set().union(*counts), key=lambda i: (i < 0, i))
     names = dict(enumerate(class_names or []))
@@ -169,11 +173,11 @@ def print_faults(faults, max_faults):
         for fault in some[:max_faults]:
             print(f"  {fault}")
         if len(some) > max_faults:
-            print(f"  and {len(some) - max_faults} more; --max_faults shows as many as you like")
+            print(f"  and {len(some) - max_faults} more; --max_faults N prints more of them")
 
 
-def write_picture(path, splits, settings, class_names, name=None):
-    """Draw an instance: the named one, else the first without a fault that has images and cameras."""
+def instance_to_draw(splits, name=None):
+    """(Split, Report) of the named instance, else of the first without a fault that has images and cameras."""
     suited = [
         (split, report)
         for split in sorted(splits, key=lambda split: not split.root.name.endswith("train"))
@@ -182,11 +186,21 @@ def write_picture(path, splits, settings, class_names, name=None):
     ]
     if not suited:
         raise util.InputError(f"--picture: no instance{f' {name}' if name else ''} with readable images and cameras to draw")
-    split, report = min(suited, key=lambda pair: pair[1] in pair[0].broken)  # the first of the best
-    num_classes, shown = None, []
-    if report.num_label_maps:
-        num_classes = len(class_names or range(1 + max(max(r.pixels, default=0) for r in split.reports)))
-    num_shown = camera_picture.NUM_WITH_LABELS if num_classes else camera_picture.NUM_WITHOUT
+    return min(suited, key=lambda pair: pair[1] in pair[0].broken)
+
+
+def write_picture(path, splits, settings, class_names, name=None):
+    """Draw the cameras of the instance `name` (None: a suitable one) with some of its images."""
+    try:
+        from datasets.checks import camera_picture
+    except ModuleNotFoundError:
+        raise util.InputError("--picture: matplotlib is not installed; run pip install -r requirements-data.txt") from None
+    split, report = instance_to_draw(splits, name)
+    if report.num_label_maps and not class_names:
+        class_names = [f"class {i}" for i in range(1 + max(max(r.pixels, default=0) for r in split.reports))]
+    class_names = class_names if report.num_label_maps else None
+    num_classes, shown = len(class_names) if class_names else None, []
+    num_shown = camera_picture.NUM_WITH_LABELS if class_names else camera_picture.NUM_WITHOUT
     for index in camera_picture.choose_views(report.poses, num_shown):
         try:
             shown.append(camera_picture.load_view(report.folder, index, report.views[index], num_classes))
@@ -195,35 +209,34 @@ def write_picture(path, splits, settings, class_names, name=None):
     if not shown:
         raise util.InputError(f"--picture: none of the chosen images of {report.folder} can be read")
     try:
-        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if num_classes else None
+        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if class_names else None
     except (util.InputError, OSError):
-        cloud = None  # a fault that has been told
+        cloud = None  # this fault is in the list already
     facts = [
         ("instances", str(len(split.reports))),
         ("views of each", span([r.num_views for r in split.reports])),
-        *camera_picture.facts_of(report.poses, report.intrinsics, settings.pixel_center),
+        *camera_facts.facts_of(report.poses, report.intrinsics, settings.pixel_center),
     ]
-    names = None
-    if num_classes:
-        names = class_names or [f"class {i}" for i in range(num_classes)]
     title = f"{split.root.name}: the cameras of {report.name}"
-    picture = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, names, cloud)
+    figure = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, class_names, cloud)
     try:
-        picture_writer.write_picture(path, picture)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with util.replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
     except OSError as error:
-        raise util.InputError(f"--picture {path}: cannot be written ({error.strerror})") from None
+        raise util.InputError(f"--picture {path}: cannot be written ({error.strerror}); choose another path") from None
     print(f"wrote {path}: the cameras of {report.folder}")
 
 
 def open_class(root, obj_name):
     """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
-    folders = contents.find_splits(root)
-    faults, settings, class_names = contents.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
+    folders = split_folders.find_splits(root)
+    faults, settings, class_names = split_folders.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
     try:
         settings = dataio.dataset_settings(folders[0])
     except util.InputError as error:
         faults.append(contents.fault_of(error, "dataset.json"))
-    path = contents.find_class_list(folders[0], obj_name)
+    path = split_folders.find_class_list(folders[0], obj_name)
     if path is not None:
         class_names = data_util.load_class_names(path)
     return folders, settings, class_names, faults

@@ -128,18 +128,6 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, fault):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fault", ["truncated", "text", "empty", "missing"])
-def test_the_quick_check_finds_it_without_decoding(tmp_path, fault):
-    path = tmp_path / "broken.png"
-    BAD_IMAGES[fault](path)
-    with pytest.raises(util.InputError, match="broken.png"):
-        data_util.check_png(path)
-
-
-def test_the_quick_check_lets_a_sound_image_pass(four_pixels):
-    data_util.check_png(four_pixels)
-
-
 @pytest.mark.parametrize("blend_alpha", [False, True])
 def test_single_pixels_are_composed_as_in_the_whole_image(tmp_path, blend_alpha):
     """Bit for bit, for every alpha: random rays are composed by themselves."""
@@ -168,12 +156,6 @@ def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path):
     with Image.open(tmp_path / "small.png") as image:
         assert image.mode == "P"
     np.testing.assert_array_equal(data_util.decode_image(tmp_path / "small.png")[..., 3], pixels[..., 3])
-
-
-def test_the_sides_of_an_image_are_in_its_header(tmp_path):
-    write_png(tmp_path / "wide.png", np.zeros((5, 700, 3)))
-    assert data_util.png_sides(tmp_path / "wide.png") == (5, 700)
-    assert data_util.png_sides(tmp_path / "absent.png") == (0, 0)
 
 
 # Label maps
@@ -228,32 +210,6 @@ def test_a_label_map_that_cannot_be_used_is_named(tmp_path, fault):
     BAD_LABELS[fault](path)
     with pytest.raises(util.InputError, match="broken.npy"):
         data_util.load_seg_labels(path)
-
-
-@pytest.mark.parametrize("fault", BAD_LABELS)
-def test_the_quick_check_of_label_maps_finds_the_same_faults(tmp_path, fault):
-    path, sound_heads = tmp_path / "broken.npy", set()
-    BAD_LABELS[fault](path)
-    for i in range(2):  # that others were sound does not make it so
-        with pytest.raises(util.InputError, match="broken.npy") as quick:
-            data_util.check_seg_labels(path, sound_heads)
-        np.save(tmp_path / "sound.npy", np.zeros((4, 4), np.uint8))
-        data_util.check_seg_labels(tmp_path / "sound.npy", sound_heads)
-    with pytest.raises(util.InputError) as careful:
-        data_util.open_seg_labels(path, mmap_mode="r")
-    assert str(quick.value) == str(careful.value)
-
-
-def test_a_label_map_like_the_others_but_cut_short_is_found(tmp_path):
-    sound_heads = set()
-    for name in ("a.npy", "b.npy", "c.npy"):
-        np.save(tmp_path / name, np.zeros((4, 4), np.uint8))
-    data_util.check_seg_labels(tmp_path / "a.npy", sound_heads)
-    data_util.check_seg_labels(tmp_path / "b.npy", sound_heads)
-    assert len(sound_heads) == 1
-    (tmp_path / "c.npy").write_bytes((tmp_path / "c.npy").read_bytes()[:-1])
-    with pytest.raises(util.InputError, match="c.npy"):
-        data_util.check_seg_labels(tmp_path / "c.npy", sound_heads)
 
 
 # Labelled point clouds
@@ -439,20 +395,30 @@ def test_a_pose_that_cannot_be_used_is_named(tmp_path, fault):
         "1\t0 0  0\r\n0 1e0 0 0\n\n0 0 +1. 5e-1\n0 0 0 1",
         "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n",
         "0.1 -.2 3 4 5 6 7 8 9 10 11 12 13 14 15 1E1",
+        ROWS + "0 0 0 1\n7",
     ],
 )
-def test_a_plain_pose_is_parsed_as_the_careful_reader_does(tmp_path, text):
+def test_many_poses_are_read_as_single_ones(tmp_path, text):
     (tmp_path / "pose.txt").write_bytes(text.encode())
-    parsed = np.array(data_util.parse_plain_pose(text.encode())).reshape(4, 4)
-    np.testing.assert_array_equal(parsed.astype(np.float32), data_util.load_pose(tmp_path / "pose.txt"))
+    np.savetxt(tmp_path / "other.txt", 2 * np.eye(4))
+    for is_world2cam in (False, True):
+        poses = data_util.load_poses([tmp_path / "pose.txt", tmp_path / "other.txt"], is_world2cam)
+        assert poses.dtype == np.float32
+        for pose, name in zip(poses, ("pose.txt", "other.txt"), strict=True):
+            np.testing.assert_allclose(pose, data_util.load_pose(tmp_path / name, is_world2cam), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "text", [*BAD_POSES.values(), ROWS + "0 0 0 1\n7", "1 2 3 4 5 6 7 8\n" * 2, "1 2 3 4 5 6 7 8 1-2 2 3 4 5 6 7 8", "\ufeff"]
+    "text", [*BAD_POSES.values(), "1 2 3 4 5 6 7 8\n" * 2, "1 2 3 4 5 6 7 8 1-2 2 3 4 5 6 7 8", "\ufeff"]
 )
-def test_what_is_no_plain_pose_is_left_to_the_careful_reader(text):
-    parsed = data_util.parse_plain_pose(text.encode())
-    assert parsed is None or np.linalg.det(np.reshape(parsed, (4, 4))[:3, :3]) == 0
+def test_among_many_poses_the_one_that_cannot_be_used_is_named(tmp_path, text):
+    np.savetxt(tmp_path / "sound.txt", np.eye(4))
+    (tmp_path / "broken.txt").write_text(text)
+    with pytest.raises(util.InputError, match="broken.txt") as many:
+        data_util.load_poses([tmp_path / "sound.txt", tmp_path / "broken.txt"])
+    with pytest.raises(util.InputError) as single:
+        data_util.load_pose(tmp_path / "broken.txt")
+    assert str(many.value) == str(single.value)
 
 
 BAD_INTRINSICS = {

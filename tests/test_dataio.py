@@ -348,7 +348,7 @@ def test_the_shards_of_all_processes_make_the_batches_of_one_process(first):
 def test_shards_that_cannot_share_a_batch_are_refused():
     with pytest.raises(util.InputError, match="4 images .* 3 processes; choose a multiple of 3"):
         dataio.BatchOrder(10, 4, 0, 1, 0, num_shards=3, shard_of=SHARD_OF)
-    with pytest.raises(util.InputError, match="of 4 processes, 3 would have instances"):
+    with pytest.raises(util.InputError, match="only 3 of 4 processes would have instances"):
         dataio.BatchOrder(10, 4, 0, 1, 0, num_shards=4, shard_of=SHARD_OF)
 
 
@@ -364,7 +364,7 @@ def test_processes_divide_a_batch_by_instances_down_to_its_rays(split):
 
 
 def test_more_processes_than_instances_are_refused(split):
-    with pytest.raises(util.InputError, match="of 3 processes, 2 would have instances to train on; start as many"):
+    with pytest.raises(util.InputError, match="only 2 of 3 processes would have instances to train on; start fewer"):
         dataio.training_batches(make_dataset(split), 6, 0, 1, num_shards=3)
 
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import data_util
 import geometry
 
 MAX_PER_INSTANCE = 2**17  # pixels, about 24 bytes each; a fit draws fewer
@@ -102,17 +101,16 @@ class ObservedRays:
 
 def pixels_of(dataset, view, offset, stride, rgb_channels):
     """Every stride-th pixel of an observation: view and pixel (L, 2), is foreground (L,), rgb (L, C), labels (L,)."""
-    rgba, foreground, seg_labels = dataset.store[view]
+    observation = dataset.store[view]
     kept = np.arange(offset, len(dataset.uv), stride, dtype=np.int32)
-    is_foreground = np.zeros(len(dataset.uv), dtype=bool)
-    is_foreground[foreground] = True
-    rgb = None
-    if rgba is not None:
-        rgba = rgba[kept]
-        rgba = data_util.compose(rgba, dataset.settings.blend_alpha) if rgba.dtype == np.uint8 else rgba
-        rgb = np.ascontiguousarray(rgba[:, :rgb_channels])
+    rgb, seg_labels = observation.rgb(kept), observation.seg_labels
     columns = np.stack([np.full_like(kept, view), kept], axis=1)
-    return columns, is_foreground[kept], rgb, None if seg_labels is None else np.asarray(seg_labels[kept])
+    return (
+        columns,
+        observation.foreground[kept],
+        None if rgb is None else np.ascontiguousarray(rgb[:, :rgb_channels]),
+        None if seg_labels is None else np.asarray(seg_labels[kept]),
+    )
 
 
 def places_in(spans, instances, chances):

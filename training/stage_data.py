@@ -101,7 +101,7 @@ def make_dataset(sources, data, instances, sidelength, schedule=None, keeps_imag
     preload_instances = None
     if shards is not None:
         num_shards, own = shards
-        preload_instances = np.flatnonzero(np.isin(dataio.deal(len(instances), num_shards), own))
+        preload_instances = np.flatnonzero(np.isin(dataio.shard_of_instance(len(instances), num_shards), own))
     return dataio.SceneClassDataset(
         instances,
         sidelength,
@@ -127,7 +127,7 @@ def shards_of(plan, data):
         raise util.InputError(
             f"--data_shards {num_shards}: expected a multiple of the number of processes, which is {num_processes}"
         )
-    dealt = dataio.deal(len(data.train), num_shards)
+    dealt = dataio.shard_of_instance(len(data.train), num_shards)
     for batch_size in plan.schedule.batch_size_per_img_sidelength:  # a side that comes late is refused now
         dataio.BatchOrder(len(dealt), batch_size, 0, 0, plan.schedule.seed, num_shards, shard_of=dealt)
     return num_shards, list(range(distributed.rank(), num_shards, num_processes))

@@ -1,4 +1,4 @@
-"""Finding and drawing what is wrong with a data set.
+"""Finding the faults of a data set, and drawing its cameras.
 
-May import datasets.storage and the modules at the root that read data and draw.
+May import: data_util, dataio, datasets.storage, geometry, util, visual.
 """

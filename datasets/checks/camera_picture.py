@@ -1,8 +1,7 @@
-"""One sheet that explains a data set: where its cameras stand and look, and what some of them see.
+"""One sheet that explains a data set: where its cameras stand and look, and what some of them see. Drawn by matplotlib.
 
-To the left the world in perspective: its axes, the cameras of one instance as pyramids, its labelled point cloud if
-there is one. To the right some views, each beside its label map laid over it; in the drawing they bear the same
-numbers, their pictures on the pyramids, and their axes in colours.
+Left, the world in perspective: its axes, the cameras of one instance as pyramids, its labelled point cloud if there is
+one. Right, some views, each beside its label map laid over it. Views have the same numbers in both parts.
 
 Shapes: V views, N points. A picture is an (H, W, 3) uint8 array, as in visual.py.
 """
@@ -11,25 +10,32 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from mpl_toolkits.mplot3d import proj3d
+from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 from PIL import Image
 
 import data_util
-import geometry
 import util
 import visual
-from datasets.checks import camera_drawing
+from datasets.checks import camera_facts
 
-WIDTH, TILE = 1500, 204
 NUM_WITH_LABELS, NUM_WITHOUT = 4, 6  # views shown
-HEADING, LINE, TITLE = 30, 26, 52  # heights of a view's name, a line of facts, the title
-SINGLE, COLUMN_GAP = 420, 34  # the side of the one picture where there is but one; between drawing and pictures
 LABEL_OPACITY = 0.55
+SIZE_IN, DPI = (15, 10), 100
+WORLD = (0.0, 0.25, 0.69, 0.69)  # left, bottom, width, height of the drawing in the figure
+MAX_PYRAMIDS = 150  # further cameras are not drawn
+TEXELS = 32  # per side of the photographs on the pyramids
+ELEVATION_DEG, AZIMUTH_DEG = 17.0, -58.0  # of the viewer
+INK, FAINT, PYRAMID, TARGET = "#1e1e1e", "#6e6e6e", "#5f7396", "#e67800"
+AXIS_COLORS = {"x right": "#d32f2f", "y down": "#268c3e", "z forward": "#1e60c8"}  # of a camera
 
 
 @dataclass(frozen=True)
 class View:
-    """One observation as it is shown: its index among the poses, its name, and its pictures."""
+    """One observation to show: its index among the poses, its name, and its pictures."""
 
     index: int
     name: str
@@ -38,12 +44,12 @@ class View:
 
 
 def load_view(folder, index, name, num_classes=None):
-    """Reads an image of an instance folder, and with `num_classes` its label map, as a View; whole, not cropped."""
+    """Reads an image of an instance folder, and with `num_classes` its label map, as a View; not cropped."""
     rgb_path, seg_path = folder / "rgb" / f"{name}.png", folder / "seg" / f"{name}.npy"
     try:
         with Image.open(rgb_path) as image:
             rgba = image.convert("RGBA")
-    except Exception as error:  # PIL raises whatever its decoder does
+    except Exception as error:  # Pillow raises any error of its decoders
         raise util.InputError(f"{rgb_path}: cannot be read as an image ({error})") from None
     picture = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
     if num_classes is None or not os.path.exists(seg_path):
@@ -55,184 +61,217 @@ def load_view(folder, index, name, num_classes=None):
 
 
 def lay_over(picture, seg_labels, num_classes):
-    """The palette's colours of labels (H, W), half transparent over a picture, which is grey there; background stays."""
+    """The palette's colours of labels (H, W), half transparent over the picture in grey; background is not changed."""
     grey = picture.mean(axis=-1, keepdims=True)
     mixed = (1 - LABEL_OPACITY) * grey + LABEL_OPACITY * visual.label_colors(seg_labels.astype(np.int64), num_classes)
-    shown = (seg_labels != 0)[..., None]
-    return np.where(shown, np.rint(mixed), picture).astype(np.uint8)
+    return np.where((seg_labels != 0)[..., None], np.rint(mixed), picture).astype(np.uint8)
 
 
 def choose_views(poses, num_shown):
-    """Indices of views (V, 4, 4) that lie far from each other in the drawing, and not before the object."""
-    from_target = poses[:, :3, 3] - geometry.viewing_target(torch.as_tensor(poses)).numpy()
-    directions = from_target / np.maximum(np.linalg.norm(from_target, axis=1, keepdims=True), 1e-9)
-    viewer = camera_drawing.viewing_direction(from_target, camera_drawing.upward(poses))
-    towards_viewer = directions @ viewer
-    directions = directions - 0.7 * towards_viewer[:, None] * viewer
-    free = towards_viewer < 0.7
-    chosen = [int(np.where(free, towards_viewer, -np.inf).argmax())]
+    """Indices of views (V, 4, 4) from directions far apart, preferably not between the viewer and the object."""
+    centres = (poses[:, :3, 3] - camera_facts.target_of(poses)) @ upright(poses).T
+    directions = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-9)
+    hides = directions @ viewer_of(centres) > 0.7
+    chosen = [int(hides.argmin())]
     while len(chosen) < min(num_shown, len(poses)):
-        apart = np.linalg.norm(directions[:, None] - directions[chosen], axis=-1).min(axis=1)  # (V,)
-        apart[~free] -= 3
+        apart = np.linalg.norm(directions[:, None] - directions[chosen], axis=-1).min(axis=1) - 3 * hides
         apart[chosen] = -np.inf
         chosen.append(int(apart.argmax()))
     return sorted(chosen)
 
 
-def facts_of(poses, intrinsics, pixel_center):
-    """(what, value) of the cameras (V, 4, 4) of an instance, for `sheet`."""
-    distances = distances_of(poses)
-    low, mean, high = (f"{x:.3g}" for x in (distances.min(), distances.mean(), distances.max()))
-    distance = mean if low == high else f"{mean} on average, {low} to {high}"
-    return [
-        ("image", f"{intrinsics.width} x {intrinsics.height} pixels"),
-        ("focal length", f"{intrinsics.focal:.4g} pixels"),
-        ("field of view", field_of_view(intrinsics)),
-        ("principal point", f"({intrinsics.cx:.4g}, {intrinsics.cy:.4g})"),
-        ("camera to object", f"{distance} world units"),
-        ("rays go through", "(column + 0.5, row + 0.5)" if pixel_center else "(column, row), the published rule"),
-    ]
+# The world as it is drawn: turned so that z is up
 
 
-def distances_of(poses):
-    """Distances (V,) of cameras (V, 4, 4) from the point they look at."""
-    return np.linalg.norm(poses[:, :3, 3] - geometry.viewing_target(torch.as_tensor(poses)).numpy(), axis=1)
+def upright(poses):
+    """(3, 3) rotation of the world that turns what is up for most cameras to z.
+
+    Up is at right angles to the x axes of cameras that are not rolled, however steeply they look down. Where these are
+    all parallel, it is the mean of the images' upward directions. An axis of the world within 30 degrees is preferred.
+    """
+    up = -poses[:, :3, 1].mean(axis=0)
+    spread, directions = np.linalg.eigh(poses[:, :3, 0].T @ poses[:, :3, 0] / len(poses))  # ascending
+    if np.linalg.norm(up) < 0.2:
+        up = np.array([0.0, 0.0, 1.0])
+    elif spread[1] > 0.03:
+        up = directions[:, 0] * np.sign(directions[:, 0] @ up)
+    up = up / np.linalg.norm(up)
+    nearest = np.eye(3)[abs(up).argmax()] * np.sign(up[abs(up).argmax()])
+    up = nearest if nearest @ up > np.cos(np.deg2rad(30)) else up
+    right = np.roll(abs(nearest), 1)
+    right = right - (right @ up) * up
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(up, right), up])
 
 
-def field_of_view(intrinsics):
-    """The whole image's field of view as text: one angle, or that of its width and that of its height."""
-    sides = dict.fromkeys((intrinsics.width, intrinsics.height))
-    return " x ".join(f"{np.rad2deg(2 * np.arctan(side / 2 / intrinsics.focal)):.1f}" for side in sides) + " degrees"
+def viewer_of(centres):
+    """(3,) unit vector to the viewer, given (V, 3) camera centres about their target, z up: to the side of the cameras."""
+    azimuth, elevation = np.deg2rad([AZIMUTH_DEG, ELEVATION_DEG])
+    mean = (centres[:, :2] / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-9)).mean(axis=0)
+    if np.linalg.norm(mean) > 0.4:
+        azimuth = np.arctan2(mean[1], mean[0]) + np.deg2rad(55)
+    return np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+
+
+def image_plane(pose, intrinsics, depth, texels=1):
+    """(texels + 1, texels + 1, 3) world points of a grid over a camera's image, rows first, at a depth."""
+    u, v = np.meshgrid(*(np.linspace(0, side, texels + 1) for side in (intrinsics.width, intrinsics.height)))
+    in_camera = np.stack(
+        [(u - intrinsics.cx) / intrinsics.focal, (v - intrinsics.cy) / intrinsics.focal, np.ones_like(u)], axis=-1
+    )
+    in_camera *= depth / np.maximum(1, abs(in_camera[..., :2]).max() / 0.6)  # a wide angle would fill the drawing
+    return in_camera @ pose[:3, :3].T + pose[:3, 3]
+
+
+def draw_world(axes, poses, intrinsics, shown, points=None, colours=None):
+    """Draw cameras, target, world axes and points (N, 3) with colours (N, 3) uint8 on 3-D axes. See `sheet`."""
+    turn = upright(poses)
+    target = turn @ camera_facts.target_of(poses)
+    poses = poses.astype(np.float64)
+    poses[:, :3] = turn @ poses[:, :3]
+    centres = poses[:, :3, 3]
+    radius = np.median(np.linalg.norm(centres - target, axis=1)) or 1.0
+    numbers = {view.index: number for number, view in enumerate(shown, start=1)}
+    even = np.linspace(0, len(poses) - 1, min(len(poses), MAX_PYRAMIDS)).round().astype(int).tolist()
+    covered = [centres]
+    for i in sorted({*even, *numbers}):
+        depth = (0.28 if i in numbers else 0.13 if len(poses) <= 60 else 0.09) * radius
+        corners = image_plane(poses[i], intrinsics, depth)[[0, 0, 1, 1], [0, 1, 1, 0]]
+        covered.append(draw_camera(axes, poses[i], corners, numbers.get(i)))
+    for view in shown:
+        draw_photograph(axes, image_plane(poses[view.index], intrinsics, 0.28 * radius, TEXELS), view.picture)
+    floor = target[2] if points is None else (points @ turn.T)[:, 2].min()
+    covered += draw_surroundings(axes, turn, target, radius, floor)
+    if points is not None:
+        axes.scatter(*(points @ turn.T).T, c=colours / 255, s=3, linewidths=0)
+    covered = np.concatenate(covered)
+    low, high = covered.min(axis=0), covered.max(axis=0)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    x, y, z = viewer_of(centres - target)
+    axes.view_init(elev=np.rad2deg(np.arcsin(z)), azim=np.rad2deg(np.arctan2(y, x)))
+    axes.set_axis_off()
+    fit(axes, covered, high - low)
+
+
+def fit(axes, points, extent):
+    """Zoom so that world points (P, 3) fill the part WORLD of the figure, whose centre is that of the square axes."""
+    axes.set_box_aspect(extent)
+    axes.apply_aspect()
+    x, y, _ = proj3d.proj_transform(*points.T, axes.get_proj())
+    off_centre = abs(axes.transData.transform(np.column_stack([x, y])) - axes.bbox.get_points().mean(axis=0)).max(axis=0)
+    room = np.array(WORLD[2:]) * SIZE_IN * axes.figure.dpi / 2
+    axes.set_box_aspect(extent, zoom=0.93 * (room / np.maximum(off_centre, 1)).min())
+
+
+def draw_camera(axes, pose, corners, number=None):
+    """A pyramid from the camera's centre to the corners (4, 3) of its image; a numbered one with its axes in colours.
+
+    Returns the points that the drawing covers, (P, 3).
+    """
+    centre = pose[:3, 3]
+    edges = [np.stack([centre, corner]) for corner in corners] + [corners[[0, 1, 2, 3, 0]]]
+    ink, width = (PYRAMID, 0.6) if number is None else (INK, 1.1)
+    axes.add_collection3d(Line3DCollection(edges, colors=ink, linewidths=width, alpha=0.7 if number is None else 1))
+    if number is None:
+        return corners
+    tips = 1.3 * np.linalg.norm(corners.mean(axis=0) - centre) * pose[:3, :3].T
+    for tip, colour in zip(tips, AXIS_COLORS.values()):
+        axes.quiver(*centre, *tip, color=colour, linewidths=1.6, arrow_length_ratio=0.2)
+    badge = dict(boxstyle="circle", facecolor=INK, edgecolor="white")
+    axes.text(*centre, str(number), color="white", ha="center", va="center", bbox=badge, zorder=1000)
+    return np.concatenate([corners, centre + tips])
+
+
+def draw_photograph(axes, grid, picture):
+    """A picture on the image plane of its camera, a quadrilateral for each cell of the grid (texels + 1, texels + 1, 3)."""
+    small = np.asarray(Image.fromarray(picture).resize((TEXELS, TEXELS), Image.Resampling.BOX))
+    cells = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]], axis=2).reshape(-1, 4, 3)
+    colours = small.reshape(-1, 3) / 255
+    axes.add_collection3d(Poly3DCollection(cells, facecolors=colours, edgecolors=colours, linewidths=0.3))
+
+
+def draw_surroundings(axes, turn, target, radius, floor):
+    """The target, circles on the floor, and the axes of the world: at its origin, or at the target if that is far.
+
+    Returns a list of the points that the drawing covers, (P, 3) each.
+    """
+    angles = np.linspace(0, 2 * np.pi, 97)
+    circle = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(97)]) * radius
+    centre = np.append(target[:2], floor)
+    for share in (0.3, 0.6, 0.9):
+        axes.plot(*(centre + share * circle).T, color="#dde1e8", linewidth=1)
+    axes.plot(*target[:, None], color=TARGET, marker="o", markeredgecolor="white", markersize=9, zorder=900)
+    origin = np.zeros(3) if np.linalg.norm(target) < 3 * radius else target
+    tips = 0.5 * radius * turn.T
+    for name, tip in zip("xyz", tips):
+        axes.quiver(*origin, *tip, color=INK, linewidths=1.4, arrow_length_ratio=0.12)
+        axes.text(*(origin + 1.16 * tip), name, color=INK, fontsize=13, ha="center", va="center")
+    return [centre + 0.9 * circle, origin + 1.16 * tips, target[None]]
+
+
+# The sheet
 
 
 def sheet(poses, intrinsics, shown, title, facts, class_names=None, cloud=None):
-    """The whole sheet, a picture some WIDTH wide.
+    """The whole sheet, a matplotlib Figure.
 
     poses:       (V, 4, 4) cam2world of an instance
     intrinsics:  data_util.Intrinsics
     shown:       list of View, one or more
-    facts:       list of (what, value), two strings
-    class_names: the key to the colours, background first; None where there are no labels
-    cloud:       data_util.LabelledCloud, drawn where the object is; it needs class_names
+    facts:       list of (quantity, value), two strings
+    class_names: the key to the colours, background first; None without labels
+    cloud:       data_util.LabelledCloud, which is drawn where the object is; it needs class_names
     """
-    columns, tile = layout(shown)
-    side_width = columns * tile + (columns - 1) * visual.GAP
-    drawing_width = WIDTH - 2 * visual.MARGIN - side_width - COLUMN_GAP
-    side = side_column(shown, columns, tile)
-    key = key_column(class_names, drawing_width)
-    below = np.concatenate([camera_drawing.legend(drawing_width), facts_column(facts, drawing_width), key])
-    drawing_height = max(len(side) - len(below), round(0.72 * drawing_width))
-    colours = visual.label_colors(cloud.labels, len(class_names)) if cloud is not None else None
-    drawing = camera_drawing.draw(
-        poses,
-        intrinsics,
-        {view.index: (i + 1, view.picture) for i, view in enumerate(shown)},
-        (drawing_width, drawing_height),
-        None if cloud is None else cloud.points,
-        colours,
-    )
-    left = np.concatenate([drawing, below])
-    height = max(len(left), len(side))
-    canvas = np.full((TITLE + height + 2 * visual.MARGIN, WIDTH, 3), visual.WHITE, np.uint8)
-    top = visual.MARGIN
-    canvas[top : top + TITLE, visual.MARGIN : WIDTH - visual.MARGIN] = title_band(title)
-    top += TITLE
-    canvas[top : top + len(left), visual.MARGIN : visual.MARGIN + drawing_width] = left
-    canvas[top : top + len(side), WIDTH - visual.MARGIN - side_width : WIDTH - visual.MARGIN] = side
-    return canvas
+    figure = Figure(figsize=SIZE_IN, dpi=DPI)
+    figure.text(0.02, 0.965, title, fontsize=19, color=INK, va="center")
+    left, bottom, width, height = WORLD  # 3-D axes are square: they get a square about the centre of this part
+    side = width * SIZE_IN[0] / SIZE_IN[1]
+    world = figure.add_axes((left, bottom + height / 2 - side / 2, width, side), projection="3d")
+    colours = None if cloud is None else visual.label_colors(cloud.labels, len(class_names))
+    draw_world(world, poses, intrinsics, shown, None if cloud is None else cloud.points, colours)
+    draw_views(figure, shown)
+    draw_texts(figure, facts, class_names)
+    return figure
 
 
-def layout(shown):
-    """(columns, side of a tile): pictures beside their labels, or two columns of pictures, or a large one."""
-    if any(view.overlay is not None for view in shown):
-        return (2, TILE) if len(shown) > 1 else (2, round(1.3 * TILE))
-    return (2, TILE) if len(shown) > 1 else (1, SINGLE)
-
-
-def title_band(title):
-    band, draw = visual.blank_band(WIDTH - 2 * visual.MARGIN, TITLE)
-    draw.text((0, 0), visual.fit_text(title, visual.load_font(28), band.width), visual.INK, font=visual.load_font(28))
-    return np.asarray(band)
-
-
-def side_column(shown, columns, tile):
-    """The views, one below the other with their labels beside them; where there are no labels, side by side."""
+def draw_views(figure, shown):
+    """Photographs in two columns at the right; with labels, each photograph beside its overlay."""
     with_labels = any(view.overlay is not None for view in shown)
-    per_row = 1 if with_labels else columns
-    width = columns * tile + (columns - 1) * visual.GAP
-    rows = []
-    for start in range(0, len(shown), per_row):
-        views = shown[start : start + per_row]
-        tiles = [fit_picture(view.picture, tile) for view in views]
-        if with_labels:
-            tiles.append(None if views[0].overlay is None else fit_picture(views[0].overlay, tile))
-        height = max(len(picture) for picture in tiles if picture is not None)
-        band, draw = visual.blank_band(width, HEADING + height + 14)
-        for column, picture in enumerate(tiles):
-            x = column * (tile + visual.GAP)
-            if column < len(views):
-                band.paste(Image.fromarray(camera_drawing.badge_picture(start + column + 1, 24)), (x, 1))
-                draw.text((x + 32, 13), views[column].name, visual.INK, font=visual.load_font(17), anchor="lm")
-            elif picture is not None:
-                draw.text((x, 13), "labels", visual.FAINT_INK, font=visual.load_font(16), anchor="lm")
-            if picture is not None:
-                band.paste(Image.fromarray(picture), (x, HEADING))
-                box = [x, HEADING, x + picture.shape[1] - 1, HEADING + len(picture) - 1]
-                draw.rectangle(box, outline=visual.FRAME)
-                mark_crop(draw, box)
-        rows.append(np.asarray(band))
-    return np.concatenate(rows)
+    rows = len(shown) if with_labels else -(-len(shown) // 2)
+    grid = figure.add_gridspec(max(rows, 3), 2, left=0.70, right=0.985, top=0.92, bottom=0.03, wspace=0.06, hspace=0.16)
+    for number, view in enumerate(shown, start=1):
+        row, column = (number - 1, 0) if with_labels else divmod(number - 1, 2)
+        draw_picture(figure.add_subplot(grid[row, column]), view.picture, f"{number}:  {view.name}")
+        if view.overlay is not None:
+            draw_picture(figure.add_subplot(grid[row, 1]), view.overlay, "labels")
 
 
-def mark_crop(draw, box):
-    """Thin lines where an image that is not square is cropped before it is used."""
-    width, height = box[2] - box[0] + 1, box[3] - box[1] + 1
-    if abs(width - height) > 2:
-        top, left, side = data_util.square_crop(height, width)
-        if width > height:
-            lines = [[(box[0] + x, box[1]), (box[0] + x, box[3])] for x in (left, left + side)]
-        else:
-            lines = [[(box[0], box[1] + y), (box[2], box[1] + y)] for y in (top, top + side)]
-        for line in lines:
-            draw.line(line, fill=visual.FAINT_INK)
-
-
-def fit_picture(picture, tile):
-    """A picture whose longer side is `tile`: whole pixels as blocks where it is small, averaged where it is large."""
+def draw_picture(axes, picture, title):
+    """A picture with its title, and the square that it is cropped to, if it is not square."""
+    axes.imshow(picture)
+    axes.set_anchor("N")
+    axes.set_title(title, fontsize=11, color=INK, loc="left", pad=4)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("#cdcdcd")
     height, width = picture.shape[:2]
-    scale = tile / max(height, width)
-    if scale >= 2:
-        picture = visual.enlarge(picture, int(scale))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    if abs(height - width) > 2:
+        top, left, side = data_util.square_crop(height, width)
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=TARGET, linestyle="--"))
 
 
-def facts_column(facts, width):
-    """What is known of the data set, in two columns of lines."""
+def draw_texts(figure, facts, class_names):
+    """Below the world: what the signs mean, the facts in two columns, the classes."""
+    signs = [Line2D([], [], color=TARGET, marker="o", linestyle="", label="where the cameras look")]
+    signs += [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in AXIS_COLORS.items()]
+    signs += [Line2D([], [], color=INK, linewidth=2, label="axes of the world")]
+    style = dict(loc="upper left", frameon=False, borderaxespad=0, handlelength=1.2, fontsize=11)
+    figure.legend(handles=signs, bbox_to_anchor=(0.02, 0.235), ncols=len(signs), columnspacing=1.6, **style)
     rows = -(-len(facts) // 2)
-    band, draw = visual.blank_band(width, rows * LINE + 12)
-    font = visual.load_font(17)
-    for i, (what, value) in enumerate(facts):
-        x, y = (i // rows) * (width // 2), (i % rows) * LINE
-        draw.text((x, y), what, visual.FAINT_INK, font=font)
-        draw.text((x + 150, y), visual.fit_text(value, font, width // 2 - 160), visual.INK, font=font)
-    return np.asarray(band)
-
-
-def key_column(class_names, width):
-    """The classes' colours and names, in as many lines as they need."""
-    if not class_names:
-        return np.full((0, width, 3), visual.WHITE, np.uint8)
-    font, places, x, row = visual.load_font(17), [], 0, 0
-    for name in class_names:
-        length = 26 + font.getlength(name)
-        if x and x + length > width:
-            x, row = 0, row + 1
-        places.append((x, row * LINE + 6))
-        x += length + 24
-    band, draw = visual.blank_band(width, (row + 1) * LINE + 10)
-    palette = visual.label_colors(np.arange(len(class_names)), len(class_names)).tolist()
-    for name, colour, (x, y) in zip(class_names, palette, places):
-        draw.rectangle([x, y, x + 18, y + 18], fill=tuple(colour), outline=visual.FRAME)
-        draw.text((x + 26, y + 9), name, visual.INK, font=font, anchor="lm")
-    return np.asarray(band)
+    for i, (quantity, value) in enumerate(facts):
+        x, y = 0.02 + 0.34 * (i // rows), 0.185 - 0.025 * (i % rows)
+        figure.text(x, y, quantity, color=FAINT, fontsize=11)
+        figure.text(x + 0.1, y, value, color=INK, fontsize=11)
+    if class_names:
+        palette = visual.label_colors(np.arange(len(class_names)), len(class_names)) / 255
+        patches = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="#cdcdcd", label=n) for n, c in zip(class_names, palette)]
+        figure.legend(handles=patches, bbox_to_anchor=(0.02, 0.185 - 0.025 * rows), ncols=5, **style)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-import data_util
 import util
 from datasets.conversion import lenses, source_views
+from datasets.making import viewpoints
 
 PLACES = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse", "dense/0/sparse")
 PARAMETERS = {  # of the camera models that can be read
@@ -111,7 +111,7 @@ def _view(model, images, name, image):
     if not image.has_pose:
         raise util.InputError(f"{where}: has no pose in the model; leave it out with --skip_broken")
     cam2world = np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
-    data_util.check_rigid(cam2world, where)
+    viewpoints.check_rigid(cam2world, where)
     path = images / name
     if not path.is_file():
         blanks = "" if _suffix(model) == ".bin" else " (names in text models end at the first blank)"

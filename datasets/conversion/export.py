@@ -11,7 +11,7 @@ import data_util
 import dataio
 import util
 from datasets.conversion import colmap, source_views, transforms_json
-from datasets.making import atomic_folders
+from datasets.making import atomic_folders, viewpoints
 
 FORMS = ("transforms", "colmap-text", "colmap-binary")
 
@@ -43,7 +43,7 @@ def export_instance(folder, target, form, pixel_center):
     poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none
     for name, path, pose in zip(names, instance.rgb_paths, poses):
-        data_util.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
+        viewpoints.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
         size = source_views.picture_size(path)
         if size != (intrinsics.height, intrinsics.width):
             raise util.InputError(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-import data_util
 import util
 from datasets.conversion import lenses, source_views
+from datasets.making import viewpoints
 
 FILE = "transforms.json"
 SPLITS = ("train", "val", "test")  # of NeRF's synthetic scenes: transforms_train.json, ...
@@ -61,7 +61,7 @@ def _view(path, found, frame):
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise util.InputError(f"{where}: expected a transform_matrix of 4 x 4 numbers ({error!r})") from None
     cam2world = np.concatenate([matrix, np.eye(4)[len(matrix) :]])
-    data_util.check_rigid(cam2world, where)
+    viewpoints.check_rigid(cam2world, where)
     picture = _find_picture(path.parent, frame["file_path"], where)
     lens = _lens(found, frame, *source_views.picture_size(picture), where)
     name = source_views.name_within(picture, path.parent)

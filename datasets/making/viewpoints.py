@@ -12,6 +12,7 @@ import data_util
 import geometry
 import util
 
+RIGID_TOLERANCE = 1e-3  # largest deviation of the rotation in a pose from an orthonormal matrix
 FOCAL = 1.025  # focal length per side of the image, as in the published ShapeNet renders: 131.25 at 128 pixels
 DISTANCE = 1.15  # of the cameras from the origin, so that an object with a diagonal of 1 just fits the image
 
@@ -81,7 +82,7 @@ def from_files(folder):
         )
     poses = np.stack([data_util.load_pose(path) for path in paths])
     for path, pose in zip(paths, poses):
-        data_util.check_rigid(pose, path)
+        check_rigid(pose, path)
     return torch.from_numpy(poses)
 
 
@@ -94,3 +95,18 @@ def intrinsics_of(sidelength, focal=FOCAL):
     """(3, 3) float32 of a square image; `focal` is the focal length per side."""
     focal, centre = focal * sidelength, sidelength / 2
     return torch.tensor([[focal, 0, centre], [0, focal, centre], [0, 0, 1]], dtype=torch.float32)
+
+
+def check_rigid(cam2world, source):
+    """An InputError that names `source` unless the (4, 4) pose is a rotation and a translation, to RIGID_TOLERANCE."""
+    rotation = cam2world[:3, :3]
+    if not np.isfinite(cam2world).all():
+        raise util.InputError(f"{source}: the pose holds a number that is not finite; correct the pose or remove the view")
+    error = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(cam2world[3] - [0, 0, 0, 1]).max())
+    if error > RIGID_TOLERANCE:
+        raise util.InputError(
+            f"{source}: the pose is not rigid; expected orthogonal axes of length 1 in the first three columns and "
+            "0 0 0 1 as the last row"
+        )
+    if np.linalg.det(rotation) < 0:
+        raise util.InputError(f"{source}: the pose mirrors the scene (determinant -1); expected a rotation")

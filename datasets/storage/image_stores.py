@@ -1,14 +1,9 @@
 """Where the pixels of an observation come from: its files, memory, or a memory-mapped cache on disk.
 
-A store is a sequence of observations. store[i] is
-    rgba        (R, 4): uint8 as in the file where that has the side asked for, to be composed by data_util.compose, of
-                the rays that are used only; else float32 in [-1, 1], averaged. None where images are not asked for
-    foreground  (F,) integer indices of foreground pixels, ascending; without images, all but background
-    seg_labels  (R,) integer class ids, or None
-for R = sidelength ** 2. All stores give the same numbers.
+A store is a sequence of Observations, and every store holds the same numbers. R = sidelength ** 2.
 
-An image of 128 x 128 takes 64 KiB as uint8. One that is averaged takes 16 bytes a pixel: 64 KiB at 64 x 64, 256 KiB at
-128 x 128. Label maps add a byte a pixel, foreground indices 2 bytes (4 beyond 256 x 256) for each pixel of the object.
+An image of 128 x 128 takes 64 KiB as uint8. Images that are resized are averaged, and take 16 bytes per pixel: 64 KiB at
+64 x 64, 256 KiB at 128 x 128. Label maps add a byte per pixel, the foreground adds a bit.
 """
 
 import contextlib
@@ -20,26 +15,43 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import data_util
 import util
-from datasets.storage import processes
+from datasets.storage import headers, processes, split_index
 
-VERSION = 1
-UNSETTLED_S = 2  # a file that changed so recently may change once more without another time
+VERSION = 2
+UNSETTLED_S = split_index.UNSETTLED_NS / 1e9
 GB = 1e9
 
 
-class Files:
-    """Decodes the files of an observation each time it is asked for.
+class Observation(NamedTuple):
+    """The pixels of one posed view, row by row."""
 
-    instances:   from dataio.index_split, with the kinds of files that are to be read
+    rgba: np.ndarray  # (R, 4) uint8 as in the file, or float32 in [-1, 1] where averaged; None without images
+    foreground: np.ndarray  # (R,) bool: what the object covers; without images, all labels but background
+    seg_labels: np.ndarray  # (R,) int8 or int16 class ids; None without label maps
+    blend_alpha: bool  # how half-transparent pixels are composed
+
+    def rgb(self, pixels=slice(None)):
+        """The chosen pixels, composed over white: (len(pixels), 4) float32 in [-1, 1], a copy; None without images."""
+        if self.rgba is None:
+            return None
+        rgba = self.rgba[pixels]
+        return data_util.compose(rgba, self.blend_alpha) if rgba.dtype == np.uint8 else np.array(rgba)
+
+
+class Files:
+    """Decodes the files of an observation each time it is read.
+
+    instances:   from dataio.index_split, indexed with the kinds of files to read
     sidelength:  S
     settings:    data_util.DatasetSettings
-    num_classes: K, if label maps are to be read
+    num_classes: K, to read label maps
     """
 
     def __init__(self, instances, sidelength, settings, num_classes=None):
@@ -59,27 +71,25 @@ class Files:
     def __getitem__(self, index):
         instance_idx, view = self.locate(index)
         instance = self.instances[instance_idx]
-        rgba = seg_labels = covered = None
+        rgba = seg_labels = foreground = None
         if instance.with_rgb:
-            path = instance.path("rgb", view)
-            rgba = data_util.decode_image(path)
+            rgba = data_util.decode_image(instance.path("rgb", view))
             if len(rgba) == self.sidelength:
-                covered = data_util.find_foreground(rgba)
+                foreground = data_util.find_foreground(rgba)
             else:
-                rgba, covered = data_util.average_image(rgba, self.sidelength, self.settings.blend_alpha)
-            rgba = rgba.reshape(-1, 4)
+                rgba, foreground = data_util.average_image(rgba, self.sidelength, self.settings.blend_alpha)
+            rgba, foreground = rgba.reshape(-1, 4), foreground.reshape(-1)
         if self.num_classes is not None:
             seg_labels = self.load_labels(instance.path("seg", view))
-        foreground = covered if covered is not None else seg_labels > 0
-        return rgba, np.flatnonzero(foreground), seg_labels
+        return Observation(rgba, seg_labels > 0 if rgba is None else foreground, seg_labels, self.settings.blend_alpha)
 
     def load_labels(self, path):
-        """(R,) class ids, int8 or, of more than 128 classes, int16."""
+        """(R,) class ids, int8 or, for more than 128 classes, int16."""
         seg_labels = data_util.load_seg_labels(path, self.sidelength, self.settings.pixel_center).reshape(-1)
         if seg_labels.min() < util.UNLABELLED or seg_labels.max() >= self.num_classes:
             raise util.InputError(
                 f"{path}: labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at "
-                f"{self.num_classes - 1}; add the class to the list or mend the label map"
+                f"{self.num_classes - 1}; add the class to the list or correct the label map"
             )
         return seg_labels.astype(self.label_dtype)
 
@@ -87,134 +97,121 @@ class Files:
     def label_dtype(self):
         return np.dtype(np.int8 if self.num_classes <= 128 else np.int16)
 
-    @property
-    def foreground_dtype(self):
-        return np.dtype(np.uint16 if self.sidelength <= 256 else np.int32)
-
     def is_native(self):
-        """Whether the first image of every instance has the side asked for, as its header tells."""
-        sides = (data_util.square_crop(*data_util.png_sides(i.path("rgb", 0)))[2] for i in self.instances if i.with_rgb)
-        return all(side == self.sidelength for side in sides)
+        """Whether every image has the side S according to its header, so that none is averaged."""
+        paths = (i.path("rgb", view) for i in self.instances for view in range(len(i.views)))
+        return all(data_util.square_crop(*headers.png_sides(path))[2] == self.sidelength for path in paths)
 
-    def layout(self, native):
-        """{name: (shape, dtype)} of the arrays that hold all observations decoded, but for the foreground."""
+    def layout(self):
+        """{name: (shape, dtype)} of the arrays that hold all observations decoded."""
         num_observations, num_rays = len(self), self.sidelength**2
-        layout = {"foreground_ends": ((num_observations,), np.dtype(np.int64))}
+        layout = {"foreground": ((num_observations, -(-num_rays // 8)), np.dtype(np.uint8))}  # packed bits
         if self.instances[0].with_rgb:
-            layout["rgba"] = (num_observations, num_rays, 4), np.dtype(np.uint8 if native else np.float32)
+            layout["rgba"] = (num_observations, num_rays, 4), np.dtype(np.uint8 if self.is_native() else np.float32)
         if self.num_classes is not None:
             layout["seg_labels"] = (num_observations, num_rays), self.label_dtype
         return layout
 
 
-class OtherSide(Exception):
-    """An image is not of the side that the first one of its instance has, so that its pixels must be averaged."""
-
-
 class Arrays:
-    """Observations in arrays, as Files.layout has them, and `foreground`: the indices of all, one after the other."""
+    """Observations in arrays as Files.layout describes them; `rgba` and `seg_labels` may be missing.
 
-    def __init__(self, foreground, foreground_ends, rgba=None, seg_labels=None, wanted=None):
-        self.foreground, self.foreground_ends = foreground, foreground_ends
-        self.rgba, self.seg_labels, self.wanted = rgba, seg_labels, wanted
+    wanted: (num_observations,) bool, those that were decoded (default: all)
+    """
+
+    def __init__(self, arrays, num_rays, blend_alpha, wanted=None):
+        self.arrays, self.num_rays, self.blend_alpha, self.wanted = arrays, num_rays, blend_alpha, wanted
 
     def __len__(self):
-        return len(self.foreground_ends)
+        return len(self.arrays["foreground"])
 
     def __getitem__(self, index):
         if self.wanted is not None and not self.wanted[index]:
-            raise IndexError(f"observation {index} is not among those that were wanted")
-        begin = self.foreground_ends[index - 1] if index else 0
-        return (
-            None if self.rgba is None else self.rgba[index],
-            self.foreground[begin : self.foreground_ends[index]],
-            None if self.seg_labels is None else self.seg_labels[index],
-        )
+            raise IndexError(f"observation {index} was not decoded: it is not among those wanted")
+        rgba, seg_labels = (self.arrays[name][index] if name in self.arrays else None for name in ("rgba", "seg_labels"))
+        foreground = np.unpackbits(self.arrays["foreground"][index], count=self.num_rays).view(bool)
+        return Observation(rgba, foreground, seg_labels, self.blend_alpha)
 
 
 def decode_all(files, arrays, num_workers, description, wanted=None):
-    """Fills the arrays, which lie in shared memory, and yields the foreground of each observation, in order.
+    """Decode observations into the arrays of `files.layout()`, which lie in shared memory or in files."""
+    indices = np.arange(len(files)) if wanted is None else np.flatnonzero(wanted)
 
-    wanted: (num_observations,) bool, those to decode (default: all); where the others go stays untouched
-    raises OtherSide for an image that must be averaged where rgba is uint8
-    """
+    def decode(i):
+        index = int(indices[i])
+        observation = files[index]
+        arrays["foreground"][index] = np.packbits(observation.foreground)
+        if "rgba" in arrays:
+            pixels = observation.rgba if arrays["rgba"].dtype == np.uint8 else observation.rgb()
+            np.copyto(arrays["rgba"][index], pixels, casting="no")
+        if "seg_labels" in arrays:
+            arrays["seg_labels"][index] = observation.seg_labels
 
-    def decode(index):
-        if wanted is not None and not wanted[index]:
-            return np.empty(0, files.foreground_dtype)
-        rgba, foreground, seg_labels = files[index]
-        if rgba is not None:
-            held = arrays["rgba"]
-            if rgba.dtype != held.dtype:
-                if held.dtype == np.uint8:
-                    raise OtherSide
-                rgba = data_util.compose(rgba, files.settings.blend_alpha)
-            held[index] = rgba
-        if seg_labels is not None:
-            arrays["seg_labels"][index] = seg_labels
-        return foreground.astype(files.foreground_dtype)
-
-    end = 0
-    decoded = processes.ordered(decode, len(files), num_workers)
-    with contextlib.closing(decoded), tqdm(decoded, description, len(files), unit="image", delay=2, leave=False) as bar:
-        for index, foreground in enumerate(bar):
-            end += len(foreground)
-            arrays["foreground_ends"][index] = end
-            yield foreground
-
-
-# Memory
-
-
-def preload(files, num_workers=0, wanted=None):
-    """Observations decoded in memory, which the processes of a data loader share, as Arrays.
-
-    wanted: (num_observations,) bool, those that will be asked for (default: all); others take no memory
-    """
-    share = 1 if wanted is None else np.mean(wanted)
-    for native in (True, False) if files.is_native() else (False,):
-        layout = files.layout(native)
-        expect_memory(share * sum(num_bytes(*what) for what in layout.values()))
-        arrays = {name: in_shared_memory(*what) for name, what in layout.items()}
-        try:
-            foreground = list(decode_all(files, arrays, num_workers, "decode", wanted))
-            return Arrays(np.concatenate(foreground), **arrays, wanted=wanted)
-        except OtherSide:
-            continue
-
-
-def in_shared_memory(shape, dtype):
-    return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, num_bytes(shape, dtype)))
+    decoded = processes.ordered(decode, len(indices), num_workers)
+    with contextlib.closing(decoded), tqdm(decoded, description, len(indices), unit="image", delay=2, leave=False) as bar:
+        for _ in bar:
+            pass
 
 
 def num_bytes(shape, dtype):
     return int(np.prod(shape)) * dtype.itemsize
 
 
+# Memory
+
+
+def preload(files, num_workers=0, wanted=None):
+    """Arrays in memory that the processes of a data loader share.
+
+    wanted: (num_observations,) bool, those that will be read (default: all); the others take no memory
+    raises  util.InputError where the memory is too small
+    """
+    layout = files.layout()
+    expect_memory((1 if wanted is None else np.mean(wanted)) * sum(num_bytes(*what) for what in layout.values()))
+    arrays = {
+        name: np.ndarray(shape, dtype, buffer=mmap.mmap(-1, num_bytes(shape, dtype)))
+        for name, (shape, dtype) in layout.items()
+    }
+    decode_all(files, arrays, num_workers, "decode", wanted)
+    return Arrays(arrays, files.sidelength**2, files.settings.blend_alpha, wanted)
+
+
 def expect_memory(needed):
-    """An InputError where Linux says that there is less memory than that."""
+    """Raise util.InputError where Linux reports fewer available bytes than that."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return  # another system, which does not tell
+        return  # another system
     if needed > available:
         raise util.InputError(
             f"--preload: the images take {needed / GB:.1f} GB of memory, but {available / GB:.1f} GB are available; use "
-            f"--cache DIR in its place, or fewer views"
+            f"--cache DIR instead, or fewer views"
         )
 
 
-# The cache
+# The cache: a folder of .npy files per data set, and cache.json with the digest of the files that were decoded
+
+
+class Mapped(Arrays):
+    """Arrays mapped from the .npy files of a folder. Other processes map the files themselves; no pixel is sent."""
+
+    def __init__(self, place, names, num_rays, blend_alpha):
+        self.sent = place, names, num_rays, blend_alpha
+        arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in names}
+        super().__init__(arrays, num_rays, blend_alpha)
+
+    def __reduce__(self):
+        return Mapped, self.sent
 
 
 def open_cache(files, folder, num_workers=0):
-    """All observations decoded in files below `folder`, filled now if they are not there or an image has changed.
+    """All observations decoded in files below `folder`, as Mapped. They are decoded if missing, or if a file has changed.
 
-    Another run that is filling the same ones is waited for. Raises util.InputError where the disk is too small.
+    If another run is decoding the same ones, waits for it. Raises util.InputError where the disk is too small.
     """
     place = Path(folder) / f"{files.instances[0].folder.parent.name}-{files.sidelength}-{identity_of(files)[:16]}"
-    digest, newest = stamp_of(files)
+    digest, newest_ns = stamp_of(files)
     mapped = open_filled(files, place, digest)
     if mapped is None:
         try:
@@ -222,7 +219,7 @@ def open_cache(files, folder, num_workers=0):
             with locked(place):
                 mapped = open_filled(files, place, digest)
                 if mapped is None:
-                    time.sleep(min(max(0, newest / 1e9 + UNSETTLED_S - time.time()), UNSETTLED_S))
+                    time.sleep(min(max(0, newest_ns / 1e9 + UNSETTLED_S - time.time()), UNSETTLED_S))
                     fill(files, place, digest, num_workers)
                     mapped = open_filled(files, place, digest)
         except OSError as error:
@@ -231,122 +228,78 @@ def open_cache(files, folder, num_workers=0):
 
 
 def identity_of(files):
-    """A digest of what is asked for: which observations, of which split, at which side, treated how."""
-    digest = hashlib.sha256()
+    """A digest of the request: which observations of which split, at which side, with which settings."""
     root = os.path.realpath(files.instances[0].folder.parent)
-    digest.update(repr((VERSION, root, files.sidelength, files.settings, files.num_classes)).encode())
-    for instance in files.instances:
-        digest.update(repr((instance.name, instance.views, instance.with_rgb)).encode())
-    return digest.hexdigest()
+    request = [VERSION, root, files.sidelength, files.settings, files.num_classes]
+    request += [(instance.name, instance.views, instance.with_rgb) for instance in files.instances]
+    return hashlib.sha256(repr(request).encode()).hexdigest()
 
 
 def stamp_of(files):
-    """A digest of times and sizes of all files that are read, and the youngest time in ns."""
+    """A digest of times and sizes of all files that are read, and the latest time in ns."""
     kinds = ["rgb"] * files.instances[0].with_rgb + ["seg"] * (files.num_classes is not None)
 
     def stamp(i):
         instance = files.instances[i]
-        stamps = np.array([file_stamp(instance.path(kind, v)) for kind in kinds for v in range(len(instance.views))])
+        names = {kind: [view + split_index.FILES[kind][1] for view in instance.views] for kind in kinds}
+        stamps = np.concatenate([split_index.stamps_of(instance.folder / kind, names[kind]) for kind in kinds])
         return hashlib.sha256(stamps.tobytes()).digest(), int(stamps[:, 0].max())
 
-    num_processes = min(processes.available(), 1 + len(files) // 20_000)
-    stamps = list(processes.ordered(stamp, len(files.instances), num_processes))
-    return hashlib.sha256(b"".join(digest for digest, _ in stamps)).hexdigest(), max(newest for _, newest in stamps)
-
-
-def file_stamp(path):
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return found.st_mtime_ns, found.st_ctime_ns + found.st_size  # as split_index.stamp_of has it
-
-
-class Mapped(Arrays):
-    """Arrays in files. Other processes open these themselves, nothing of them is sent."""
-
-    def __init__(self, place, layout):
-        self.place, self.layout = place, layout
-        super().__init__(**{name: np.asarray(map_file(place / f"{name}.bin", *what)) for name, what in layout.items()})
-
-    def __reduce__(self):
-        return Mapped, (self.place, self.layout)
-
-
-def map_file(path, shape, dtype, mode="r"):
-    """The array of that shape in a file, which must be just as long. An array of no bytes cannot be mapped."""
-    if os.path.getsize(path) != num_bytes(shape, dtype):
-        raise ValueError(f"{path} has another length")
-    return np.memmap(path, dtype, mode, shape=shape) if num_bytes(shape, dtype) else np.zeros(shape, dtype)
+    num_processes = min(processes.available(), 1 + len(files) // split_index.FILES_PER_PROCESS)
+    digests, times_ns = zip(*processes.ordered(stamp, len(files.instances), num_processes))
+    return hashlib.sha256(b"".join(digests)).hexdigest(), max(times_ns)
 
 
 def open_filled(files, place, digest):
-    """What an earlier run has filled, or None where there is nothing, or nothing that is still true."""
+    """What an earlier run decoded, as Mapped; None where there is nothing, or nothing valid."""
+    kinds = {"foreground": True, "rgba": files.instances[0].with_rgb, "seg_labels": files.num_classes is not None}
+    names = [name for name, is_there in kinds.items() if is_there]
     try:
-        facts = json.loads((place / "cache.json").read_text())
-        if facts["files"] != digest:
-            return None
-        layout = files.layout(bool(facts["native"]))
-        layout["foreground"] = (int(facts["num_foreground"]),), files.foreground_dtype
-        mapped = Mapped(place, layout)
-        return mapped if mapped.foreground_ends[-1] == facts["num_foreground"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        if json.loads((place / "cache.json").read_text()) == {"files": digest}:
+            return Mapped(place, names, files.sidelength**2, files.settings.blend_alpha)
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def fill(files, place, digest, num_workers):
-    """Decodes all observations into files in a folder beside `place`, which takes its name when all is there."""
+    """Decode all observations into a folder beside `place`, which is renamed to `place` at the end."""
     filling = place.with_name(f".{place.name}.filling")
     for leftover in (filling, place):
         shutil.rmtree(leftover, ignore_errors=True)
+    layout = files.layout()
+    needed, free = sum(num_bytes(*what) for what in layout.values()), shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise util.InputError(
+            f"--cache {place.parent}: the images take {needed / GB:.1f} GB there, but {free / GB:.1f} GB are free; choose "
+            f"another folder, or fewer views"
+        )
     try:
-        for native in (True, False) if files.is_native() else (False,):
-            filling.mkdir()
-            try:
-                fill_folder(files, filling, native, digest, num_workers)
-                break
-            except OtherSide:
-                shutil.rmtree(filling)
+        filling.mkdir()
+        arrays = {}
+        for name, (shape, dtype) in layout.items():
+            path = filling / f"{name}.npy"
+            arrays[name] = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            with open(path, "r+b") as file:  # a full disk is an error now, not a crash when a page is written
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        decode_all(files, arrays, num_workers, f"fill {place}")
+        for array in arrays.values():
+            array.flush()
         if stamp_of(files)[0] != digest:
             raise util.InputError(f"{files.instances[0].folder.parent}: images changed while they were read; start again")
+        (filling / "cache.json").write_text(json.dumps({"files": digest}) + "\n")
         filling.rename(place)
     finally:
         shutil.rmtree(filling, ignore_errors=True)
 
 
-def fill_folder(files, folder, native, digest, num_workers):
-    layout = files.layout(native)
-    sure = sum(num_bytes(*what) for what in layout.values())
-    most = sure + len(files) * files.sidelength**2 * files.foreground_dtype.itemsize
-    free = shutil.disk_usage(folder).free
-    if most > free:
-        raise util.InputError(
-            f"--cache {folder.parent}: the images take {sure / GB:.1f} to {most / GB:.1f} GB there, but {free / GB:.1f} GB "
-            f"are free; choose another folder, or fewer views"
-        )
-    arrays = {}
-    for name, what in layout.items():
-        with open(folder / f"{name}.bin", "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes(*what))  # a full disk is an error now, not a crash later
-        arrays[name] = map_file(folder / f"{name}.bin", *what, mode="r+")
-    num_foreground = 0
-    with open(folder / "foreground.bin", "wb") as file:
-        for foreground in decode_all(files, arrays, num_workers, f"fill {folder.parent}"):
-            num_foreground += len(foreground)
-            file.write(foreground.tobytes())
-    for array in arrays.values():
-        array.flush()
-    facts = {"files": digest, "native": native, "num_foreground": num_foreground}
-    (folder / "cache.json").write_text(json.dumps(facts) + "\n")
-
-
 @contextlib.contextmanager
 def locked(place):
-    """Holds the lock of a place in the cache; the system gives it back when a process dies."""
+    """Hold the lock of a place in the cache. The system releases it when the process dies."""
     with open(place.with_name(f".{place.name}.lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"note: another run is filling {place}; waiting for it")
+            print(f"note: {place}: another run is filling this cache; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -11,18 +10,11 @@ import checkpoints
 import data_util
 import dataio
 import train
-import util
-from datasets.checks import contents
+from datasets.checks import camera_checks, contents, split_folders
+from datasets.storage import split_index
 
 OPENGL = [1, -1, -1, 1]
 NUM_CLASSES = 3
-
-
-@pytest.fixture
-def own_split(ball_split, tmp_path):
-    """A copy that a test may spoil."""
-    shutil.copytree(ball_split.parent, tmp_path / "Ball")
-    return tmp_path / "Ball" / "Ball.train"
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def test_a_sound_instance_is_counted_and_has_no_fault(ball):
     assert report.pixels == {i: (labels == i).sum() for i in range(3)}
     indexed = dataio.index_split(ball.parent)[0]
     assert np.array_equal(report.poses, indexed.poses) and report.views == indexed.views
-    assert contents.quick([report]) == contents.quick([indexed]) == []
+    assert camera_checks.faults_of([report]) == camera_checks.faults_of([indexed]) == []
 
 
 def spoil_image(ball):
@@ -82,7 +74,7 @@ FAULTS = [  # what is spoilt, kind, file, part of the sentence
     (spoil_image, "unreadable image", "rgb/000001.png", "cut short"),
     (spoil_pixels, "unreadable image", "rgb/000001.png", "cannot be read as an image"),
     (lambda b: (b / "rgb" / "000001.png").write_bytes(b""), "unreadable image", "rgb/000001.png", "not a PNG"),
-    (save_image(np.zeros((1, 1), np.uint8)), "unreadable image", "rgb/000001.png", "1 x 1 pixels, smaller than 2 x 2"),
+    (save_image(np.zeros((1, 1), np.uint8)), "unreadable image", "rgb/000001.png", "1 x 1 pixels; expected 2 x 2"),
     (save_labels(np.zeros((1, 1), int)), "unreadable label map", "seg/000001.npy", "1 x 1 pixels"),
     (save_labels(np.zeros((0, 0), int)), "unreadable label map", "seg/000001.npy", "0 x 0 pixels"),
     (lambda b: shutil.rmtree(b / "rgb") or (b / "rgb").write_text(""), "unreadable folder", "rgb", "Not a directory"),
@@ -203,7 +195,7 @@ def test_files_of_another_format_are_told(ball):
 
 def test_hidden_files_are_no_views(ball):
     """As archives made on macOS have them: ._000000.png."""
-    for kind, suffix in contents.SUFFIXES.items():
+    for kind, (_, suffix) in split_index.FILES.items():
         (ball / kind).mkdir(exist_ok=True)
         (ball / kind / f"._000000{suffix}").write_bytes(b"\0\5\26\7")
     (ball / "._rgb").write_bytes(b"")
@@ -232,29 +224,6 @@ def test_an_instance_without_images_is_a_fault_where_others_have_some(ball, own_
     assert [fault.kind for fault in reports[0].faults] == ["unreadable folder"]
 
 
-@pytest.fixture
-def deny(monkeypatch):
-    """deny(folder): what is in it can neither be listed nor opened nor asked for, as for a user who may not read it.
-
-    With `can_be_listed` the names in it can be read, and no more.
-    """
-
-    def refuse(folder, can_be_listed=False):
-        def guarded(name, function):
-            def call(path, *arguments, **options):
-                is_it = str(path) == str(folder) and name in ("listdir", "scandir") and not can_be_listed
-                if is_it or str(path).startswith(f"{folder}/"):
-                    raise PermissionError(13, "Permission denied", str(path))
-                return function(path, *arguments, **options)
-
-            return call
-
-        for name in ("listdir", "scandir", "stat", "lstat", "open"):
-            monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
-
-    return refuse
-
-
 @pytest.mark.parametrize("can_be_listed", [False, True])
 @pytest.mark.parametrize("path", [".", "rgb", "pose", "point_cloud"])
 def test_a_folder_that_may_not_be_read_is_one_fault(ball, deny, path, can_be_listed):
@@ -263,7 +232,7 @@ def test_a_folder_that_may_not_be_read_is_one_fault(ball, deny, path, can_be_lis
     (fault,) = check(ball).faults
     assert fault.kind == ("point cloud" if path == "point_cloud" else "unreadable folder")
     assert fault.path.is_relative_to(ball / path) and "Permission denied" in fault.sentence
-    assert contents.find_splits(ball.parent) == [ball.parent]
+    assert split_folders.find_splits(ball.parent) == [ball.parent]
 
 
 def test_a_reader_that_meets_a_closed_door_becomes_a_fault(ball):
@@ -271,15 +240,8 @@ def test_a_reader_that_meets_a_closed_door_becomes_a_fault(ball):
         raise PermissionError(13, "Permission denied", str(ball / "x"))
 
     report = check(ball)
-    assert contents.attempt(report, "point cloud", read) is None
+    assert report.attempt("point cloud", read) is None
     assert report.faults == [contents.Fault("point cloud", ball / "x", "cannot be read (Permission denied)")]
-
-
-@pytest.mark.parametrize("level", [".", "Ball.train"])
-def test_a_split_or_class_that_may_not_be_read_is_refused(own_split, deny, level):
-    deny(own_split.parent / level)
-    with pytest.raises(util.InputError, match=f"{own_split.parent / level}: cannot be read .Permission denied"):
-        contents.find_splits(own_split.parent)
 
 
 def test_an_empty_folder_is_one_fault(own_split):
@@ -313,43 +275,6 @@ def test_images_that_show_nothing_are_counted(ball, image, is_blank):
     assert report.faults == [] and report.num_blank == is_blank
 
 
-def test_splits_are_found_in_a_class_folder(own_split):
-    scenes.write_split(own_split.parent / "Ball.test", names=("ball_x",), num_views=1)
-    (own_split.parent / "notes").mkdir()
-    (own_split.parent / ".cache" / "x" / "rgb").mkdir(parents=True)
-    assert contents.find_splits(own_split.parent) == [own_split.parent / "Ball.test", own_split]
-    assert contents.find_splits(own_split) == [own_split]
-
-
-def test_a_split_without_instances_is_told(own_split):
-    root = own_split.parent
-    assert contents.empty_splits(root, [own_split]) == []
-    for name in ("Ball.val", "Ball.test/nothing", "notes", "Cup.train"):
-        (root / name).mkdir(parents=True)
-    assert [fault.path.name for fault in contents.empty_splits(root, [own_split])] == ["Ball.test", "Ball.val"]
-    assert contents.empty_splits(own_split, [own_split]) == []
-
-
-def test_what_is_no_data_set_is_refused(own_split, tmp_path):
-    for path, reason in (
-        (own_split / "ball_a", "one instance"),
-        (tmp_path / "none", "no such folder"),
-        (own_split.parent.parent, "neither a split nor a class folder"),
-    ):
-        with pytest.raises(util.InputError, match=reason):
-            contents.find_splits(path)
-
-
-def test_the_class_list_is_found_by_the_folders_names(own_split, tmp_path):
-    path = own_split.parent / "Ball-level-1.txt"
-    assert contents.find_class_list(own_split) == path
-    assert contents.find_class_list(own_split, "Cup").name == "Cup-level-1.txt"
-    renamed = own_split.rename(own_split.parent / "balls_train")
-    assert contents.find_class_list(renamed) == path
-    path.unlink()
-    assert contents.find_class_list(renamed) is None
-
-
 # The training stages
 
 
@@ -364,7 +289,7 @@ def test_training_is_refused_where_the_cameras_are_wrong(opengl_split, refuses, 
     options = scenes.train_options(opengl_split, tmp_path, "run", class_weight=0)
     refuses(train.main, options, "the poses look like OpenGL axes")
     refuses(train.main, options, "(1 further faults of cameras)")
-    refuses(train.main, options, f"run check_dataset.py {opengl_split} for all")
+    refuses(train.main, options, f"run check_dataset.py {opengl_split} to see all")
     assert not (tmp_path / "run").exists()
 
 
@@ -383,12 +308,12 @@ def look_beside(split, view="000001"):
 
 def test_a_camera_that_looks_beside_the_object_does_not_stop_a_training(own_split, tmp_path, capsys, refuses):
     look_beside(own_split)
-    assert [fault.kind for fault in contents.quick(dataio.index_split(own_split))] == ["looks beside"]
+    assert [fault.kind for fault in camera_checks.faults_of(dataio.index_split(own_split))] == ["looks beside"]
     train.main(scenes.train_options(own_split, tmp_path, "run", class_weight=0))
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "looks beside" in line]
-    assert note.startswith("note: ") and f"check_dataset.py {own_split} tells all" in note and "no_check" not in note
+    assert note.startswith("note: ") and f"check_dataset.py {own_split} lists all" in note and "no_check" not in note
     change_pose(own_split / "ball_b" / "pose" / "000000.txt", lambda pose: pose * 2)
-    refuses(train.main, scenes.train_options(own_split, tmp_path, "new", class_weight=0), "the pose is 0 0 0 2")
+    refuses(train.main, scenes.train_options(own_split, tmp_path, "new", class_weight=0), "the last row is 0 0 0 2")
 
 
 def test_only_what_a_stage_reads_is_judged(own_split, tmp_path):
@@ -399,7 +324,7 @@ def test_only_what_a_stage_reads_is_judged(own_split, tmp_path):
 
 def test_the_validation_split_is_judged_too(ball_split, opengl_split, refuses, tmp_path):
     options = scenes.train_options(ball_split, tmp_path, "run", class_weight=0, val_root=opengl_split)
-    refuses(train.main, options, f"run check_dataset.py {opengl_split} for all")
+    refuses(train.main, options, f"run check_dataset.py {opengl_split} to see all")
 
 
 def test_one_view_of_each_object_can_be_fitted(semantic_run, tmp_path):
@@ -413,4 +338,4 @@ def test_the_quick_form_reads_no_file(ball_split, monkeypatch):
     instances = dataio.index_split(ball_split)
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("a file was opened"))
     monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("a file was opened"))
-    assert contents.quick(instances) == []
+    assert camera_checks.faults_of(instances) == []

@@ -14,6 +14,7 @@ import geometry
 import make_dataset
 import util
 from datasets.conversion import new_instance, transforms_json
+from datasets.storage import headers
 
 SIZE = (20, 28)  # height, width
 CLASSES = "0 background\n1 handle\n2 body\n"
@@ -207,7 +208,7 @@ def test_jpeg_grey_and_palette_images_become_8_bit_rgb(tmp_path):
         ("000002", np.array(palette.convert("RGB"))),
     ):
         assert np.array_equal(iio.imread(instance / "rgb" / f"{view}.png"), expected)
-    data_util.check_png(instance / "rgb" / "000000.png")
+    headers.check_png(instance / "rgb" / "000000.png")
 
 
 def test_label_maps_of_every_kind(tmp_path):

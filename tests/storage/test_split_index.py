@@ -10,7 +10,7 @@ import scenes
 import data_util
 import dataio
 import util
-from datasets.storage import processes, split_index
+from datasets.storage import headers, processes, split_index
 
 OLD = 1_600_000_000  # a time long ago, so that files count as settled
 
@@ -55,8 +55,8 @@ class Reads(list):
     """Names of the files that are read and of the folders that are listed."""
 
     def __init__(self, monkeypatch):
-        list_names, read_poses = split_index.list_names, split_index.read_poses
-        check_png, check_seg_labels = data_util.check_png, data_util.check_seg_labels
+        list_names, load_poses = split_index.list_names, data_util.load_poses
+        check_png, check_seg_labels = headers.check_png, headers.check_seg_labels
 
         def note(function, name):
             return lambda *arguments: self.append(name(*arguments)) or function(*arguments)
@@ -66,12 +66,12 @@ class Reads(list):
 
         def poses(paths, *more):
             self.extend(map(tail, paths))
-            return read_poses(paths, *more)
+            return load_poses(paths, *more)
 
         monkeypatch.setattr(split_index, "list_names", note(list_names, lambda folder, kind: f"{folder.name}/{kind}"))
-        monkeypatch.setattr(split_index, "read_poses", poses)
-        monkeypatch.setattr(data_util, "check_png", note(check_png, lambda path: tail(path)))
-        monkeypatch.setattr(data_util, "check_seg_labels", note(check_seg_labels, lambda path, _: tail(path)))
+        monkeypatch.setattr(data_util, "load_poses", poses)
+        monkeypatch.setattr(headers, "check_png", note(check_png, lambda path: tail(path)))
+        monkeypatch.setattr(headers, "check_seg_labels", note(check_seg_labels, lambda path, _: tail(path)))
 
     def of(self, function, *arguments, **options):
         """What a call reads, and what it returns."""
@@ -384,8 +384,18 @@ def foreign(**arrays):
     return lambda path: np.savez(path, **{**dict(np.load(path)), **arrays})
 
 
-def text_of(path, **changes):
-    return np.frombuffer(json.dumps({"instances": ["a", "b", "c"], "names": [[]], **changes}).encode(), np.uint8)
+def with_text(change):
+    """The index with another text: `change` is given the dict that was in it."""
+
+    def spoil(path):
+        text = json.loads(np.load(path)["text"].tobytes())
+        foreign(text=np.frombuffer(json.dumps(text | change(text)).encode(), np.uint8))(path)
+
+    return spoil
+
+
+def with_instance(**changes):
+    return with_text(lambda text: {"instances": text["instances"] | {"a": text["instances"]["a"] | changes}})
 
 
 BAD_INDEXES = {
@@ -396,16 +406,18 @@ BAD_INDEXES = {
     "a pickle": lambda path: path.write_bytes(pickle.dumps({})),
     "a pickle within": foreign(poses=np.array([{}], dtype=object)),
     "another program's": lambda path: np.savez(path, numbers=np.arange(3)),
-    "another version": foreign(version=np.array(split_index.VERSION + 1)),
+    "another version": with_text(lambda _: {"version": split_index.VERSION + 1}),
+    "the version before": lambda path: np.savez(path, version=np.array(2), poses=np.zeros((15, 4, 4), np.float32)),
     "poses of other shape": foreign(poses=np.zeros((15, 3, 4), np.float32)),
     "poses too few": foreign(poses=np.zeros((14, 4, 4), np.float32)),
     "poses not finite": foreign(poses=np.full((15, 4, 4), np.nan, np.float32)),
-    "stamps too few": foreign(file_stamps=np.zeros((3, 14, 2), np.int64)),
-    "cameras too few": foreign(cameras=np.ones((2, 6))),
-    "no such listing": foreign(listings=np.full((3, 4), 5, np.int32)),
-    "no views": foreign(listings=np.full((3, 4), -1, np.int32)),
-    "names that lead elsewhere": lambda path: foreign(text=text_of(path, names=[["../../secret"] * 5]))(path),
-    "names that are none": lambda path: foreign(text=text_of(path, names=[[1, 2, 3, 4, 5]]))(path),
+    "stamps too few": foreign(stamps=np.zeros((3, 14, 2), np.int64)),
+    "no camera": with_instance(intrinsics={}),
+    "a camera not finite": with_instance(intrinsics=dict(focal=np.nan, cx=1, cy=1, height=2, width=2)),
+    "no such listing": with_instance(names={"pose": 5}),
+    "no views": with_instance(names={}),
+    "names that lead elsewhere": with_text(lambda _: {"listings": [["../../secret"] * 5]}),
+    "names that are none": with_text(lambda _: {"listings": [[1, 2, 3, 4, 5]]}),
 }
 
 

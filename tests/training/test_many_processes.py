@@ -236,7 +236,7 @@ def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path)
             "3 images cannot be dealt evenly to 2 processes",
         ),
         (dict(data_shards=3), "--data_shards 3: expected a multiple of the number of processes"),
-        (dict(fit_single_srn=True, specific_ins="ball_a"), "of 2 processes, 1 would have instances to train on"),
+        (dict(fit_single_srn=True, specific_ins="ball_a"), "only 1 of 2 processes would have instances to train on"),
     ],
     ids=["batch", "a later batch", "shards", "one instance"],
 )
