@@ -131,7 +131,7 @@ def angles(texts):
 
 def check_split(root, num_classes, decode, num_workers):
     """The Split of a folder. Shows its progress on stderr."""
-    folders = split_folders.subfolders(root)
+    folders = dataio.subfolders(root)
 
     def check(i):
         return contents.check_folder(folders[i], num_classes, decode)

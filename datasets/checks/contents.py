@@ -4,6 +4,7 @@ An unreadable file does not stop a check: it becomes a Fault, and the other file
 The training stages use `expect_sound_cameras` alone, which reads no file.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 import data_util
 import util
-from datasets.checks import camera_checks, split_folders
+from datasets.checks import camera_checks
 from datasets.checks.camera_checks import Fault
 from datasets.storage import headers
 from datasets.storage.split_index import FILES
@@ -87,10 +88,11 @@ def check_folder(folder, num_classes=None, decode=True):
     """
     folder = Path(folder)
     report = Report(folder.name, folder)
-    names = [path.name for path in report.attempt(UNREADABLE, split_folders.list_files, folder) or ()]
+    names = report.attempt(UNREADABLE, list_names, folder) or ()
     found = {kind: [] for kind in FILES}
     for kind in [kind for kind in found if kind in names]:
-        found[kind] = report.attempt(UNREADABLE, split_folders.list_files, folder / kind, FILES[kind][1]) or []
+        files = report.attempt(UNREADABLE, list_names, folder / kind) or ()
+        found[kind] = [folder / kind / name for name in files if name.endswith(FILES[kind][1])]
     report.num_images, report.num_label_maps = len(found["rgb"]), len(found["seg"])
     if report.faults and not names:
         return report
@@ -107,6 +109,11 @@ def check_folder(folder, num_classes=None, decode=True):
     if decode:
         report.attempt("point cloud", data_util.load_labelled_cloud, folder, num_classes or MAX_CLASSES)
     return report
+
+
+def list_names(folder):
+    """Sorted names of what is in a folder, without hidden ones. Raises an OSError where that cannot be listed or opened."""
+    return sorted(name for name in os.listdir(os.path.join(folder, ".")) if not name.startswith("."))
 
 
 def check_counts(report, found):

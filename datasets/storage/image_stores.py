@@ -73,11 +73,8 @@ class Files:
         instance = self.instances[instance_idx]
         rgba = seg_labels = foreground = None
         if instance.with_rgb:
-            rgba = data_util.decode_image(instance.path("rgb", view))
-            if len(rgba) == self.sidelength:
-                foreground = data_util.find_foreground(rgba)
-            else:
-                rgba, foreground = data_util.average_image(rgba, self.sidelength, self.settings.blend_alpha)
+            path = instance.path("rgb", view)
+            rgba, foreground = data_util.load_image(path, self.sidelength, self.settings.blend_alpha)
             rgba, foreground = rgba.reshape(-1, 4), foreground.reshape(-1)
         if self.num_classes is not None:
             seg_labels = self.load_labels(instance.path("seg", view))
