@@ -96,7 +96,8 @@ def load_poses(paths, is_world2cam=False):
                 f"{path}: expected four lines of four numbers or one line of sixteen, found lines of {lengths} numbers"
             )
     is_pose = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
-    is_pose[is_pose] = np.abs(np.linalg.det(matrices[is_pose, :3, :3])) >= MIN_DETERMINANT
+    side = 4 if is_world2cam else 3  # what is inverted; another last row of a cam2world is left to the camera checks
+    is_pose[is_pose] = np.abs(np.linalg.det(matrices[is_pose, :side, :side])) >= MIN_DETERMINANT
     if not is_pose.all():
         path = paths[is_pose.argmin()]
         raise util.InputError(f"{path}: not a pose; the numbers must be finite and the rotation invertible")
@@ -229,22 +230,16 @@ def load_labelled_cloud(folder, num_classes):
         return None
     points, labels = _load_table(points_path), _load_table(labels_path)
     if points.shape[1] < 3 or not np.isfinite(points[:, :3]).all():
-        raise util.InputError(
-            f"{points_path}: expected lines that begin with three finite numbers x y z, found a table of shape "
-            f"{points.shape}{_CORRECT_CLOUD}"
-        )
+        expected = "lines that begin with three finite numbers x y z"
+        raise util.InputError(f"{points_path}: expected {expected}, found a table of shape {points.shape}{_CORRECT_CLOUD}")
     if labels.shape not in ((len(points),), (len(points), 1)):
-        raise util.InputError(
-            f"{labels_path}: expected a class id for each of {len(points)} points, found a table of shape "
-            f"{labels.shape}{_CORRECT_CLOUD}"
-        )
+        expected = f"a class id for each of {len(points)} points"
+        raise util.InputError(f"{labels_path}: expected {expected}, found a table of shape {labels.shape}{_CORRECT_CLOUD}")
     labels = labels.reshape(-1)
     wrong = labels[~((labels == np.round(labels)) & (labels >= util.UNLABELLED) & (labels < num_classes))]
     if len(wrong):
-        raise util.InputError(
-            f"{labels_path}: expected class ids of the class list, 0 to {num_classes - 1}, or {util.UNLABELLED} for "
-            f"unlabelled, found {wrong[0]:g}{_CORRECT_CLOUD}"
-        )
+        expected = f"class ids from 0 to {num_classes - 1}, or {util.UNLABELLED} for unlabelled"
+        raise util.InputError(f"{labels_path}: expected {expected}, found {wrong[0]:g}{_CORRECT_CLOUD}")
     return LabelledCloud(points[:, :3].astype(np.float32), labels.astype(np.int64))
 
 

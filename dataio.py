@@ -143,9 +143,7 @@ def index_split(
     widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
     if len(widths) > 1:
         (one, here), (other, there) = list(widths.items())[:2]
-        raise util.InputError(
-            f"{there}/params: found latent vectors of {other} numbers, but {here}/params has {one}; expected one size"
-        )
+        raise util.InputError(f"{there}/params: expected vectors of {one} numbers as in {here}/params, found {other}")
     return instances
 
 

@@ -422,6 +422,13 @@ def test_among_many_poses_the_one_that_cannot_be_used_is_named(tmp_path, text):
     assert str(many.value) == str(single.value)
 
 
+def test_a_world_to_camera_pose_that_cannot_be_inverted_is_named(tmp_path):
+    (tmp_path / "flat.txt").write_text(ROWS + "0 0 0 0\n")
+    assert (data_util.load_pose(tmp_path / "flat.txt")[3] == 0).all()
+    with pytest.raises(util.InputError, match="flat.txt: not a pose"):
+        data_util.load_pose(tmp_path / "flat.txt", is_world2cam=True)
+
+
 BAD_INTRINSICS = {
     "size missing": "100 32 32 0.\n0. 0. 0.\n1.\n",
     "size of one number": "100 32 32 0.\n0. 0. 0.\n1.\n64\n",

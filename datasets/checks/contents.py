@@ -70,14 +70,12 @@ def expect_sound_cameras(instances, root, go_on=False):
     faults = sorted(camera_checks.faults_of(instances), key=lambda fault: fault.kind == camera_checks.BESIDE)
     if not faults:
         return
-    further = f" ({len(faults) - 1} further faults of cameras)" if len(faults) > 1 else ""
+    first = f"{faults[0]}" + (f" ({len(faults) - 1} further faults of cameras)" if len(faults) > 1 else "")
     may_be_intended = faults[0].kind == camera_checks.BESIDE  # these come last
     if not go_on and not may_be_intended:
-        raise util.InputError(
-            f"{faults[0]}{further}; run check_dataset.py {root} to see all, or train on them with --no_check"
-        )
+        raise util.InputError(f"{first}; run check_dataset.py {root} to see all, or train on them with --no_check")
     why = f"since this may be intended; check_dataset.py {root} lists all" if may_be_intended else "because of --no_check"
-    print(f"note: {faults[0]}{further}; training goes on, {why}")
+    print(f"note: {first}; training goes on, {why}")
 
 
 def check_folder(folder, num_classes=None, decode=True):
@@ -181,8 +179,7 @@ def check_images(report, paths, decode):
 
 def read_image(path, decode=True):
     """((height, width), whether there is nothing but background) of an image file. Without `decode` the latter is False."""
-    headers.check_png(path)
-    return headers.png_sides(path), decode and not data_util.find_foreground(data_util.decode_image(path)).any()
+    return headers.check_png(path), decode and not data_util.load_image(path)[1].any()
 
 
 def check_labels(report, paths, shapes, num_classes, decode):
@@ -195,11 +192,8 @@ def check_labels(report, paths, shapes, num_classes, decode):
             report.sides.add(seg_labels.shape)
         shape = shapes.get(path.stem, seg_labels.shape)
         if seg_labels.shape != shape:
-            (height, width), (image_height, image_width) = seg_labels.shape, shape
-            sentence = (
-                f"the label map is {width} x {height} pixels, its image {image_width} x {image_height}; they must be equal"
-            )
-            report.add("label map size", path, sentence)
+            own, expected = (f"{width} x {height} pixels" for height, width in (seg_labels.shape, shape))
+            report.add("label map size", path, f"the label map is {own}, its image {expected}; they must be equal")
         if decode:
             count_pixels(report, path, seg_labels, num_classes)
 

@@ -97,7 +97,7 @@ class Files:
     def is_native(self):
         """Whether every image has the side S according to its header, so that none is averaged."""
         paths = (i.path("rgb", view) for i in self.instances for view in range(len(i.views)))
-        return all(data_util.square_crop(*headers.png_sides(path))[2] == self.sidelength for path in paths)
+        return all(data_util.square_crop(*headers.check_png(path))[2] == self.sidelength for path in paths)
 
     def layout(self):
         """{name: (shape, dtype)} of the arrays that hold all observations decoded."""
@@ -251,11 +251,9 @@ def open_filled(files, place, digest):
     """What an earlier run decoded, as Mapped; None where there is nothing, or nothing valid."""
     kinds = {"foreground": True, "rgba": files.instances[0].with_rgb, "seg_labels": files.num_classes is not None}
     names = [name for name, is_there in kinds.items() if is_there]
-    try:
+    with contextlib.suppress(OSError, ValueError):
         if json.loads((place / "cache.json").read_text()) == {"files": digest}:
             return Mapped(place, names, files.sidelength**2, files.settings.blend_alpha)
-    except (OSError, ValueError):
-        pass
     return None
 
 
