@@ -17,6 +17,7 @@ import util
 MAX_NUMBER = 1e30  # in a pose, which is stored in float32
 MIN_DETERMINANT = 1e-9  # of the rotation in a pose
 MAX_CLASS_ID = 2**15 - 1
+IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of Pillow, with up to 8 bits per channel
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
 _CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score without it"
@@ -138,23 +139,17 @@ def decode_image(path):
     """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 if it has none."""
     try:
         with Image.open(path) as image:
-            if "transparency" in image.info:  # a colour or palette entries that mean transparent
-                image = image.convert("RGBA")
-            image = np.asarray(image.convert(image.palette.mode) if image.mode == "P" else image)
+            mode = image.mode
+            rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
     except Exception as error:  # Pillow raises any error of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
-        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
-    if min(image.shape[:2]) < 2:
-        raise util.InputError(f"{path}: is {image.shape[1]} x {image.shape[0]} pixels; expected 2 x 2 or more")
-    top, left, side = square_crop(*image.shape[:2])
-    image = image.reshape(*image.shape[:2], -1)[top : top + side, left : left + side]
-    rgba = np.full((side, side, 4), 255, np.uint8)
-    num_colours = image.shape[2] - (image.shape[2] in (2, 4))
-    rgba[..., :3] = image[..., :num_colours]
-    if num_colours < image.shape[2]:
-        rgba[..., 3] = image[..., -1]
-    return rgba
+    height, width = rgba.shape[:2]
+    if mode not in IMAGE_MODES:
+        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found one of Pillow's mode {mode}")
+    if min(height, width) < 2:
+        raise util.InputError(f"{path}: is {width} x {height} pixels; expected 2 x 2 or more")
+    top, left, side = square_crop(height, width)
+    return rgba[top : top + side, left : left + side]
 
 
 def find_foreground(rgba):

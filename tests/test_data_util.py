@@ -150,6 +150,11 @@ def test_a_palette_is_applied(tmp_path):
     assert data_util.decode_image(tmp_path / "palette.png")[0].tolist() == [[255, 0, 0, 255], [0, 0, 255, 255]]
 
 
+def test_an_image_of_one_bit_is_black_and_white(tmp_path):
+    Image.fromarray(np.eye(2, dtype=bool)).save(tmp_path / "bits.png")
+    assert data_util.decode_image(tmp_path / "bits.png").tolist()[0] == [[255] * 4, [0, 0, 0, 255]]
+
+
 def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[2:6, 2:6] = (200, 30, 60, 255)
