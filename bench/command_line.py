@@ -6,18 +6,10 @@ from pathlib import Path
 import options as common
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Names the default once: none for flags and for options without one, nor where the help text names it."""
-
-    def _get_help_string(self, action):
-        has_default = action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS)
-        return f"{action.help} (default: %(default)s)" if has_default and "default:" not in action.help else action.help
-
-
 def parser(name, doc, device=True):
     """Parser of `python -m bench.<name>`, with --json and, if `device`, --device. doc: the docstring of its module"""
     made = argparse.ArgumentParser(
-        prog=f"python -m bench.{name}", description=doc.splitlines()[0], formatter_class=HelpFormatter
+        prog=f"python -m bench.{name}", description=doc.splitlines()[0], formatter_class=common.HelpFormatter
     )
     if device:
         made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
