@@ -31,7 +31,8 @@ bench() {  # NAME SECONDS MODULE OPTION...
 }
 
 part machine 30 "$PYTHON" -c "import sys, torch; print(sys.version, torch.__version__, torch.cuda.get_device_name(), torch.cuda.mem_get_info())"
-part parity 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests -k "cuda and parity or wait_for_the_gpu or published_ones and cuda"
+part nowait 30 "$PYTHON" -m pytest -q -p no:cacheprovider tests/training/test_loop.py -k wait_for_the_gpu
+part parity 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_parity.py -k cuda
 LINES_SHOWN=8 bench training 60 training --reference --batches 1,8 --steps 10
 LINES_SHOWN=30 bench trace 30 trace
 LINES_SHOWN=14 part demo 150 "$PYTHON" demo.py
