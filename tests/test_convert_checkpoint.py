@@ -72,9 +72,7 @@ def test_a_published_file_becomes_ours_with_names_and_steps_and_the_same_weights
     first, again = written(ours), written(target)
     assert again["sizes"] == first["sizes"] and again["instances"] == ["zebra", "ant"]
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
-    checkpoint = checkpoints.load(target)
-    checkpoints.load_srn(checkpoint)
-    assert checkpoints.rows_of(checkpoint, ["ant"], "data") == [1]
+    assert checkpoints.open_srn(target).rows(["ant"], "data") == [1]
 
 
 def test_by_default_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
