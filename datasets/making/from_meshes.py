@@ -103,7 +103,7 @@ def rotation_to_canonical(up, front):
 def load_canonical(load, rotation, keep_size):
     """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
     loaded = load()
-    mesh = triangle_mesh.turned(loaded.mesh, rotation)
+    mesh = replace(loaded.mesh, vertices=loaded.mesh.vertices @ rotation.T)
     return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
 
 

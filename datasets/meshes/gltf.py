@@ -9,6 +9,7 @@ Shapes: V vertices, T triangles.
 import hashlib
 import io
 import json
+import struct
 import urllib.parse
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from datasets.meshes import libraries, named_mesh, textures, triangle_mesh
 FLOAT = 5126  # the only componentType that trimesh reads correctly for these attributes
 MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans (6) silently
 TRIANGLES = 4  # the default mode
+BINARY_CHUNK = "binary chunk of the .glb"  # the URI by which trimesh asks for it
 READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "EXT_texture_webp"}
 
 
@@ -29,16 +31,15 @@ def read(path, data, open_file):
     Objects have the name of their node, groups that of the node's parent.
     """
     trimesh = libraries.load("trimesh", f"{path}: reading glTF")
-    header, binary = _header(path, data)
+    header, binary = _parse(path, data)
     try:
         texture_names, faults = _check(header, path)
-        simplified = _simplified(header, binary)
+        file = io.BytesIO(json.dumps(_simplified(header)).encode())
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from None
-    files = _Files(path.parent, open_file)
+    files = _Files(path.parent, open_file, binary)
     try:
-        file = io.BytesIO(simplified)
-        scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=files, process=False)
+        scene = trimesh.load_scene(file, file_type="gltf", resolver=files, process=False)
         placed = [(node, *scene.graph[node]) for node in scene.graph.nodes_geometry]
     except Exception as error:  # trimesh lets through whatever its parser raises on a broken file
         reason = f"{', '.join(files.missing)} not found" if files.missing else f"{type(error).__name__}: {error}"
@@ -69,25 +70,28 @@ def _unreadable(path, reason):
     return util.InputError(f"{path}: cannot read this glTF file ({reason}); export it again")
 
 
-def _header(path, data):
-    """(JSON of a file, None for .gltf; for .glb the 20 bytes before the JSON and all bytes after it)."""
+def _parse(path, data):
+    """(JSON of a file, binary chunk of a .glb or None)."""
     try:
         binary = None
         if path.suffix.lower() == ".glb":
-            magic, _, _, length, _ = np.frombuffer(data[:20], "<u4").tolist()
-            if magic != int.from_bytes(b"glTF", "little"):
-                raise ValueError("it does not begin with glTF")
-            data, binary = data[20 : 20 + length], (data[:20], data[20 + length :])
+            magic, version, _, length, _ = struct.unpack_from("<4s4I", data)
+            if magic != b"glTF" or version != 2:
+                raise ValueError("it does not begin with glTF and version 2")
+            chunk_length, binary = data[20 + length : 24 + length], data[28 + length :]
+            if len(binary) < int.from_bytes(chunk_length, "little"):
+                raise ValueError("its binary chunk is cut off")
+            data = data[20 : 20 + length]
         header = json.loads(data)
         if not isinstance(header, dict):
             raise ValueError("its header is not a JSON object")
         return header, binary
-    except (ValueError, RecursionError) as error:
+    except (ValueError, struct.error, RecursionError) as error:
         raise _unreadable(path, error) from None
 
 
-def _simplified(header, binary):
-    """The bytes of a file whose nodes are named "node 0", "node 1", ... and have no cameras; see `_header`.
+def _simplified(header):
+    """The JSON of a .gltf with nodes named "node 0", "node 1", ... and without cameras. A buffer without URI gets one.
 
     trimesh renames nodes whose name occurs twice or equals that of its own root, and drops the children of a node
     with a camera.
@@ -95,13 +99,8 @@ def _simplified(header, binary):
     nodes = [{**node, "name": _own_name(i)} for i, node in enumerate(header.get("nodes", ()))]
     for node in nodes:
         node.pop("camera", None)
-    text = json.dumps({**header, "nodes": nodes} if nodes else header).encode()
-    if binary is None:
-        return text
-    start, rest = binary
-    text += b" " * (-len(text) % 4)
-    lengths = [(20 + len(text) + len(rest)).to_bytes(4, "little"), len(text).to_bytes(4, "little")]
-    return b"".join([start[:8], *lengths, start[16:], text, rest])
+    buffers = [{"uri": BINARY_CHUNK, **buffer} for buffer in header.get("buffers", ())]
+    return {**header, "buffers": buffers} | ({"nodes": nodes} if nodes else {})
 
 
 def _own_name(i):
@@ -140,12 +139,14 @@ def _check(header, path):
 
 
 class _Files:
-    """Gives trimesh the files that a .gltf names."""
+    """Gives trimesh the binary chunk and the files that the JSON names."""
 
-    def __init__(self, folder, open_file):
-        self.folder, self.open_file, self.missing = folder, open_file, []
+    def __init__(self, folder, open_file, binary):
+        self.folder, self.open_file, self.binary, self.missing = folder, open_file, binary, []
 
     def __getitem__(self, name):
+        if name == BINARY_CHUNK and self.binary is not None:
+            return self.binary
         for candidate in (name, urllib.parse.unquote(name)):  # a URI, but some programs write the plain name
             try:
                 return self.open_file(self.folder / candidate)

@@ -31,7 +31,7 @@ class Scene:
 
     def __init__(self, mesh, light=LIGHT):
         """light: unit vector (3,) towards the light, or None for colours without shading"""
-        rtcore_scene, mesh_construction = _import_embree()
+        rtcore_scene, mesh_construction = import_embree()
         corners = mesh.corners
         self.labels = mesh.labels
         self.bounds = np.stack([corners.min(axis=(0, 1)), corners.max(axis=(0, 1))])
@@ -57,12 +57,11 @@ class Scene:
         returns              triangle ids (R,), -1 for rays that meet none; colours (R, 3) in [0, 1]; distances (R,)
         """
         num_rays = len(origins)
-        triangle_ids = np.full(num_rays, -1)
-        colours = np.zeros((num_rays, 3))
-        distances = np.full(num_rays, np.inf)
-        travelled = np.zeros(num_rays)
-        active = np.arange(num_rays)
+        triangle_ids, colours, distances = np.full(num_rays, -1), np.zeros((num_rays, 3)), np.full(num_rays, np.inf)
+        active, travelled = np.arange(num_rays), np.zeros(num_rays)
         for _ in range(MAX_CUTOUTS):
+            if not len(active):
+                break
             starts = origins[active] + travelled[active, None] * directions[active]
             hit = self._tree.run(starts.astype(np.float32), directions[active].astype(np.float32), output=True)
             found = hit["primID"] >= 0
@@ -72,8 +71,6 @@ class Scene:
             seen = active[solid]
             triangle_ids[seen], colours[seen], distances[seen] = ids[solid], rgb[solid], reached[solid]
             active = active[~solid]
-            if not len(active):
-                break
             travelled[active] = reached[~solid] + self._past_cutout
         return triangle_ids, colours, distances
 
@@ -147,14 +144,13 @@ def render(scene, cam2world, intrinsics, height, width):
     """
     rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    if min(size) > 0:
-        origins, directions, _ = _rays(window, SAMPLES, cam2world, intrinsics)
-        ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-        hits = (ids >= 0).reshape(len(SAMPLES), *size)
-        colour = colours.reshape(len(SAMPLES), *size, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
-        rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
-        central = ids.reshape(len(SAMPLES), *size)[0]
-        seg_labels[window] = np.where(central >= 0, scene.labels[central], 0)
+    origins, directions, _ = _rays(window, size, SAMPLES, cam2world, intrinsics)
+    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    ids, colours = ids.reshape(len(SAMPLES), *size), colours.reshape(len(SAMPLES), *size, 3)
+    hits = ids >= 0
+    colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
+    rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
+    seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
     return rgba, seg_labels
 
 
@@ -166,25 +162,23 @@ def render_geometry(scene, cam2world, intrinsics, height, width):
     """
     depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    if min(size) > 0:
-        origins, directions, depth_per_length = _rays(window, SAMPLES[:1], cam2world, intrinsics)
-        ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-        hit = ids >= 0
-        depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
-        towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
-        world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-        normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
+    origins, directions, depth_per_length = _rays(window, size, SAMPLES[:1], cam2world, intrinsics)
+    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    hit = ids >= 0
+    depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
+    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
+    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
+    normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
     return depth, normals
 
 
-def _rays(window, samples, cam2world, intrinsics):
+def _rays(window, size, samples, cam2world, intrinsics):
     """The rays of the pixels in a window of the image, sample by sample; `samples` are offsets from pixel centres.
 
     returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
     """
     rows, columns = window
-    uv = geometry.pixel_grid(rows.stop - rows.start, columns.stop - columns.start, PIXEL_CENTER)
-    uv = uv + torch.tensor([columns.start, rows.start])
+    uv = geometry.pixel_grid(*size, PIXEL_CENTER) + torch.tensor([columns.start, rows.start])
     uv = (uv + torch.tensor(samples)[:, None]).flatten(0, 1)
     directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
     origin = geometry.camera_centre(cam2world)[0].double().numpy()
@@ -205,13 +199,9 @@ def _window(bounds, cam2world, intrinsics, height, width):
     return (slice(low[1], high[1]), slice(low[0], high[0])), (high[1] - low[1], high[0] - low[0])
 
 
-def _import_embree():
+def import_embree():
+    """(rtcore_scene, mesh_construction) of embreex. Raises InputError if it is not installed."""
     libraries.load("embreex", "rendering meshes")
     from embreex import mesh_construction, rtcore_scene
 
     return rtcore_scene, mesh_construction
-
-
-def require_embree():
-    """Raises InputError if Embree is not installed."""
-    _import_embree()
