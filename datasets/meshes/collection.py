@@ -54,8 +54,7 @@ def load_coloured(folder, class_list, model_path, resolution):
 def _raise_not_found(folder, model_id, shapenet):
     """Stands for `load_coloured` if ShapeNet lacks the model, so that the error comes with the instance."""
     raise util.InputError(
-        f"{folder}: model {model_id} not found in {shapenet}, expected {model_id}/{SHAPENET_MODELS[0]} there or in a "
-        "folder per synset"
+        f"{folder}: found no model {model_id}, expected {shapenet}/[<synset>/]{model_id}/{SHAPENET_MODELS[0]}"
     )
 
 
@@ -71,9 +70,7 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     if folder in annotations:
         annotations = [folder]
     if not annotations:
-        raise util.InputError(
-            f"{folder}: no PartNet model found, expected a folder per model with objs and {partnet.HIERARCHIES[0]}"
-        )
+        raise util.InputError(f"{folder}: no PartNet model found, expected folders with objs and {partnet.HIERARCHIES[0]}")
     names = [_name(path) for path in annotations]
     ids = [partnet.model_id(path) or name for path, name in zip(annotations, names)]
     taken = Counter(names) + Counter(i for i, name in zip(ids, names) if i != name)
@@ -108,8 +105,7 @@ def list_files(folder, part_map=None):
                 found += _in_folder(child)
     if not found:
         raise util.InputError(
-            f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files, or a folder per "
-            f"object with such files or {SHAPENET_MODELS[0]}"
+            f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files or folders with such files"
         )
     _check_unique([name for name, _, _ in found], folder)
     return {name: functools.partial(load_files, paths, root, part_map) for name, paths, root in found}

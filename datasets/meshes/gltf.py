@@ -53,11 +53,9 @@ def read(path, data, open_file):
             continue  # lines and points
         if geometry.vertices.shape[1:] != (3,):
             raise util.InputError(f"{path}: the vertices of {name} are {geometry.vertices.shape}, expected (V, 3)")
-        if not 0 <= geometry.faces.min() <= geometry.faces.max() < len(geometry.vertices):
-            raise util.InputError(
-                f"{path}: faces of {name} refer to vertices {geometry.faces.min()} to {geometry.faces.max()}, "
-                f"expected 0 to {len(geometry.vertices) - 1}"
-            )
+        low, high, last = geometry.faces.min(), geometry.faces.max(), len(geometry.vertices) - 1
+        if low < 0 or high > last:
+            raise util.InputError(f"{path}: faces of {name} refer to vertices {low} to {high}, expected 0 to {last}")
         pieces.append(_place(geometry, transform, _names(scene.graph, header, node, name, geometry), images))
     if not pieces:
         return named_mesh.empty(f"{path}: no faces found, expected a scene with at least one mesh of triangles; left out")
@@ -131,10 +129,8 @@ def _check(header, path):
         name = image.get("name") if not uri or uri.startswith("data:") else uri
         texture_names[material.get("name")] = name or f"image {source}"
         if info.get("texCoord", 0) or "KHR_texture_transform" in info.get("extensions", {}):
-            faults.append(
-                f"{path}: the texture of material {material.get('name')} uses a second set of coordinates or "
-                "KHR_texture_transform, which are not supported; its first coordinates used"
-            )
+            unsupported = "a second set of coordinates or KHR_texture_transform"
+            faults.append(f"{path}: material {material.get('name')} uses {unsupported}; first coordinates used as they are")
     return texture_names, faults
 
 

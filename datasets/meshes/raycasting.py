@@ -88,22 +88,17 @@ class _TexturePyramids:
     """All textures at full, half, quarter ... resolution in one table of texels."""
 
     def __init__(self, mesh, double_area):
-        levels = [_pyramid(texture) for texture in mesh.textures]
-        depth = max(len(pyramid) for pyramid in levels)
-        self._sizes = np.ones((len(levels), depth, 2), dtype=int)  # height, width
-        self._first = np.zeros((len(levels), depth), dtype=int)
-        self._last_level = np.array([len(pyramid) - 1 for pyramid in levels])
-        table, filled = [], 0
-        for i, pyramid in enumerate(levels):
-            for j, image in enumerate(pyramid):
-                self._sizes[i, j], self._first[i, j] = image.shape[:2], filled
-                table.append(image.reshape(-1, 4))
-                filled += len(table[-1])
-        self._table = np.concatenate(table)
+        pyramids = [_pyramid(texture) for texture in mesh.textures]
+        images = [image for pyramid in pyramids for image in pyramid]
+        self._table = np.concatenate([image.reshape(-1, 4) for image in images])
+        self._sizes = np.array([image.shape[:2] for image in images])  # height, width
+        num_texels, num_levels = self._sizes.prod(axis=1), np.array([len(pyramid) for pyramid in pyramids])
+        self._first_texel = np.cumsum(num_texels) - num_texels  # of each image
+        self._largest, self._smallest = np.cumsum(num_levels) - num_levels, np.cumsum(num_levels) - 1  # image of each texture
         self._texture_ids, self._corner_uv = mesh.texture_ids, mesh.corner_uv
 
         edges = mesh.corner_uv[:, 1:] - mesh.corner_uv[:, :1]  # (T, 2, 2)
-        texels = np.prod(self._sizes[self._texture_ids, 0], axis=1)
+        texels = num_texels[self._largest[self._texture_ids]]
         uv_area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
         self._texels_per_length = np.sqrt(uv_area * texels / double_area)  # (T,)
 
@@ -111,13 +106,13 @@ class _TexturePyramids:
         """Texels (R, 4) in [0, 1] at barycentric (u, v) of triangles, averaged over roughly `width`."""
         texture = self._texture_ids[ids]
         level = np.log2(np.maximum(width * self._texels_per_length[ids], 1)).round().astype(int)
-        level = np.minimum(level, self._last_level[texture])
+        image = np.minimum(self._largest[texture] + level, self._smallest[texture])
         corners = self._corner_uv[ids]  # (R, 3, 2)
         uv = corners[:, 0] * (1 - u - v)[:, None] + corners[:, 1] * u[:, None] + corners[:, 2] * v[:, None]
-        height, columns = self._sizes[texture, level].T
+        height, columns = self._sizes[image].T
         column = np.floor(uv[:, 0] * columns).astype(int) % columns
         row = np.floor(-uv[:, 1] * height).astype(int) % height  # v counts from the bottom
-        return self._table[self._first[texture, level] + row * columns + column]
+        return self._table[self._first_texel[image] + row * columns + column]
 
 
 def _pyramid(texture):
