@@ -200,12 +200,9 @@ class _Textures:
 
     def add(self, material):
         """Index of the material's texture in `images`, UNTEXTURED if it has none."""
-        image = material.baseColorTexture
         try:
-            rgba = None if image is None else textures.to_rgba(image)
-        except Exception:  # Pillow's decoders raise many kinds of errors
-            rgba = None
-        if rgba is None:
+            rgba = textures.to_rgba(material.baseColorTexture)
+        except Exception:  # it is None for want of an image, and Pillow's decoders raise many kinds of errors
             fault = f"{self._path}: texture {self._names.get(material.name)} is missing or cannot be read, plain colour used"
             if material.name in self._names and fault not in self.faults:
                 self.faults.append(fault)
