@@ -36,6 +36,8 @@ def load_coloured(folder, class_list, model_path, resolution):
     model_path: OBJ file of the model
     resolution: of the colours, in triangles along the object's diagonal
     """
+    if not model_path.is_file():
+        raise util.InputError(f"{folder}: found neither {model_path} nor the same below a folder per synset; add the model")
     parts = partnet.load(folder, class_list)
     coloured = load_files([model_path], model_path.parents[1 if model_path.parent.name == "models" else 0])
     fit = colour_transfer.register(coloured.mesh, parts.mesh)
@@ -49,13 +51,6 @@ def load_coloured(folder, class_list, model_path, resolution):
     except util.InputError as error:
         raise util.InputError(f"{model_path}: {error}") from None
     return LoadedMesh(mesh, (*parts.faults, *coloured.faults))
-
-
-def _raise_not_found(folder, model_id, shapenet):
-    """Stands for `load_coloured` if ShapeNet lacks the model, so that the error comes with the instance."""
-    raise util.InputError(
-        f"{folder}: found no model {model_id}, expected {shapenet}/[<synset>/]{model_id}/{SHAPENET_MODELS[0]}"
-    )
 
 
 def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
@@ -78,12 +73,9 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     if shapenet is None:
         loads = [functools.partial(partnet.load, path, class_list) for path in annotations]
     else:
-        found = _find_shapenet(_existing(shapenet), set(ids))
+        models = _find_shapenet(_existing(shapenet), ids)
         loads = [
-            functools.partial(load_coloured, path, class_list, found[model_id], resolution)
-            if model_id in found
-            else functools.partial(_raise_not_found, path, model_id, shapenet)
-            for path, model_id in zip(annotations, ids)
+            functools.partial(load_coloured, path, class_list, model, resolution) for path, model in zip(annotations, models)
         ]
     return class_list.names, dict(zip(unique_names, loads))
 
@@ -130,13 +122,13 @@ def _check_unique(names, folder):
 
 
 def _find_shapenet(folder, model_ids):
-    """{id: path of the model} of those that a ShapeNet folder has."""
-    found = {}
-    for parent in [folder, *(child for child in _children(folder) if child.is_dir() and child.name not in model_ids)]:
-        for model_id in model_ids & set(os.listdir(parent)) - set(found):  # listed once: a synset has thousands of models
+    """The path of each model in a ShapeNet folder; that in the folder itself if there is none."""
+    wanted, found = set(model_ids), {}
+    for parent in [folder, *(child for child in _children(folder) if child.is_dir() and child.name not in wanted)]:
+        for model_id in wanted & set(os.listdir(parent)) - set(found):  # listed once: a synset has thousands of models
             paths = [parent / model_id / name for name in SHAPENET_MODELS]
             found |= {model_id: path for path in reversed(paths) if path.is_file()}
-    return found
+    return [found.get(model_id, folder / model_id / SHAPENET_MODELS[0]) for model_id in model_ids]
 
 
 def _existing(folder):

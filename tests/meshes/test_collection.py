@@ -147,7 +147,7 @@ def test_what_shapenet_lacks_or_has_otherwise_is_reported(tmp_path, class_list):
     folder = write_annotation(tmp_path / "data" / "173", "abc")
     (tmp_path / "shapenet").mkdir()
     _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")[1])
-    with pytest.raises(util.InputError, match=r"173: found no model abc, expected .*shapenet"):
+    with pytest.raises(util.InputError, match=r"173: found neither .*shapenet/abc/models"):
         run(load)
     twin = write_twin(tmp_path / "shapenet" / "abc")
     (twin / "images" / "texture0.png").unlink()
