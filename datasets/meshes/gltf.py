@@ -94,15 +94,11 @@ def _simplified(header):
     trimesh renames nodes whose name occurs twice or equals that of its own root, and drops the children of a node
     with a camera.
     """
-    nodes = [{**node, "name": _own_name(i)} for i, node in enumerate(header.get("nodes", ()))]
+    nodes = [{**node, "name": f"node {i}"} for i, node in enumerate(header.get("nodes", ()))]
     for node in nodes:
         node.pop("camera", None)
     buffers = [{"uri": BINARY_CHUNK, **buffer} for buffer in header.get("buffers", ())]
     return {**header, "buffers": buffers} | ({"nodes": nodes} if nodes else {})
-
-
-def _own_name(i):
-    return f"node {i}"
 
 
 def _check(header, path):
@@ -154,7 +150,7 @@ class _Files:
 
 def _names(graph, header, node, geometry_name, geometry):
     """{kind: Names} of the mesh at a node."""
-    parents, nodes = graph.transforms.parents, {_own_name(i): given for i, given in enumerate(header["nodes"])}
+    parents, nodes = graph.transforms.parents, {f"node {i}": given for i, given in enumerate(header["nodes"])}
     if node not in nodes:
         node = parents[node]  # trimesh adds a node per primitive if a mesh has several
     mesh_name = header["meshes"][nodes[node]["mesh"]].get("name", geometry_name)
@@ -170,7 +166,7 @@ def _place(geometry, transform, names, images):
     """The NamedMesh of a trimesh geometry, moved by a (4, 4) transform; its texture ids index `images.images`."""
     triangles = np.asarray(geometry.faces, dtype=int)
     visual, num_triangles = geometry.visual, len(triangles)
-    texture_id, uv, vertex_colours = triangle_mesh.UNTEXTURED, None, None
+    texture_id, uv, vertex_colours, factor = triangle_mesh.UNTEXTURED, None, None, np.ones(4)
     colours = np.tile(named_mesh.DEFAULT_COLOUR, (num_triangles, 1))
     if hasattr(visual, "material"):
         factor = _factor(visual.material)
@@ -178,7 +174,7 @@ def _place(geometry, transform, names, images):
         texture_id = images.add(visual.material)
         colours[:] = to_srgb(factor[:3]) if texture_id < 0 else textures.mean_colour(images.images[texture_id])
     elif visual.kind == "vertex":
-        factor, vertex_colours = np.ones(4), visual.vertex_colors
+        vertex_colours = visual.vertex_colors
     if vertex_colours is not None and texture_id < 0:
         colours = to_srgb(_unit(vertex_colours)[triangles, :3].mean(axis=1) * factor[:3])
     has_uv = uv is not None and uv.shape == (len(geometry.vertices), 2)
@@ -222,12 +218,11 @@ def _as_seen(rgba, material):
         table = np.round(255 * to_srgb(to_linear(np.arange(256)[:, None] / 255) * factor[:3])).astype(np.uint8)  # (256, 3)
         rgba[..., :3] = table[rgba[..., :3], np.arange(3)]
     alpha = rgba[..., 3] / 255 * factor[3]
-    if material.alphaMode == "BLEND":
-        rgba[..., 3] = np.round(255 * alpha)
-    elif material.alphaMode == "MASK":
-        rgba[..., 3] = 255 * (alpha >= (0.5 if material.alphaCutoff is None else material.alphaCutoff))
-    else:
-        rgba[..., 3] = 255
+    if material.alphaMode == "MASK":
+        alpha = alpha >= (0.5 if material.alphaCutoff is None else material.alphaCutoff)
+    elif material.alphaMode != "BLEND":
+        alpha = np.ones_like(alpha)
+    rgba[..., 3] = np.round(255 * alpha)
     return rgba
 
 

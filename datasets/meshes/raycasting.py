@@ -121,11 +121,9 @@ def _pyramid(texture):
     image[..., :3] *= image[..., 3:]  # premultiplied, so that transparent texels do not affect the mean colour
     images = [image]
     while max(image.shape[:2]) > 1:
-        for axis in (0, 1):
-            if image.shape[axis] > 1:
-                even = image.shape[axis] // 2 * 2
-                first, second = (np.take(image, np.arange(start, even, 2), axis) for start in (0, 1))
-                image = (first + second) / 2
+        for _ in range(2):  # halves the rows, then the columns
+            even = len(image) // 2 * 2
+            image = ((image[0:even:2] + image[1:even:2]) / 2 if even else image).swapaxes(0, 1)
         images.append(image)
     return [np.concatenate([i[..., :3] / np.maximum(i[..., 3:], 1e-6), i[..., 3:]], axis=-1) for i in images]
 

@@ -120,6 +120,7 @@ def join(meshes):
     arrays = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]) for name in ("vertices", *OF_TRIANGLES)}
     num_vertices, num_textures = ([len(getattr(mesh, name)) for mesh in meshes] for name in ("vertices", "textures"))
     num_triangles = [len(mesh.triangles) for mesh in meshes]
+    # Per triangle: the index of its own mesh's first vertex and first texture.
     first_vertex, first_texture = (np.repeat(np.cumsum(n) - n, num_triangles) for n in (num_vertices, num_textures))
     arrays["triangles"] += first_vertex[:, None]
     arrays["texture_ids"] += np.where(arrays["texture_ids"] == UNTEXTURED, 0, first_texture)
