@@ -74,7 +74,7 @@ def write_class(
     texts:       {file name: content}, further files of the class folder
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
-    raycasting.require_embree()
+    raycasting.import_embree()
     path = Path(path)
     plan = {
         "description": description,
