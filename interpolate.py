@@ -8,8 +8,6 @@ import options as common  # first: it reports a missing package in one sentence
 
 # isort: split
 
-import argparse
-
 import imageio.v3 as iio
 import torch
 from tqdm import tqdm
@@ -21,18 +19,12 @@ import geometry
 import util
 import visual
 from evaluation import picture_writer, videos
+from options import at_least, comma_separated, positive_int
 from rendering import renderer
 
 ELEVATION_DEG, UP = 20, "z"  # defaults of an orbit
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
 GIF_FPS = 50  # players slow faster GIFs down
-
-
-def elevation(text):
-    value = float(text)
-    if not -89 <= value <= 89:
-        raise argparse.ArgumentTypeError(f"expected degrees from -89 to 89, found {value:g}")
-    return value
 
 
 def build_parser():
@@ -41,44 +33,33 @@ def build_parser():
 
     group = parser.add_argument_group("model and instances")
     group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or its folder")
-    group.add(
-        "--linear_path",
-        help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net, if it has one)",
-    )
+    group.add("--linear_path", help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net)")
     group.add(
         "--specific_ins",
-        type=common.comma_separated(str),
-        help="names of the instances in the order of the video, with commas; A,B,A returns to A "
-        "(default: the first two of the checkpoint)",
+        type=comma_separated(str),
+        help="names of the instances in order; A,B,A returns to A (default: the first two of the checkpoint)",
     )
-    group.add("--tracing_steps", type=common.positive, help="steps of the ray marcher; published checkpoints do not store it")
+    group.add("--tracing_steps", type=positive_int, help="steps of the ray marcher; published checkpoints do not store it")
 
     group = parser.add_argument_group("camera")
-    group.add(
-        "--data_root",
-        required=True,
-        help="split folder, whose cameras are used; for a published checkpoint, its folders also name the codes",
-    )
+    group.add("--data_root", required=True, help="split folder, whose cameras are used; it names codes without names, too")
     group.add(
         "--path",
         choices=("orbit", "views"),
         default="orbit",
-        help="orbit: a full turn around the point that the first instance's cameras look at, at their mean distance; "
-        "views: the poses of these cameras in order, evenly spread over the frames",
+        help="orbit: a full turn around the first instance; views: the poses of its cameras in order",
     )
-    group.add("--elevation_deg", type=elevation, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
+    degrees = common.number("degrees from -89 to 89", lambda angle: -89 <= angle <= 89)
+    group.add("--elevation_deg", type=degrees, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
     group.add("--up", choices=("x", "y", "z"), help=f"orbit: axis of the world that points up (default: {UP})")
 
     group = parser.add_argument_group("frames")
-    group.add("--num_frames", type=common.at_least(2), default=60, help="frames of the whole video")
-    group.add("--img_sidelength", type=common.at_least(3), default=128, help="side of the rendered images, in pixels")
-    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add(
-        "--format",
-        choices=("mp4", "gif", "none"),
-        help="format of the videos; none: pictures only (default: mp4 if imageio-ffmpeg is installed, else gif)",
-    )
-    group.add("--fps", type=common.positive, default=20, help="frames per second of the videos")
+    group.add("--num_frames", type=at_least(2), default=60, help="frames of the whole video")
+    group.add("--img_sidelength", type=at_least(3), default=128, help="side of the rendered images, in pixels")
+    group.add("--batch_size", type=positive_int, default=32, help="images rendered at once")
+    formats = ("mp4", "gif", "none")
+    group.add("--format", choices=formats, help="of the videos; none: pictures only (default: mp4 if possible, else gif)")
+    group.add("--fps", type=positive_int, default=20, help="frames per second of the videos")
     group.add("--logging_root", default="./logs", help="parent folder of all runs")
     group.add("--log_dir", required=True, help="folder of this run, relative to --logging_root")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

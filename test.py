@@ -24,6 +24,7 @@ import dataio
 import srns
 import util
 from evaluation import evaluate, metrics
+from options import at_least, comma_separated, count_or_all, positive_int
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
@@ -39,7 +40,7 @@ def build_parser():
     add_evaluation(parser.add_argument_group("evaluation"))
     group = parser.add_argument_group("model: read from the checkpoint; an option that contradicts it is an error")
     common.add_model_variants(group)
-    group.add("--num_instances", type=common.positive, help="number of latent codes that the checkpoint must hold")
+    group.add("--num_instances", type=positive_int, help="number of latent codes that the checkpoint must hold")
     group.add("--freeze_networks", action="store_true", help=argparse.SUPPRESS)  # published; nothing here is trained
     return parser
 
@@ -51,33 +52,23 @@ def add_evaluation(group):
         type=str.lower,
         choices=("srn", *srns.HEADS),
         default="srn",
-        help="what predicts classes: the SRN's own U-Net, if it has one; the linear or MLP head of --linear_path; "
-        "the U-Net baseline of --unet_path",
+        help="what predicts classes: the SRN's own U-Net, the head of --linear_path, or the U-Net of --unet_path",
     )
     group.add("--linear_path", help="linear or MLP head of stage 2: a .pth file or its folder")
     group.add("--unet_path", help="U-Net baseline of stage 2: a .pth file or its folder")
-    group.add(
-        "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, the first ones; -1: all"
-    )
-    group.add(
-        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, evenly spread; -1: all"
-    )
+    group.add("--max_num_instances", type=count_or_all, default=-1, help="instances, the first ones; -1: all")
+    group.add("--max_num_observations", type=count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
     group.add(
         "--input_idcs",
-        type=common.comma_separated(int),
-        help="indices of the views that the codes were fitted to, with commas; these are shown, but not scored "
-        "(default: the views that the checkpoint names for this split)",
+        type=comma_separated(int),
+        help="indices of the views that the codes were fitted to, comma-separated (default: the checkpoint's)",
     )
     group.add("--score_input_views", action="store_true", help="also score the views that the codes were fitted to")
-    group.add(
-        "--reverse",
-        action="store_true",
-        help="show label maps as input views, if the codes were fitted to them; only published checkpoints need this flag",
-    )
+    group.add("--reverse", action="store_true", help="the codes of a published checkpoint were fitted to label maps")
     group.add("--point_cloud", action="store_true", help="write point clouds, coloured by image and by class")
-    group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances with written pictures and clouds")
-    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
-    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
+    group.add("--save_out_first_n", type=at_least(0), default=250, help="instances with written pictures and clouds")
+    group.add("--img_sidelength", type=at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
+    group.add("--batch_size", type=positive_int, default=32, help="images rendered at once")
     group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="number format of matrix products")
     common.add_fused(group)
     group.add("--compile", action="store_true", help="compile the layers that every ray passes with torch.compile")

@@ -49,7 +49,7 @@ def times(text):
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0], device=False)
-    add, positive = parser.add_argument, common.positive
+    add, positive = parser.add_argument, common.positive_int
     add("--data_root", help="a split to read (default: one is made in a temporary folder)")
     add("--instances", type=positive, default=8, help="of the set that is made; of --data_root, the first so many")
     add("--views", type=positive, default=50, help="of each instance")

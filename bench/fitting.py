@@ -62,12 +62,14 @@ def build_parser():
     measuring.add_trained(parser, "split of unseen objects (default: the demo's chairs)")
     add = parser.add_argument
     add("--linear_path", help="a head of stage 2, by which the novel views are segmented")
-    add("--img_sidelength", type=common.positive, default=64, help="of the images")
+    add("--img_sidelength", type=common.positive_int, default=64, help="of the images")
     add("--specific_observation_idcs", default="65", help="views that codes are fitted to, with commas")
     add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
-    add("--max_steps", type=common.positive, default=1000, help="of the fast way, which ends before where it is done")
+    add("--max_steps", type=common.positive_int, default=1000, help="of the fast way, which ends before where it is done")
     add("--budget", type=common.weight, default=60.0, help="seconds that each way has at most")
-    add("--novel_views", type=common.positive, default=4, help="of each object, spread evenly, that are scored in the end")
+    add(
+        "--novel_views", type=common.positive_int, default=4, help="of each object, spread evenly, that are scored in the end"
+    )
     measuring.add_reference(parser, "measure the published way too")
     return parser
 

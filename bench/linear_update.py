@@ -25,6 +25,7 @@ from bench import measuring
 from kernels import backends
 from rendering import renderer
 from training import head_update, logistic_regression, objectives, stage_data, watch
+from training.plan import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED_STEPS, PUBLISHED_BATCH, PUBLISHED_RATE = 5000, 4, 4e-4
@@ -44,8 +45,8 @@ def build_parser():
     add("--obj_name", help="class name, as in train.py")
     add("--val_root", help="the same instances seen from other views, to be scored; none: nothing is scored")
     add("--config_filepath", help="of options as in train.py")
-    add("--reference_steps", type=common.positive, default=20, help=f"of the published {PUBLISHED_STEPS}, to be measured")
-    add("--adam_steps", type=common.positive, default=PUBLISHED_STEPS, help="of the published way in all")
+    add("--reference_steps", type=common.positive_int, default=20, help=f"of the published {PUBLISHED_STEPS}, to be measured")
+    add("--adam_steps", type=common.positive_int, default=PUBLISHED_STEPS, help="of the published way in all")
     add("--full", action="store_true", help="measure all of the published steps")
     measuring.add_reference(parser, "measure the published way too")
     return parser
@@ -58,7 +59,7 @@ def read_options(argv):
     measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path", "obj_name"])
     names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
     given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
-    return options, train.resolve(train.read_options([*given, "--model_type=linear", *others]))
+    return options, resolve(train.read_options([*given, "--model_type=linear", *others]))
 
 
 def solved(plan, update, device):

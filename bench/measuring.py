@@ -38,9 +38,9 @@ def parser(description, device=True):
 
 
 def add_model(group):
-    group.add_argument("--hidden_features", type=common.positive, default=256, help="width of phi and of the colour head")
-    group.add_argument("--embedding_size", type=common.positive, default=256, help="size of a latent code")
-    group.add_argument("--tracing_steps", type=common.positive, default=10, help="steps of the ray marcher")
+    group.add_argument("--hidden_features", type=common.positive_int, default=256, help="width of phi and of the colour head")
+    group.add_argument("--embedding_size", type=common.positive_int, default=256, help="size of a latent code")
+    group.add_argument("--tracing_steps", type=common.positive_int, default=10, help="steps of the ray marcher")
 
 
 def add_trained(parser, what):

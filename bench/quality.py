@@ -67,7 +67,7 @@ def build_parser():
         default=",".join(map(str, range(len(CHANGES)))),
         help="which, counted from 0, the reference",
     )
-    parser.add_argument("--threads", type=common.positive, help="of the processor (default: PyTorch's)")
+    parser.add_argument("--threads", type=common.positive_int, help="of the processor (default: PyTorch's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--options", default="", help="more options for train.py of every variant, as on its command line")
     parser.add_argument("--json", metavar="FILE", help="keep the curves there; those of other variants in it are told too")

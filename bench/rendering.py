@@ -32,13 +32,13 @@ def build_parser():
     add("--sides", type=measuring.positives, default="64,128,256,512", help="of the images, with commas")
     add(
         "--views",
-        type=common.positive,
+        type=common.positive_int,
         help="views of one object that are rendered (default: at most 32, and so many as "
         "have 65536 pixels on a CPU, 4 million on a GPU)",
     )
     measuring.add_model(parser)
     add("--precision", choices=sorted(PRECISIONS), default="float32", help="of the products of matrices")
-    add("--repeats", type=common.positive, default=1, help="processes of each mode; medians are told")
+    add("--repeats", type=common.positive_int, default=1, help="processes of each mode; medians are told")
     measuring.add_reference(parser, "measure the published way too")
     return parser
 

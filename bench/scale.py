@@ -35,7 +35,7 @@ MIB = measuring.MIB
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
-    add, positive = parser.add_argument, common.positive
+    add, positive = parser.add_argument, common.positive_int
     add("--instances", type=measuring.positives, default="10,1000,100000,1000000", help="rows of the table, with commas")
     add("--optimizers", type=common.comma_separated(str), default="row_adam,sparse_adam,adam", help="with commas")
     add("--latent_dim", type=positive, default=256, help="numbers of a code")

@@ -35,9 +35,9 @@ IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|\s*(\S+)")
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0], device=False)
-    parser.add_argument("--repeats", type=common.positive, default=3, help="of each start; medians are told")
+    parser.add_argument("--repeats", type=common.positive_int, default=3, help="of each start; medians are told")
     measuring.add_reference(parser, "measure the published way too")
-    parser.add_argument("--top", type=common.positive, default=8, help="packages whose import is told")
+    parser.add_argument("--top", type=common.positive_int, default=8, help="packages whose import is told")
     return parser
 
 

@@ -17,10 +17,10 @@ NUM_STEPS = 3
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
-    parser.add_argument("--side", type=common.positive, default=128, help="side of the images")
-    parser.add_argument("--batch", type=common.positive, default=8, help="images per step")
+    parser.add_argument("--side", type=common.positive_int, default=128, help="side of the images")
+    parser.add_argument("--batch", type=common.positive_int, default=8, help="images per step")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="float32", help="as in train.py")
-    parser.add_argument("--rows", type=common.positive, default=25, help="rows of the table")
+    parser.add_argument("--rows", type=common.positive_int, default=25, help="rows of the table")
     measuring.add_model(parser)
     return parser
 

@@ -25,7 +25,7 @@ NUM_CLASSES = 7
 
 def build_parser():
     parser = measuring.parser(__doc__.splitlines()[0])
-    add, positive = parser.add_argument, common.positive
+    add, positive = parser.add_argument, common.positive_int
     add("--side", type=positive, default=128, help="of the images")
     add("--batches", type=measuring.positives, default="1,4", help="images of a step, with commas")
     add("--instances", type=positive, default=100, help="rows of the latent table; the views of a batch show different ones")
