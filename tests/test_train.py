@@ -54,10 +54,7 @@ def refused(refuses, tmp_path):
         (dict(obj_name=None, class_weight=8), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
-        (
-            dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"),
-            "to fit codes through that head",
-        ),
+        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "to fit codes through that head"),
         (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
         (dict(linear="x", class_weight=0), "--linear"),

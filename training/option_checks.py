@@ -68,7 +68,8 @@ def fault_of_variant(options, stage):
     if len(without_table) == 2:
         return "--fit_single_srn has no latent codes, so --has_params cannot go with it"
     if without_table and stage is Stage.FIT_CODES:
-        return f"--{without_table[0]}: this model has no codes to fit; leave out --overwrite_embeddings and --freeze_networks"
+        to_leave_out = "--overwrite_embeddings and --freeze_networks"
+        return f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out {to_leave_out}"
     if options.use_unet_renderer and options.rays_per_image:
         return "--rays_per_image: the U-Net renderer needs whole images; set it to 0"
 
