@@ -161,11 +161,11 @@ def in_features(kind, model):
 
 
 def with_names(checkpoint, folders, where, chosen=()):
-    """The checkpoint with `instances` filled in where the file does not store them, as published files do not.
+    """The checkpoint with `instances` filled in if the file does not store them, as published files do not.
 
     folders: names of all instance folders of the split `where`, sorted; chosen: names of those that are used now
-    By the published rule row i belongs to the i-th folder. It applies where there are as many rows as folders, or as many as
-    are chosen; otherwise InputError.
+    By the published rule row i belongs to the i-th folder. Raises util.InputError unless there are as many rows as folders,
+    or as many as are chosen.
     """
     num_codes = checkpoint["sizes"].get("num_instances")
     if checkpoint["instances"] is not None or not num_codes:
@@ -276,5 +276,5 @@ def open_head(path, model, option=None, kind=None):
     head = load_head(contents, model)
     found = contents["sizes"]["kind"]
     if kind not in (None, found):
-        raise util.InputError(f"{contents['path']}: holds a head of kind {found}, but {option} is {kind}; give {found}")
+        raise util.InputError(f"{contents['path']}: holds a head of kind {found}; give {option} {found}, not {kind}")
     return head, contents

@@ -124,7 +124,7 @@ def camera_path(options, poses):
 
 
 def open_models(options, device):
-    """The SRN and the head (or None) on the device; names and latent codes (N, D) of the instances; the data settings.
+    """The checkpoints.OpenSRN and the head (or None), on the device. Sets --specific_ins to its default.
 
     Raises util.InputError if the checkpoints do not fit each other or the options.
     """
@@ -132,14 +132,12 @@ def open_models(options, device):
     model = srn.model.to(device).eval()
     if model.latent_codes is None:
         raise util.InputError(f"{srn.path}: found no latent codes; interpolation needs the SRN of a class")
-    head = None
-    if options.linear_path:
-        head = checkpoints.open_head(options.linear_path, model)[0].to(device).eval()
-    names = options.specific_ins or srn.instances[:2]
-    if len(names) < 2:
+    options.specific_ins = options.specific_ins or srn.instances[:2]
+    if len(options.specific_ins) < 2:
         raise util.InputError(f"{srn.path}: found one latent code; interpolation needs two")
-    rows = srn.rows(names, "--specific_ins")
-    return model, head, names, model.latent_codes.weight.detach()[rows], srn.settings
+    head = checkpoints.open_head(options.linear_path, model)[0].to(device).eval() if options.linear_path else None
+    renderer.expect_side(options.img_sidelength, model, head)
+    return srn, head
 
 
 @util.command
@@ -149,19 +147,22 @@ def main(argv=None):
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    srn, head, options.specific_ins, codes, settings = open_models(options, device)
-    renderer.expect_side(options.img_sidelength, srn, head)
+    srn, head = open_models(options, device)
+    codes = srn.model.latent_codes.weight.detach()[srn.rows(options.specific_ins, "--specific_ins")]
     intrinsics, poses = read_cameras(options)
     side = options.img_sidelength
     frames = {"z": blend(codes, options.num_frames), "cam2world": camera_path(options, poses).to(device)}
     view = {
-        "uv": geometry.pixel_grid(side, side, settings.pixel_center, device),
+        "uv": geometry.pixel_grid(side, side, srn.settings.pixel_center, device),
         "intrinsics": torch.from_numpy(intrinsics.matrix(side)).to(device),
     }
     folder = common.start_run(options)
-    kinds = render_frames(options, srn, head, frames, view, folder)
+    kinds = render_frames(options, srn.model, head, frames, view, folder)
     if options.format != "none":
-        write_videos(options, kinds, folder)
+        for kind in kinds:
+            pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
+            videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
+        print(f"video: {folder / f'comparison.{options.format}'}")
 
 
 @torch.inference_mode()
@@ -189,14 +190,6 @@ def render_frames(options, srn, head, frames, view, folder):
 
 def frame_name(index):
     return f"{index:06d}.png"
-
-
-def write_videos(options, kinds, folder):
-    """Write a video of each kind of pictures, read back from their folder."""
-    for kind in kinds:
-        pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
-        videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
-    print(f"video: {folder / f'comparison.{options.format}'}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ STAGES = {
     plan.Stage.FIT_CODES: code_fitting.fit_codes,
 }
 IMAGE_WEIGHT, CLASS_WEIGHT = 200.0, 8.0  # as published
-SHOWN = (  # the options that --help prints
-    *("config_filepath", "data_root", "obj_name", "logging_root", "log_dir", "device", "seed", "specific_ins"),
-    *("specific_observation_idcs", "max_num_instances_train", "max_num_observations_train", "val_root"),
-    *("img_sidelengths", "max_steps_per_img_sidelength", "batch_size_per_img_sidelength", "lr", "rays_per_image"),
-    *("foreground_fraction", "hidden_features", "embedding_size"),
-    *("checkpoint_path", "model_type", "linear_path", "overwrite_embeddings"),
-)
+SHOWN = """
+    config_filepath data_root obj_name logging_root log_dir device seed specific_ins specific_observation_idcs
+    max_num_instances_train max_num_observations_train val_root img_sidelengths max_steps_per_img_sidelength
+    batch_size_per_img_sidelength lr rays_per_image foreground_fraction hidden_features embedding_size
+    checkpoint_path model_type linear_path overwrite_embeddings
+""".split()  # the options that --help prints
 
 
 def build_parser():
