@@ -35,20 +35,13 @@ def build_parser():
     group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or its folder")
     group.add("--linear_path", help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net)")
     group.add(
-        "--specific_ins",
-        type=comma_separated(str),
-        help="names of the instances in order; A,B,A returns to A (default: the first two of the checkpoint)",
+        "--specific_ins", type=comma_separated(str), help="instances in order; A,B,A returns to A (default: the first two)"
     )
     group.add("--tracing_steps", type=positive_int, help="steps of the ray marcher; published checkpoints do not store it")
 
     group = parser.add_argument_group("camera")
     group.add("--data_root", required=True, help="split folder, whose cameras are used; it names codes without names, too")
-    group.add(
-        "--path",
-        choices=("orbit", "views"),
-        default="orbit",
-        help="orbit: a full turn around the first instance; views: the poses of its cameras in order",
-    )
+    group.add("--path", choices=("orbit", "views"), default="orbit", help="around the object, or through its cameras' poses")
     degrees = common.number("degrees from -89 to 89", lambda angle: -89 <= angle <= 89)
     group.add("--elevation_deg", type=degrees, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
     group.add("--up", choices=("x", "y", "z"), help=f"orbit: axis of the world that points up (default: {UP})")

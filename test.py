@@ -46,21 +46,13 @@ def build_parser():
 
 def add_evaluation(group):
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or its folder")
-    group.add(
-        "--eval_mode",
-        type=str.lower,
-        choices=("srn", *srns.HEADS),
-        default="srn",
-        help="what predicts classes: the SRN's own U-Net, the head of --linear_path, or the U-Net of --unet_path",
-    )
+    group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="what predicts classes")
     group.add("--linear_path", help="linear or MLP head of stage 2: a .pth file or its folder")
     group.add("--unet_path", help="U-Net baseline of stage 2: a .pth file or its folder")
     group.add("--max_num_instances", type=count_or_all, default=-1, help="instances, the first ones; -1: all")
     group.add("--max_num_observations", type=count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
     group.add(
-        "--input_idcs",
-        type=comma_separated(int),
-        help="indices of the views that the codes were fitted to, comma-separated (default: the checkpoint's)",
+        "--input_idcs", type=comma_separated(int), help="views that the codes were fitted to (default: the checkpoint's)"
     )
     group.add("--score_input_views", action="store_true", help="also score the views that the codes were fitted to")
     group.add("--reverse", action="store_true", help="the codes of a published checkpoint were fitted to label maps")

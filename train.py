@@ -68,10 +68,7 @@ def add_schedule(group):
     group.add("--rays_per_image", type=at_least(0), default=0, help="random rays per image and step; 0: all rays")
     group.add("--foreground_fraction", type=fraction, default=0.0, help="share of the random rays drawn from the foreground")
     group.add(
-        "--code_optimizer",
-        choices=("sparse_adam", "adam"),
-        default="sparse_adam",
-        help="sparse_adam moves the codes of the batch, adam (SRN 2019) all codes in every step",
+        "--code_optimizer", choices=("sparse_adam", "adam"), default="sparse_adam", help="adam moves all codes in every step"
     )
     group.add("--steps_til_ckpt", type=positive_int, default=5000, help="steps between checkpoints")
     group.add("--steps_til_val", type=positive_int, default=1000, help="steps between validations and pictures")
@@ -91,16 +88,9 @@ def add_model(group):
     group.add("--hidden_features", type=positive_int, help="width of phi and of the colour head (published: 256)")
     group.add("--rgb_channels", type=int, choices=(3, 4), help="3, or 4 for the published semantic system's RGBA")
     group.add(
-        "--initial_distance",
-        type=float,
-        help="stage 1: where rays end before training, in world units; 0: as published (default: the cameras' distance)",
+        "--initial_distance", type=float, help="stage 1: where rays end before training (default: the cameras' distance)"
     )
-    group.add(
-        "--initial_depth_std",
-        type=weight,
-        default=0.0,
-        help="stage 1: standard deviation of the depth at which rays start in training (SRN 2019: 5e-4)",
-    )
+    group.add("--initial_depth_std", type=weight, default=0.0, help="stage 1: deviation of the depth where rays start")
 
 
 def add_stages(group):
@@ -113,26 +103,13 @@ def add_stages(group):
 
 
 def add_stage_2(group):
-    group.add(
-        "--update_solver",
-        choices=("newton", "adam"),
-        help="newton computes the best linear head, adam trains (default: newton for a linear head, else adam)",
-    )
-    group.add(
-        "--head_reg_weight",
-        type=weight,
-        help="penalty on the head's squared weights (default: chosen by cross-validation with newton, 0 with adam)",
-    )
+    group.add("--update_solver", choices=("newton", "adam"), help="default: newton for a linear head, else adam")
+    group.add("--head_reg_weight", type=weight, help="penalty on squared weights (default: by cross-validation; 0 with adam)")
     group.add("--validation_path", help="codes of other instances in --val_root, fitted in stage 3: a run or a .pth file")
 
 
 def add_stage_3(group):
-    group.add(
-        "--code_solver",
-        choices=("fast", "published"),
-        default="fast",
-        help="fast: fit all codes at once, each to its own end; published, and always for U-Nets: as stage 1 trains them",
-    )
+    group.add("--code_solver", choices=("fast", "published"), default="fast", help="U-Nets always use published")
     group.add(
         "--code_init", choices=("mean", "normal"), help="new codes: mean of the trained ones, or near 0 (default: mean)"
     )
@@ -142,16 +119,8 @@ def add_stage_3(group):
 
 def add_speed(group):
     group.add("--data_shards", type=positive_int, help="shards of the instances (default: the number of processes)")
-    group.add(
-        "--rays_per_block",
-        type=at_least(0),
-        help="rays computed at once; 0: all, as published (default: 2048 on a CPU, 65536 on a GPU)",
-    )
-    group.add(
-        "--kept_rays",
-        type=at_least(0),
-        help="for a U-Net: rays whose activations are kept, not recomputed (default: 16384 on a CPU, 65536 on a GPU)",
-    )
+    group.add("--rays_per_block", type=at_least(0), help="rays at once; 0: all (default: 2048 on a CPU, 65536 on a GPU)")
+    group.add("--kept_rays", type=at_least(0), help="rays kept for a U-Net (default: 16384 on a CPU, 65536 on a GPU)")
     group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="number format of matrix products")
     group.add("--checkpoint_marching", action="store_true", help="recompute each march step backward: less memory, more time")
     common.add_fused(group)
