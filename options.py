@@ -185,7 +185,9 @@ def add_common(parser, seed_help="of the weights, the order of views and the cho
     kept.add("--cache", metavar="DIR", help="keep decoded images in memory-mapped files below this folder")
     group.add("--blend_alpha", action="store_true", default=None, help="composite over white (default: as dataset.json says)")
     group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, comma-separated")
-    group.add("--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined, help="instances to use")
+    group.add(
+        "--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined, help="names, comma-separated"
+    )
 
 
 def add_model_variants(group):
