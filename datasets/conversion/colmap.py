@@ -116,24 +116,19 @@ def _view(model, images, name, image):
     if not path.is_file():
         blanks = "" if _suffix(model) == ".bin" else " (names in text models end at the first blank)"
         raise util.InputError(f"{where}: there is no image {path}{blanks}")
-    height, width = source_views.picture_size(path)
     camera = image.camera
     if camera.model_name not in PARAMETERS:
+        expected = f"expected one of {', '.join(PARAMETERS)}"
         raise util.InputError(
-            f"{where}: found the camera model {camera.model_name}, expected one of {', '.join(PARAMETERS)}; undistort the "
-            "images first (colmap image_undistorter)"
+            f"{where}: found the camera model {camera.model_name}, {expected}; run colmap image_undistorter"
         )
-    if (camera.width, camera.height) != (width, height):
-        raise util.InputError(
-            f"{where}: the image has {width} x {height} pixels (width x height), but its camera {camera.width} x "
-            f"{camera.height}; give the images that the model was made from"
-        )
+    source_views.check_size(where, source_views.picture_size(path), (camera.height, camera.width), "its camera in the model")
     numbers = dict(zip(PARAMETERS[camera.model_name].split(), map(float, camera.params)))
     if "f" in numbers:
         numbers["fl_x"] = numbers["fl_y"] = numbers.pop("f")
     if not np.isfinite(list(numbers.values())).all() or not min(numbers["fl_x"], numbers["fl_y"]) > 0:
         raise util.InputError(f"{where}: its camera has {numbers}; expected finite numbers and a focal length above 0")
-    lens = lenses.Lens(**numbers, height=height, width=width)
+    lens = lenses.Lens(**numbers, height=camera.height, width=camera.width)
     return source_views.SourceView(source_views.name_within(path, images), path, cam2world, lens)
 
 

@@ -102,6 +102,13 @@ def _opened(path):
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
+def check_size(where, found, expected, whose):
+    """An InputError, naming `where` and `whose` size is expected, unless two sizes (height, width) are equal."""
+    if found != expected:
+        sides = f"{found[1]} x {found[0]} pixels (width x height), {whose} {expected[1]} x {expected[0]}"
+        raise util.InputError(f"{where}: has {sides}; expected the same")
+
+
 def load_picture(path):
     """Reads an 8-bit image as (H, W, 3) uint8, or (H, W, 4) if it has transparency."""
     with _opened(path) as picture:
@@ -136,17 +143,16 @@ def load_labels(path, num_classes, unlabelled=None):
         with _opened(path) as picture:
             if picture.mode not in ("1", "L", "P", "I", "I;16"):
                 raise util.InputError(
-                    f"{path}: found mode {picture.mode}, expected one channel, the class id of each pixel (.npy, or grey or "
-                    "palette PNG)"
+                    f"{path}: found mode {picture.mode}, expected one channel with class ids (grey or palette)"
                 )
             labels = np.array(picture).astype(np.int64)
     if unlabelled is not None:
         labels[labels == unlabelled] = util.UNLABELLED
     wrong = labels[(labels < util.UNLABELLED) | (labels >= num_classes)]
     if len(wrong):
+        advice = f"correct one of them, or pass --unlabelled {wrong[0]} if it means no label"
         raise util.InputError(
-            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; add the class to the "
-            f"list, correct the label map, or pass --unlabelled {wrong[0]} if the value means no label"
+            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; {advice}"
         )
     return labels
 

@@ -64,10 +64,8 @@ def _start_or_resume(folder, plan, overwrite, can_resume):
     """Empties the folder, unless it was left by a run with the same plan."""
     found = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
     if found not in (None, plan) and not overwrite:
-        raise util.InputError(
-            f"{folder}: holds an unfinished data set made with other options; rerun with those, or pass --overwrite to start "
-            "over"
-        )
+        advice = "rerun with those, or pass --overwrite to start over"
+        raise util.InputError(f"{folder}: holds an unfinished data set made with other options; {advice}")
     if found != plan or not can_resume:
         for child in folder.iterdir():
             if child.is_dir():

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -75,7 +74,6 @@ def write_class(
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
     raycasting.require_embree()
-    path = Path(path)
     plan = {
         "description": description,
         "style": asdict(style),
@@ -123,10 +121,8 @@ def _report_faults(outcomes, skip_broken):
         print(f"... and {len(lines) - MAX_PRINTED_FAULTS} more")
     names, unusable = {outcome.name for outcome in outcomes}, {o.name for o in outcomes if not o.views}
     if lines and not skip_broken:
-        raise util.InputError(
-            f"{len(unusable)} of {len(names)} objects cannot be used, the first: {lines[0]}; repair them and rerun the "
-            "command, or leave them out with --skip_broken"
-        )
+        advice = "repair them and rerun the command, or leave them out with --skip_broken"
+        raise util.InputError(f"{len(unusable)} of {len(names)} objects cannot be used, the first: {lines[0]}; {advice}")
     if unusable == names:
         raise util.InputError(f"none of {len(names)} objects can be used, the first: {lines[0]}")
     return lines
