@@ -22,11 +22,7 @@ NOT_WITH_TO = ("obj_name", "split", "name", "masks", "labels", "classes", "unlab
 
 def add_options(parser):
     add = parser.add_argument
-    add(
-        "source",
-        metavar="SOURCE",
-        help="transforms.json, COLMAP model, or a folder of them; with --to, an instance or a split",
-    )
+    add("source", metavar="SOURCE", help="folder with transforms.json or a COLMAP model, or of such folders; or a .json file")
     add("--out", required=True, help="parent of the class folder <out>/<obj_name>; with --to, the folder to write")
     add("--to", choices=export.FORMS, help="convert SOURCE, an instance or a split of a data set, to this form")
     add("--obj_name", type=folder_name, help="name of the class, such as Mug; required unless --to is given")
@@ -65,11 +61,9 @@ def convert(options):
     class_names = check_class_folder(options, class_folder)
     sources = find_sources(Path(options.source), options.split, options.name)
     folders = {
-        name: {split: class_folder / f"{options.obj_name}.{split}" / name for split in poses}
-        for name, poses in sources.items()
+        (split, name): class_folder / f"{options.obj_name}.{split}" / name for name in sources for split in sources[name]
     }
-    targets = [folder for of_splits in folders.values() for folder in of_splits.values()]
-    for target in targets:
+    for target in folders.values():
         atomic_folders.check_target(target, options.overwrite)
         source_views.check_apart(target, (options.source, options.masks, options.labels))
 
@@ -78,12 +72,11 @@ def convert(options):
     for name, poses in sources.items():
         with faults.of(name):
             of_views, within = (faults.within(name), name) if len(sources) > 1 else (faults, "")
-            views = {split: read(path, of_views) for split, path in poses.items()}
-            objects.append(new_instance.plan(options, name, views, folders[name], len(class_names or ()), of_views, within))
+            views = {folders[split, name]: read(path, of_views) for split, path in poses.items()}
+            objects.append(new_instance.plan(options, name, views, len(class_names or ()), of_views, within))
     faults.expect_some(objects, f"{options.source}: nothing could be converted")
     check_labels(options, objects)
-    with _no_empty_folders([*targets, *{target.parent for target in targets}, class_folder, class_folder.parent]):
-        written = write(options, class_folder, objects, faults)
+    written = write(options, class_folder, objects, faults)
     folder = written[0].folder if len(written) == 1 else class_folder
     faults.report(folder, len(written), sum(instance.num_written for instance in written))
 
@@ -102,18 +95,6 @@ def write(options, class_folder, objects, faults):
                 written += instances
     faults.expect_some(written, f"{options.source}: nothing could be converted")
     return written
-
-
-@contextlib.contextmanager
-def _no_empty_folders(paths):
-    """Deletes those of the paths, inner ones first, that the block has made and left empty."""
-    new = [path for path in paths if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in new:
-            with contextlib.suppress(OSError):  # raised for folders that are not empty
-                path.rmdir()
 
 
 def read(path, faults):
@@ -174,9 +155,8 @@ def _sources_below(source):
 
 
 def _poses_in(folder):
-    poses = transforms_json.find(folder)
-    model = None if poses else colmap.find(folder)
-    return {None: model} if model else poses
+    model = colmap.find(folder)
+    return transforms_json.find(folder) or ({None: model} if model else {})
 
 
 def _in_splits(source, poses, split):
@@ -192,8 +172,8 @@ def check_labels(options, objects):
     """Prints the label maps that belong to no view; an InputError if none belongs to one."""
     if options.labels is None:
         return
-    used = {path for instances in objects for instance in instances for path in instance.labels.values()}
-    if not used:
+    used = {view.labels for instances in objects for instance in instances for view in instance.views}
+    if used == {None}:
         expected = "expected <name of the image>.npy or .png, with several instances in a folder for each"
         raise util.InputError(f"--labels {options.labels}: no label map is named as a view; {expected}")
     label_maps = (path for path in Path(options.labels).rglob("*") if path.suffix in source_views.LABEL_MAPS)

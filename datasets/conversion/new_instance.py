@@ -21,8 +21,7 @@ class NewInstance:
     folder: Path
     views: list  # of source_views.SourceView, in order
     faults: source_views.Faults
-    masks: dict  # {view name: file}; None without --masks
-    labels: dict  # {view name: file}; if empty, the instance gets no seg/
+    need_masks: bool
     num_classes: int
     unlabelled: int  # value in the label maps that means no label, or None
     camera: data_util.Intrinsics
@@ -30,12 +29,12 @@ class NewInstance:
     num_written: int = 0  # views
 
 
-def plan(options, name, views, folders, num_classes, faults, within=""):
+def plan(options, name, views, num_classes, faults, within):
     """The NewInstances of an object, one for each of its splits that has views.
 
-    views:   {split: list of source_views.SourceView}, whose cameras --recentre moves
-    folders: {split: path of the instance folder}
-    within:  subfolder of --masks and --labels
+    views:  {path of the instance folder: list of source_views.SourceView}; they get their masks, labels and, with
+            --recentre, other poses
+    within: subfolder of --masks and --labels
     """
     all_views = [view for of_split in views.values() for view in of_split]
     faults.expect_some(all_views, f"{name}: no view can be used")
@@ -47,12 +46,15 @@ def plan(options, name, views, folders, num_classes, faults, within=""):
         x, y, z = centre.tolist()
         moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then the scene scaled by {scale!r}"
     by_file_name = len({Path(view.name).stem for view in all_views}) == len(all_views)
-
-    def beside(folder, of_split, suffixes):
-        return source_views.find_beside(Path(folder) / within, of_split, suffixes, by_file_name)
-
+    for view in all_views:
+        if options.masks is not None:
+            masks = Path(options.masks) / within
+            view.mask = source_views.find_beside(masks, view.name, source_views.PICTURES, by_file_name)
+        if options.labels is not None:
+            labels = Path(options.labels) / within
+            view.labels = source_views.find_beside(labels, view.name, source_views.LABEL_MAPS, by_file_name)
     instances = []
-    for split, of_split in views.items():
+    for folder, of_split in views.items():
         if not of_split:
             continue
         camera = lenses.common_camera([view.lens for view in of_split])
@@ -61,10 +63,9 @@ def plan(options, name, views, folders, num_classes, faults, within=""):
             facts = f"f {camera.focal:.2f}, centre {camera.cx:.2f} {camera.cy:.2f}"
             size = f"{camera.width} x {camera.height} pixels (width x height)"
             print(f"{name}: {resampled} of {len(of_split)} views are resampled to one pinhole camera, {facts}, {size}")
-        masks = None if options.masks is None else beside(options.masks, of_split, source_views.PICTURES)
-        labels = {} if options.labels is None else beside(options.labels, of_split, source_views.LABEL_MAPS)
+        need_masks = options.masks is not None
         instances.append(
-            NewInstance(name, folders[split], of_split, faults, masks, labels, num_classes, options.unlabelled, camera, moved)
+            NewInstance(name, folder, of_split, faults, need_masks, num_classes, options.unlabelled, camera, moved)
         )
     return instances
 
@@ -84,15 +85,16 @@ def recentring(cam2world, distance, name):
 
 def write(folder, instance, progress):
     """Writes the views of a NewInstance into `folder`; returns the number of views written."""
-    for kind in ("rgb", "pose", *(["seg"] if instance.labels else [])):
+    with_labels = any(view.labels for view in instance.views)
+    for kind in ["rgb", "pose"] + ["seg"] * with_labels:
         (folder / kind).mkdir()
     camera, names = instance.camera, []
     for view in instance.views:
         with instance.faults.of(view.name):
-            image, seg_labels = load(view, instance)
+            image, seg_labels = load(view, instance, with_labels)
             file_name = f"{len(names):06d}"
             iio.imwrite(folder / "rgb" / f"{file_name}.png", image, compress_level=1)
-            if seg_labels is not None:
+            if with_labels:
                 np.save(folder / "seg" / f"{file_name}.npy", seg_labels)
             np.savetxt(folder / "pose" / f"{file_name}.txt", view.cam2world, fmt="%.17g")
             names.append(view.name)
@@ -104,24 +106,24 @@ def write(folder, instance, progress):
     return len(names)
 
 
-def load(view, instance):
-    """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W), None for an instance without labels."""
+def load(view, instance, with_labels):
+    """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W) int16, None unless with_labels."""
     image, seg_labels = source_views.load_picture(view.path), None
-    if instance.masks is not None:
-        path = instance.masks.get(view.name)
-        if path is None:
+    if instance.need_masks:
+        if view.mask is None:
             raise util.InputError(f"{view.path}: --masks has no mask named {Path(view.name).stem}; add it or remove the view")
-        mask = source_views.load_mask(path)
-        source_views.check_size(path, mask.shape, image.shape[:2], "its image")
+        mask = source_views.load_mask(view.mask)
+        source_views.check_size(view.mask, mask.shape, image.shape[:2], "its image")
         alpha = image[..., 3] if image.shape[2] == 4 else np.full(mask.shape, 255, np.uint8)
         image = np.dstack([image[..., :3], np.where(mask, alpha, np.uint8(0))])
-    if instance.labels:
-        seg_labels = np.full(image.shape[:2], util.UNLABELLED)
-        if view.name in instance.labels:
-            path = instance.labels[view.name]
-            seg_labels = source_views.load_labels(path, instance.num_classes, instance.unlabelled)
-            source_views.check_size(path, seg_labels.shape, image.shape[:2], "its image")
-    if lenses.needs_resampling(view.lens, instance.camera):
+    needs_resampling = lenses.needs_resampling(view.lens, instance.camera)
+    if with_labels:
+        seg_labels = np.full(image.shape[:2], util.UNLABELLED, np.int16)
+        if view.labels is not None:
+            seg_labels = source_views.load_labels(view.labels, instance.num_classes, instance.unlabelled)
+            source_views.check_size(view.labels, seg_labels.shape, image.shape[:2], "its image")
+        if needs_resampling:
+            seg_labels = lenses.resample_labels(seg_labels, view.lens, instance.camera)
+    if needs_resampling:
         image = lenses.resample_image(image, view.lens, instance.camera)
-        seg_labels = None if seg_labels is None else lenses.resample_labels(seg_labels, view.lens, instance.camera)
-    return image, None if seg_labels is None else seg_labels.astype(np.int16)
+    return image, seg_labels

@@ -18,14 +18,16 @@ PICTURES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 LABEL_MAPS = (".npy", ".png", ".PNG")
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceView:
-    """One posed image of a source."""
+    """One posed image of a source, and what belongs to it."""
 
     name: str  # of the image within the source, such as "train/r_0.png"
     path: Path
     cam2world: np.ndarray  # (4, 4) float64, OpenCV axes
     lens: lenses.Lens
+    mask: Path = None
+    labels: Path = None  # label map
 
 
 @dataclass
@@ -133,7 +135,7 @@ def _check_8_bit(picture, path):
 
 
 def load_labels(path, num_classes, unlabelled=None):
-    """Reads a label map, .npy or a PNG with a class id per pixel (grey or palette), as (H, W) int64.
+    """Reads a label map, .npy or a PNG with a class id per pixel (grey or palette), as (H, W) int16.
 
     unlabelled: a value in the file that means no label, beside util.UNLABELLED
     """
@@ -142,33 +144,27 @@ def load_labels(path, num_classes, unlabelled=None):
     else:
         with _opened(path) as picture:
             if picture.mode not in ("1", "L", "P", "I", "I;16"):
-                raise util.InputError(
-                    f"{path}: found mode {picture.mode}, expected one channel with class ids (grey or palette)"
-                )
+                raise util.InputError(f"{path}: found mode {picture.mode}, expected one channel of class ids; convert it")
             labels = np.array(picture).astype(np.int64)
     if unlabelled is not None:
         labels[labels == unlabelled] = util.UNLABELLED
     wrong = labels[(labels < util.UNLABELLED) | (labels >= num_classes)]
     if len(wrong):
+        expected = f"the class list goes from 0 to {num_classes - 1}"
         advice = f"correct one of them, or pass --unlabelled {wrong[0]} if it means no label"
-        raise util.InputError(
-            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; {advice}"
-        )
-    return labels
+        raise util.InputError(f"{path}: holds the label {wrong[0]}, but {expected}; {advice}")
+    return labels.astype(np.int16)
 
 
-def find_beside(folder, views, suffixes, by_file_name):
-    """{view name: file} of the masks or label maps in `folder`, named as the views with one of the suffixes.
+def find_beside(folder, name, suffixes, by_file_name):
+    """The mask or label map of the view `name` in a folder, with one of the suffixes; None if there is none.
 
-    by_file_name: also look for them without the views' subfolders; safe if file names are unique
+    by_file_name: also look for it without the view's subfolders; safe if file names are unique
     """
-    found = {}
-    for view in views:
-        names = [view.name, Path(view.name).name] if by_file_name else [view.name]
-        stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
-        candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
-        found[view.name] = next((path for path in candidates if path.is_file()), None)
-    return {name: path for name, path in found.items() if path is not None}
+    names = [name, Path(name).name] if by_file_name else [name]
+    stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
+    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def write_names(folder, names, comment=None):

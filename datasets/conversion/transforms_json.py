@@ -94,9 +94,8 @@ def _lens(found, frame, height, width, where):
     model = facts.get("camera_model", "OPENCV")
     if model not in PERSPECTIVE or facts.get("is_fisheye"):
         kind = model if model not in PERSPECTIVE else "fisheye"
-        raise util.InputError(
-            f"{where}: found a {kind} camera, expected {', '.join(PERSPECTIVE)}; undistort the images first"
-        )
+        expected = f"expected one of {', '.join(PERSPECTIVE)}; undistort the images first"
+        raise util.InputError(f"{where}: found a {kind} camera, {expected}")
     if model != "FULL_OPENCV" and any(facts.get(key) for key in ("k4", "k5", "k6")):
         advice = "undistort the images first, or set camera_model to FULL_OPENCV if they are OpenCV's"
         raise util.InputError(f"{where}: the meaning of k4, k5, k6 depends on the program; {advice}")

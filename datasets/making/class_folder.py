@@ -74,13 +74,8 @@ def write_class(
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
     raycasting.require_embree()
-    plan = {
-        "description": description,
-        "style": asdict(style),
-        "classes": class_names,
-        "identity": identity,
-        "instances": [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs],
-    }
+    plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity}
+    plan["instances"] = [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs]
     with atomic_folders.unfinished_folder(path, overwrite, plan, has_views) as folder:
         outcomes = _render_missing(folder, path.name, jobs, style, num_workers, skip_broken)
         faults = _report_faults(outcomes, skip_broken)
@@ -131,11 +126,8 @@ def _report_faults(outcomes, skip_broken):
 def _render_missing(folder, obj_name, jobs, style, num_workers, skip_broken):
     """Renders what an unfinished class folder lacks; returns the Outcome of every job, in order."""
     journal = folder / JOURNAL
-    done = {
-        (outcome.split, outcome.name): outcome
-        for outcome in read_journal(journal)
-        if outcome.views and (skip_broken or not outcome.faults)  # the user may have repaired the others
-    }
+    kept = [o for o in read_journal(journal) if o.views and (skip_broken or not o.faults)]  # the others may be repaired
+    done = {(outcome.split, outcome.name): outcome for outcome in kept}
     if done:
         print(f"note: resuming an unfinished run, {len(done)} of {len(jobs)} instances are rendered already")
     missing = [job for job in jobs if (job.split, job.name) not in done]

@@ -54,9 +54,8 @@ def make(options):
     category = options.obj_name.lower()
     classes, models = catalogue()
     models = sorted((name, entry) for name, entry in models.items() if entry["category"] == category)
-    archives = furniture_archives.find(
-        {entry["archive"] for _, entry in models}, options.archive_dir, cache=Path(options.out).resolve() / ".cache"
-    )
+    names, cache = {entry["archive"] for _, entry in models}, Path(options.out).resolve() / ".cache"
+    archives = furniture_archives.find(names, options.archive_dir, cache)
     loads, entries = {"train": {}, "val": {}, "test": {}}, {}
     for i, (model, entry) in enumerate(models):
         for variant in range(1 + (options.variants if entry["split"] == "train" else 0)):
@@ -155,10 +154,10 @@ def cut_labels(corners, labels, cuts):
     labels:  (T,) class ids, or FIRST_CUT + index into `cuts`
     returns  corners (T', 3, 3 + n), labels (T',), and the index of each one's original triangle (T',)
     """
-    done = [(corners[labels < FIRST_CUT], labels[labels < FIRST_CUT], np.flatnonzero(labels < FIRST_CUT))]
-    waiting = [
-        (corners[labels == FIRST_CUT + i], np.flatnonzero(labels == FIRST_CUT + i), tree) for i, tree in enumerate(cuts)
-    ]
+    whole = np.flatnonzero(labels < FIRST_CUT)
+    done = [(corners[whole], labels[whole], whole)]
+    by_cut = [np.flatnonzero(labels == FIRST_CUT + i) for i in range(len(cuts))]
+    waiting = [(corners[ids], ids, tree) for ids, tree in zip(by_cut, cuts)]
     while waiting:
         corners, parents, node = waiting.pop()
         if isinstance(node, dict):

@@ -87,13 +87,10 @@ def draw_table(rng):
     top_shape = _pick(rng, {"rectangle": 0.55, "bevelled": 0.2, "round": 0.25})
     width = rng.uniform(0.7, 1.1) if top_shape == "round" else rng.uniform(0.75, 1.6)
     depth = width * rng.uniform(0.9, 1.0) if top_shape == "round" else min(width, 0.9) * rng.uniform(0.62, 0.95)
-    kinds = {
-        "legs": 0.6,
-        "three legs": 0.15 if top_shape == "round" else 0.0,
-        "pedestal": 0.2,
-        "sled": 0.1 if top_shape != "round" else 0.0,
-        "panels": 0.2 if top_shape != "round" else 0.0,
-    }
+    if top_shape == "round":
+        kinds = {"legs": 0.6, "three legs": 0.15, "pedestal": 0.2}
+    else:
+        kinds = {"legs": 0.6, "pedestal": 0.2, "sled": 0.1, "panels": 0.2}
     base = draw_base(rng, kinds, width=rng.uniform(0.04, 0.075), apron=rng.uniform(0.06, 0.1))
     boxy = top_shape != "round" and base.kind in ("legs", "sled", "panels") and base.splay == 0
     drawers = _pick(rng, {"none": 0.4, "row": 0.3, "right": 0.15, "both": 0.15}) if boxy else "none"

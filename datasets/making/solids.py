@@ -20,12 +20,9 @@ def loft(rings, label, colour):
     sides = np.stack([first_halves, second_halves], axis=1).reshape(-1, 3)
     caps = [np.stack([np.full_like(ring[2:], ring[0]), ring[1:-1], ring[2:]], axis=-1) for ring in (here[0], here[-1])]
     triangles = np.concatenate([sides, caps[0][:, ::-1], caps[1]])
-    return Mesh(
-        vertices=rings.reshape(-1, 3),
-        triangles=triangles,
-        labels=np.full(len(triangles), label, dtype=np.uint8),
-        colours=np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1)),
-    )
+    labels = np.full(len(triangles), label, dtype=np.uint8)
+    colours = np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1))
+    return Mesh(rings.reshape(-1, 3), triangles, labels, colours)
 
 
 def outline(half_x, half_y, num_corners=4, bevel=0.0):
@@ -34,9 +31,8 @@ def outline(half_x, half_y, num_corners=4, bevel=0.0):
         return np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
     if num_corners == 4:
         x, y = half_x - bevel, half_y - bevel
-        return np.array(
-            [[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y], [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]]
-        )
+        front_and_right = [[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y]]
+        return np.array([*front_and_right, [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]])
     angle = 2 * np.pi * np.arange(num_corners) / num_corners
     return np.stack([half_x * np.cos(angle), half_y * np.sin(angle)], axis=-1)
 
