@@ -146,8 +146,8 @@ def _sources_below(source):
     folders = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = {folder.name: poses for folder in folders if (poses := _poses_in(folder))}
     if not found:
-        expected = "no transforms.json and no COLMAP model (cameras and images as .txt or .bin)"
-        raise util.InputError(f"{source}: {expected} in it, in sparse/0 or in its folders; give another SOURCE")
+        found = "no transforms.json and no COLMAP model (cameras and images as .txt or .bin)"
+        raise util.InputError(f"{source}: {found} in it, in sparse/0 or in its folders; give another SOURCE")
     others = [folder.name for folder in folders if folder.name not in found]
     if others:
         print(f"note: {source}: {len(others)} folders have no transforms.json and no COLMAP model: {', '.join(others)}")

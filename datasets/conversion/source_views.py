@@ -16,6 +16,8 @@ from datasets.conversion import lenses
 NAMES = "source_views.txt"  # in an instance folder: the names of its views in the source
 PICTURES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 LABEL_MAPS = (".npy", ".png", ".PNG")
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
+ONE_CHANNEL = ("1", "L", "P", "I", "I;16")
 
 
 @dataclass
@@ -92,14 +94,15 @@ def picture_size(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path, modes=None, expected=""):
+    """The Pillow image in a file. An InputError if it cannot be read or if its mode is not one of `modes`."""
     try:
         with Image.open(path) as picture:
+            if modes is not None and picture.mode not in modes:
+                raise ValueError(f"expected {expected}, found mode {picture.mode}; convert it")
             yield picture
     except FileNotFoundError:
         raise util.InputError(f"{path}: no such image") from None
-    except util.InputError:
-        raise
     except Exception as error:  # Pillow raises any exception of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
 
@@ -113,25 +116,18 @@ def check_size(where, found, expected, whose):
 
 def load_picture(path):
     """Reads an 8-bit image as (H, W, 3) uint8, or (H, W, 4) if it has transparency."""
-    with _opened(path) as picture:
-        _check_8_bit(picture, path)
+    with _opened(path, EIGHT_BIT, "8 bits a channel") as picture:
         return np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
 
 
 def load_mask(path):
     """Reads a mask as (H, W) bool, True on the object: opaque or, in an image without transparency, not black."""
-    with _opened(path) as picture:
-        _check_8_bit(picture, path)
+    with _opened(path, EIGHT_BIT, "8 bits a channel") as picture:
         alpha = np.array(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             return alpha > 0
         noise = 127 if picture.format == "JPEG" else 0  # compression changes black
         return (np.array(picture.convert("RGB")) > noise).any(axis=-1)
-
-
-def _check_8_bit(picture, path):
-    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise util.InputError(f"{path}: expected an image with 8 bits a channel, found mode {picture.mode}; convert it")
 
 
 def load_labels(path, num_classes, unlabelled=None):
@@ -142,9 +138,7 @@ def load_labels(path, num_classes, unlabelled=None):
     if Path(path).suffix == ".npy":
         labels = data_util.open_seg_labels(path).astype(np.int64)
     else:
-        with _opened(path) as picture:
-            if picture.mode not in ("1", "L", "P", "I", "I;16"):
-                raise util.InputError(f"{path}: found mode {picture.mode}, expected one channel of class ids; convert it")
+        with _opened(path, ONE_CHANNEL, "one channel, the class id of each pixel") as picture:
             labels = np.array(picture).astype(np.int64)
     if unlabelled is not None:
         labels[labels == unlabelled] = util.UNLABELLED

@@ -5,6 +5,7 @@ A frame's transform_matrix is camera to world with OpenGL axes: x right, y up, z
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +71,12 @@ def _view(path, found, frame):
 
 def _find_picture(folder, file_path, where):
     """The image of a frame; NeRF's own scenes omit the extension, files from Windows may have backslashes."""
-    for text in dict.fromkeys((file_path, file_path.replace("\\", "/"))):
-        for suffix in ("", *source_views.PICTURES):
-            try:
-                if (folder / (text + suffix)).is_file():
-                    return folder / (text + suffix)
-            except (OSError, ValueError):  # not a valid file name
-                break
-    raise util.InputError(f"{where}: there is no image {folder / file_path}, with or without .png or .jpg after it")
+    texts = dict.fromkeys((file_path, file_path.replace("\\", "/")))
+    candidates = (folder / (text + suffix) for text in texts for suffix in ("", *source_views.PICTURES))
+    found = next(filter(os.path.isfile, candidates), None)  # False for names that no file can have, too
+    if found is None:
+        raise util.InputError(f"{where}: there is no image {folder / file_path}, with or without .png or .jpg after it")
+    return found
 
 
 def _lens(found, frame, height, width, where):

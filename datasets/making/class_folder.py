@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -99,12 +100,9 @@ def has_views(folder):
 
 def _count(outcomes):
     """{split: {"instances": ..., "views": ...}}, `views` per instance."""
-    splits = {}
-    for outcome in outcomes:
-        if outcome.views:
-            split = splits.setdefault(outcome.split, {"instances": 0, "views": outcome.views})
-            split["instances"] += 1
-    return splits
+    written = [outcome for outcome in outcomes if outcome.views]
+    counts = Counter(outcome.split for outcome in written)
+    return {outcome.split: {"instances": counts[outcome.split], "views": outcome.views} for outcome in written}
 
 
 def _report_faults(outcomes, skip_broken):

@@ -41,11 +41,9 @@ def make(options):
     """Makes the class folder that the options describe."""
     class_names, sources, kind = find_sources(options)
     rotation = rotation_to_canonical(options.up, options.front or ("-z" if kind == "partnet" else "z"))
-    by_name = {source.name: source.load for source in sources}
-    loads = {
-        split: {name: functools.partial(load_canonical, by_name[name], rotation, options.keep_size) for name in names}
-        for split, names in splits(sorted(by_name), options).items()
-    }
+    canonical = {s.name: functools.partial(load_canonical, s.load, rotation, options.keep_size) for s in sources}
+    in_splits = splits(sorted(canonical), options)
+    loads = {split: {name: canonical[name] for name in names} for split, names in in_splits.items()}
     description = {"source": Path(options.source).name, "labels": kind}
     description |= {"up": options.up, "front": options.front, "keep_size": options.keep_size}
     render_options.write(options, class_names, loads, description, identity=identity_of(options))

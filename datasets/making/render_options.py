@@ -67,12 +67,11 @@ def write(options, class_names, loads, description=None, texts=None, identity=No
     if options.radius <= 0.5 and not getattr(options, "keep_size", False):
         reason = "puts the cameras inside the object, whose diagonal is 1; expected more than 0.5"
         raise util.InputError(f"--radius {options.radius:g}: {reason}")
-    jobs = [
-        class_folder.RenderJob(split, name, load, cam2world)
-        for split in SPLITS
-        for i, (name, load) in enumerate(loads["train" if split == "train_val" else split].items())
-        if len(cam2world := cameras(options, split, i))
-    ]
+    jobs = []
+    for split in SPLITS:
+        for i, (name, load) in enumerate(loads["train" if split == "train_val" else split].items()):
+            jobs.append(class_folder.RenderJob(split, name, load, cameras(options, split, i)))
+    jobs = [job for job in jobs if len(job.cam2world)]
     description = {"maker": options.maker, "seed": options.seed, **(description or {})}
     description |= {"cameras": options.cameras, "test_cameras": options.test_cameras}
     if options.cameras in viewpoints.ELEVATION_DEG:

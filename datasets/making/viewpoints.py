@@ -41,8 +41,8 @@ def cameras(kind, num_views, rng, elevation_deg=None, distance=DISTANCE):
     if kind == "spiral":
         return spiral(num_views, elevation_deg, distance)
     if kind == "orbit":
-        azimuth_deg = np.arange(num_views) * 360 / num_views
-        return _looking_at_origin(azimuth_deg, np.full(num_views, sum(elevation_deg) / 2), distance)
+        level_deg = np.full(num_views, sum(elevation_deg) / 2)
+        return _looking_at_origin(np.arange(num_views) * 360 / num_views, level_deg, distance)
     return scattered(num_views, rng, elevation_deg, distance)
 
 
