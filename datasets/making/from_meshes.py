@@ -14,7 +14,7 @@ import yaml
 
 import util
 from datasets.making import render_options
-from datasets.meshes import collection, triangle_mesh
+from datasets.meshes import collection, part_maps, triangle_mesh
 from options import at_least
 
 AXES = {sign + name: (-1 if sign else 1) * np.eye(3)[i] for i, name in enumerate("xyz") for sign in ("", "-")}
@@ -39,18 +39,19 @@ def add_options(parser):
 
 def make(options):
     """Makes the class folder that the options describe."""
-    class_names, sources, kind = find_sources(options)
+    class_names, by_name, kind = find_sources(options)
     rotation = rotation_to_canonical(options.up, options.front or ("-z" if kind == "partnet" else "z"))
-    canonical = {s.name: functools.partial(load_canonical, s.load, rotation, options.keep_size) for s in sources}
-    in_splits = splits(sorted(canonical), options)
-    loads = {split: {name: canonical[name] for name in names} for split, names in in_splits.items()}
+    loads = {
+        split: {name: functools.partial(load_canonical, by_name[name], rotation, options.keep_size) for name in names}
+        for split, names in splits(sorted(by_name), options).items()
+    }
     description = {"source": Path(options.source).name, "labels": kind}
     description |= {"up": options.up, "front": options.front, "keep_size": options.keep_size}
     render_options.write(options, class_names, loads, description, identity=identity_of(options))
 
 
 def find_sources(options):
-    """Class names by id (None without labels), the instances that collection.py lists, and the kind of labels."""
+    """Class names by id (None without labels), {name: load} of collection.py, and the kind of labels."""
     if options.class_list and options.parts:
         raise util.InputError("--class_list is for PartNet folders, --parts for other files; give one of them")
     if options.shapenet and not options.class_list:
@@ -59,8 +60,9 @@ def find_sources(options):
         resolution = BAKED_PER_PIXEL * options.sidelength
         return *collection.list_partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        return *collection.list_with_parts(options.source, options.parts), "parts"
-    return None, collection.list_unlabelled(options.source), "none"
+        part_map = part_maps.load(options.parts)
+        return part_map.class_names, collection.list_files(options.source, part_map), "parts"
+    return None, collection.list_files(options.source), "none"
 
 
 def identity_of(options):
@@ -80,7 +82,7 @@ def rotation_to_canonical(up, front):
 def load_canonical(load, rotation, keep_size):
     """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
     loaded = load()
-    mesh = triangle_mesh.turned(loaded.mesh, rotation)
+    mesh = replace(loaded.mesh, vertices=loaded.mesh.vertices @ rotation.T)
     return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
 
 
