@@ -74,7 +74,7 @@ def test_a_published_file_becomes_ours_with_names_and_steps_and_the_same_weights
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
     checkpoint = checkpoints.load(target)
     checkpoints.load_srn(checkpoint)
-    assert checkpoints.rows_of(checkpoint, ["ant"], "data") == [1]
+    assert checkpoints.OpenSRN(checkpoints.load_srn(checkpoint), checkpoint).rows(["ant"], "data") == [1]
 
 
 def test_without_a_word_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
@@ -176,7 +176,7 @@ def test_what_a_published_form_has_no_place_for_is_refused(ours, tmp_path, capsy
 def test_other_tracing_steps_than_trained_with_are_refused(ours, head, tmp_path, capsys):
     target = tmp_path / "again.pth"
     assert "trained with tracing_steps 3" in refused(capsys, ours, target, "ours", "--tracing_steps", 4)
-    assert "positive" in refused(capsys, ours, target, "ours", "--tracing_steps", 0)
+    assert "expected an integer of at least 1" in refused(capsys, ours, target, "ours", "--tracing_steps", 0)
     assert "head" in refused(capsys, head, target, "ours", "--tracing_steps", 3)
 
 

@@ -13,7 +13,7 @@ import demo
 import make_dataset
 import test
 import train
-from training.plan import Stage, stage_of
+from training.plan import Stage, resolve, stage_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTIC = [
@@ -39,7 +39,7 @@ CLASSES = {  # the experiments of the semantic paper, and the demos: script -> s
     "result_scripts/reverse_linear.sh": None,
     "result_scripts/reverse_semantic.sh": None,
 }
-SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG where they are not the script's own
+SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG if not the script's defaults
     ("training_scripts/cars.sh", Stage.PRETRAIN, {}),
     ("training_scripts/cars.sh", Stage.PRETRAIN, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
     ("training_scripts/shepard_metzler.sh", Stage.PRETRAIN, {}),
@@ -112,7 +112,7 @@ def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tm
     monkeypatch.chdir(ROOT)
     options = train.read_options(arguments)
     assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
-    assert train.resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+    assert resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
 
 
 def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)
-        plan = train.resolve(options)
+        plan = resolve(options)
         assert not plan.sources.reads_images and plan.observed == ["seg"]
 
 
@@ -158,7 +158,7 @@ def test_every_training_script_can_be_launched_in_several_processes(recorder, tm
         assert launched == launcher + alone
 
 
-def test_any_launcher_will_do(recorder, tmp_path):
+def test_any_launcher_can_be_used(recorder, tmp_path):
     launcher = tmp_path / "launcher"
     launcher.symlink_to(recorder)
     arguments = called(recorder, "training_scripts/vanilla_srn.sh", tmp_path, LAUNCH=f"{launcher} --fast", PYTHON="nothing")
@@ -180,7 +180,7 @@ def test_without_a_split_of_other_views_nothing_is_validated(recorder, tmp_path)
     assert arguments[arguments.index("--val_root") + 1] == str(tmp_path / "views")
 
 
-def test_a_fit_goes_on_where_that_is_asked_for(recorder, tmp_path, monkeypatch):
+def test_a_fit_is_resumed_on_request(recorder, tmp_path, monkeypatch):
     for script in ("single_shot", "reverse_linear", "cars_two_shot"):
         _, *arguments = called(
             recorder,

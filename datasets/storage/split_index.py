@@ -100,12 +100,12 @@ class Survey:
 
     def __call__(self, folder, known):
         now = time.time_ns()
-        names, marks = self.list_views(folder, known, now)
+        stamp, *of_folders = settled(stamps_of(folder, ["intrinsics.txt", *self.kinds]), now).tolist()
+        names, marks = self.list_views(folder, known, [mark for _, mark in of_folders])
         views = names[self.kinds[0]]
         rows = np.asarray(self.choose(len(views), folder), dtype=np.int64)
 
-        stamp = tuple(settled(stamps_of(folder, ["intrinsics.txt"]), now)[0].tolist())
-        same_camera = known is not None and stamp == known.stamp != (0, 0)
+        same_camera = known is not None and tuple(stamp) == known.stamp != (0, 0)
         intrinsics = known.intrinsics if same_camera else data_util.load_intrinsics(folder / "intrinsics.txt")
 
         same_views = known is not None and known.views == views
@@ -122,21 +122,22 @@ class Survey:
             found = stamps_of(folder / kind, [views[row] + FILES[kind][1] for row in asked])
             changed = (found != of_kind[asked]).any(axis=1) | (found == 0).all(axis=1)
             todo = asked[changed]
+            if not len(todo):
+                continue
             read = self.read(kind, [f"{folder}/{kind}/{views[row]}{FILES[kind][1]}" for row in todo], intrinsics)
-            if kind == "pose" and len(todo):
+            if kind == "pose":
                 poses = poses.copy()
                 poses[todo] = read
             of_kind[todo] = settled(found, now)[changed]
             num_read += len(todo)
         if num_read == 0 and same_views and same_camera and marks == known.marks:
             return None
-        return Entry(names, marks, intrinsics, stamp, poses, stamps)
+        return Entry(names, marks, intrinsics, tuple(stamp), poses, stamps)
 
-    def list_views(self, folder, known, now):
-        """(names, marks) of the subfolders, see Entry. Only those that have changed are listed."""
+    def list_views(self, folder, known, marks_now):
+        """(names, marks) of the subfolders, see Entry. Only those that have changed are listed; 0 in marks_now: changed."""
         names, marks = (dict(known.names), dict(known.marks)) if known else ({}, {})
-        for kind in self.kinds:
-            mark = int(settled(stamps_of(folder, [kind]), now)[0, 1])
+        for kind, mark in zip(self.kinds, marks_now):
             if not mark or marks.get(kind) != mark:
                 names[kind], marks[kind] = list_names(folder, kind), mark
         expect_same_names(folder, self.kinds, names)
