@@ -17,7 +17,8 @@ from rendering import renderer
 from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data, watch
 
 MAX_KEPT_RAYS = 2**22  # of 256 features each: 4 GiB; 30 label maps of 128 x 128 are an eighth of that
-RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, see logistic_regression.choose_penalty
+RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, scores depend on how objects differ
+USUAL_PENALTY = 1e-4  # where there is nothing to hold out
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,9 @@ def open_update(plan, device):
         head = srns.HEADS[kind](in_features, len(data.class_names))
     multiple = max(head.side_multiple, model.side_multiple(with_classes=False))
     stage_data.expect_sides(plan.schedule, multiple, "a U-Net that takes part")
-    if len(data.train) < distributed.world_size():
-        raise util.InputError(
-            f"{distributed.world_size()} processes, but {len(data.train)} instances with label maps; start at most "
-            f"{len(data.train)} processes"
-        )
+    count, found = distributed.world_size(), len(data.train)
+    if count > found:
+        raise util.InputError(f"{count} processes, but {found} instances with label maps; start at most {found} processes")
     sizes = dict(kind=kind, in_features=in_features, num_classes=head.num_classes)
     fitted = open_fitted_srn(plan, model, data, device) if sources.validation_path else None
     return Update(model, data, rows, head.to(device), resumed, start_step, sizes, fitted)
@@ -87,8 +86,8 @@ def open_fitted_srn(plan, model, data, device):
     own, other = model.state_dict(), fitted.state_dict()
     if any(key not in other or not torch.equal(own[key], other[key]) for key in own if key != "latent_codes.weight"):
         raise util.InputError(
-            f"{srn.path}: its networks are not those of {plan.checkpoint_path}; give codes that were fitted with that SRN as "
-            f"--validation_path"
+            f"{srn.path}: its networks are not those of {plan.checkpoint_path}; give codes that were fitted with that SRN "
+            f"as --validation_path"
         )
     return fitted, srn.rows(stage_data.names_of(data.val), sources.val_root)
 
@@ -155,8 +154,7 @@ def choose_penalty(features, labels, instances, num_classes):
     is_labelled = labels >= 0  # the others fill up the shares of processes with fewer rays
     features, labels, instances = features[is_labelled], labels[is_labelled], instances[is_labelled, 0]
     if len(instances.unique()) < 2:
-        penalty = min(logistic_regression.PENALTIES, key=lambda x: abs(np.log10(x) + 4))
-        return penalty, "the usual value, since there is no second view to hold out"
+        return USUAL_PENALTY, "the usual value, since there is no second view to hold out"
     penalty, scores = logistic_regression.choose_penalty(features, labels, instances, num_classes)
     return penalty, f"mIoU {scores[penalty]:.3f} on held-out label maps"
 
@@ -183,7 +181,7 @@ def train_head(plan, device, update):
         num_chosen_at(plan, update.head.reads, sidelength, batch_size)  # a side that comes late is refused now
     last_step = schedule.last_step(update.start_step)
     penalty = plan.head.head_reg_weight or 0.0
-    objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty, distributed.world_size())
+    objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty)
     with start_run(plan, device, update, optimizers, update.start_step, last_step) as run:
         loop.fit(
             distributed.wrap(objective),
@@ -239,8 +237,7 @@ def read_by_head(model, kind, dataset, rows, device):
         shown.append(shown_here)
     if not any(len(x) for x in inputs):
         raise util.InputError(
-            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose "
-            f"other views and "
-            f"instances with --specific_observation_idcs and --specific_ins"
+            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose other views "
+            f"and instances with --specific_observation_idcs and --specific_ins"
         )
     return torch.cat(inputs), torch.cat(seg_labels), torch.cat(shown)

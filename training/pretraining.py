@@ -86,9 +86,8 @@ def train_srn(plan, device, data, model, head, optimizers, start_step, resumed_p
     last_step = schedule.last_step(start_step)
 
     def batches_of_part(sidelength, batch_size, first, end):
-        dataset = stage_data.make_dataset(
-            plan.sources, data, data.train, sidelength, schedule, keeps_images=True, shards=shards
-        )
+        kept = dict(keeps_images=True, shards=shards)
+        dataset = stage_data.make_dataset(plan.sources, data, data.train, sidelength, schedule, **kept)
         return dataio.training_batches(dataset, batch_size, first, end, schedule.seed, plan.sources.num_workers, *shards)
 
     prepare_marching(plan, model)
@@ -118,9 +117,7 @@ def prepare_marching(plan, model):
 def srn_objective(plan, device, model, head=None, with_classes=False):
     """The loss of stages 1 and 3, an objectives.SRNObjective."""
     rays_per_block, kept_rays = objectives.rays_at_once(plan.model, device)
-    return objectives.SRNObjective(
-        model, plan.weights, head, with_classes, rays_per_block, plan.model.precision, distributed.world_size(), kept_rays
-    )
+    return objectives.SRNObjective(model, plan.weights, head, with_classes, rays_per_block, plan.model.precision, kept_rays)
 
 
 def in_processes(plan, model, objective):

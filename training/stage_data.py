@@ -82,10 +82,7 @@ def names_to_validate(sources, train, with_params):
         if not names:
             fault = f"--val_root {sources.val_root}: holds none of the instances of {sources.data_root}"
             if sources.validation:
-                raise util.InputError(
-                    f"{fault}; validation renders the training instances from other views: give such a split, or "
-                    f"--no_validation"
-                )
+                raise util.InputError(f"{fault}; give a split with other views of these instances, or --no_validation")
             print(f"note: {fault}, so nothing is validated")
     limit = sources.max_num_instances_val
     return names if limit == dataio.ALL else names[:limit]
@@ -124,9 +121,7 @@ def shards_of(plan, data):
     num_processes = distributed.world_size()
     num_shards = plan.sources.data_shards or num_processes
     if num_shards % num_processes:
-        raise util.InputError(
-            f"--data_shards {num_shards}: expected a multiple of the number of processes, which is {num_processes}"
-        )
+        raise util.InputError(f"--data_shards {num_shards}: expected a multiple of the number of processes, {num_processes}")
     dealt = dataio.shard_of_instance(len(data.train), num_shards)
     for batch_size in plan.schedule.batch_size_per_img_sidelength:  # a side that comes late is refused now
         dataio.BatchOrder(len(dealt), batch_size, 0, 0, plan.schedule.seed, num_shards, shard_of=dealt)
@@ -162,7 +157,6 @@ def open_head(plan, model, data):
     if head.num_classes != len(data.class_names):
         raise util.InputError(
             f"{contents['path']}: this head predicts {head.num_classes} classes, the class list has "
-            f"{len(data.class_names)}; use "
-            f"the list it was trained with"
+            f"{len(data.class_names)}; use the list it was trained with"
         )
     return head, contents

@@ -30,6 +30,7 @@ def attach(plan, data, run, model, head=None, rows=None, with_classes=True, fitt
         return
     names = stage_data.names_of(data.train)
     rows = rows or list(range(len(names)))
+    writer = run.writer
     side, every = plan.schedule.img_sidelengths[-1], plan.schedule.steps_til_val
     render = functools.partial(renderer.render, head=head, with_classes=with_classes)
     heads = [] if head is None else [head]
@@ -38,8 +39,15 @@ def attach(plan, data, run, model, head=None, rows=None, with_classes=True, fitt
     run.every.append((every, Preview([model, *heads], functools.partial(render, model), dataset, rows, run)))
     if model.latent_codes is not None:
         codes = model.latent_codes.weight
-        run.every.append((every, lambda step: write_code_range(run.writer, codes[rows], step)))
-        run.every.append((run.num_steps, lambda step: write_code_projector(run.writer, codes[rows], names, step)))
+
+        def write_code_range(step):
+            writer.add_scalar("embed_min", codes[rows].min().item(), step)
+            writer.add_scalar("embed_max", codes[rows].max().item(), step)
+
+        def write_code_projector(step):
+            writer.add_embedding(codes[rows].detach().cpu(), metadata=names, global_step=step, tag="latent_codes")
+
+        run.every += [(every, write_code_range), (run.num_steps, write_code_projector)]
     if data.val:
         if fitted is None:
             row_of = dict(zip(names, rows))
@@ -126,24 +134,6 @@ def score_images(outputs, batch):
         columns["class_loss"] = torch.stack([losses.segmentation_loss(*pair) for pair in pairs])
     columns = {name: values.tolist() for name, values in columns.items()}
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
-
-
-def write_losses(writer, terms, step):
-    """Write scaled_<name>_loss for each of the weighted terms, {"distortion": float, ...}, and total_loss."""
-    for name, value in terms.items():
-        writer.add_scalar(f"scaled_{name}_loss", value, step)
-    writer.add_scalar("total_loss", sum(terms.values()), step)
-
-
-def write_code_range(writer, codes, step):
-    """Write embed_min and embed_max of the latent codes (N, D)."""
-    writer.add_scalar("embed_min", codes.min().item(), step)
-    writer.add_scalar("embed_max", codes.max().item(), step)
-
-
-def write_code_projector(writer, codes, names, step):
-    """Write the latent codes (N, D) with the instances' names for tensorboard's embedding projector."""
-    writer.add_embedding(codes.detach().cpu(), metadata=names, global_step=step, tag="latent_codes")
 
 
 def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):
