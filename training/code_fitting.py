@@ -92,11 +92,9 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
     pretraining.prepare_marching(plan, model)
     fits = begin_fits(plan, device, data, model, head, trained, resumed)
     folder = run_folder.start(plan, model, resumed and resumed.path)
-    more = lambda: {checkpoints.CODE_FITS: fits.state_dict()}  # noqa: E731
-    save = run_folder.saver(plan, data, folder, model, model.sizes, [], more)
 
     def show_from_now():
-        run.every.append((plan.schedule.steps_til_ckpt, save))
+        run_folder.attach_saver(plan, data, run, model, model.sizes, [], lambda: {checkpoints.CODE_FITS: fits.state_dict()})
         watch.attach(plan, data, run, model, head, with_classes=False)
 
     with loop.Run(folder, device, last_step, start_step, plan.weights.image) as run:

@@ -51,18 +51,16 @@ def start(device_name):
     return device
 
 
-def stop():
-    """Wait for all processes, then leave. Not after an error: no process should wait for one that has failed."""
+@contextlib.contextmanager
+def running(device_name):
+    """Yields the device of `start`, then waits for all processes and leaves.
+
+    After an exception nothing is awaited: torchrun ends the other processes.
+    """
+    yield start(device_name)
     if dist.is_initialized():
         barrier()
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def running(device_name):
-    """Yields the device of `start`; calls `stop` unless there is an exception, after which torchrun ends the others."""
-    yield start(device_name)
-    stop()
 
 
 @contextlib.contextmanager

@@ -40,10 +40,6 @@ class Update:
     sizes: dict
     fitted: tuple
 
-    @property
-    def resumed_path(self):
-        return self.resumed["path"] if self.resumed else None
-
 
 def update_head(plan, device):
     """Learn a head on a frozen SRN."""
@@ -101,12 +97,10 @@ def own_inputs(plan, update, device, sidelength):
 
 def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
     """Make the run's folder. returns the loop.Run in it, which saves, shows and validates"""
-    folder = run_folder.start(plan, update.head, update.resumed_path)
+    folder = run_folder.start(plan, update.head, update.resumed and update.resumed["path"])
     fingerprint = checkpoints.fingerprint(update.model)
     run = loop.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
-    more = lambda: {"srn": fingerprint}  # noqa: E731
-    save = run_folder.saver(plan, update.data, folder, update.head, update.sizes, optimizers, more)
-    run.every.append((plan.schedule.steps_til_ckpt, save))
+    run_folder.attach_saver(plan, update.data, run, update.head, update.sizes, optimizers, lambda: {"srn": fingerprint})
     watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
     return run
 
@@ -183,15 +177,8 @@ def train_head(plan, device, update):
     penalty = plan.head.head_reg_weight or 0.0
     objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty)
     with start_run(plan, device, update, optimizers, update.start_step, last_step) as run:
-        loop.fit(
-            distributed.wrap(objective),
-            loop.scheduled_batches(schedule, update.start_step, batches_of_part),
-            optimizers,
-            run,
-            update.start_step,
-            loop.warmup_and_decay(last_step, schedule.lr_warmup_steps, schedule.lr_decay_fraction),
-            schedule.seed,
-        )
+        objective = distributed.wrap(objective)
+        loop.fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, update.start_step)
 
 
 def num_chosen_at(plan, reads, sidelength, batch_size):

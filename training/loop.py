@@ -124,14 +124,19 @@ def warmup_and_decay(num_steps, warmup_steps=0, decay_fraction=0.0):
     return factor
 
 
-def scheduled_batches(schedule, start_step, batches_of_part):
-    """Chain the batches of all image sides after start_step; the data of a side are opened when its turn comes.
+def fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, start_step):
+    """`fit` on all image sides of a plan.Schedule after start_step; the data of a side are opened when its turn comes.
 
     batches_of_part: (sidelength, batch size, first step, end step) -> iterable of batches
     """
-    for sidelength, batch_size, first, end in schedule.parts():
-        if end > start_step:
-            yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
+
+    def batches():
+        for sidelength, batch_size, first, end in schedule.parts():
+            if end > start_step:
+                yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
+
+    rate_factor = warmup_and_decay(run.num_steps, schedule.lr_warmup_steps, schedule.lr_decay_fraction)
+    fit(objective, batches(), optimizers, run, start_step, rate_factor, schedule.seed)
 
 
 class Run:
@@ -148,7 +153,7 @@ class Run:
     """
 
     def __init__(self, folder, device, num_steps, start_step=0, image_weight=0.0, module=None, shows_bar=True):
-        self.device, self.module = device, module
+        self.folder, self.device, self.module = folder, device, module
         self.num_steps, self.image_weight = num_steps, image_weight
         self.every, self.shown = [], {}
         self.is_main = distributed.is_main()
