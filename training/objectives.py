@@ -12,7 +12,6 @@ from rendering import blocks
 from rendering.precision import autocast, to_float32
 from training import distributed, losses
 
-PER_VIEW = {"cam2world", "intrinsics"}
 PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # of the tensors of a batch
 RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # fit the caches of a CPU
 KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
@@ -99,7 +98,7 @@ class SRNObjective(nn.Module):
         num_rays = batch["uv"][..., 0].numel() * distributed.world_size()
 
         def terms_of(views, rays, scene):
-            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            block = blocks.cut(batch, views, rays, PER_RAY)
             outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
             if self.head is not None:
                 outputs["seg_logits"] = self.head(outputs["features"])
@@ -107,7 +106,6 @@ class SRNObjective(nn.Module):
             terms = srn_terms(self.weights, to_float32(outputs), block, share, num_labelled)
             return torch.stack([terms[name] for name in names])
 
-        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         parameters = [*self.parameters_of_rays(), *(self.head.parameters() if self.head is not None else ())]
         autocast = functools.partial(self.autocast, batch)
         summed = blocks.sum_over_blocks(terms_of, pieces, scene_of(phi), parameters, autocast)
@@ -121,11 +119,10 @@ class SRNObjective(nn.Module):
         names = ["features", "depth"] + ["rgb"] * (not self.model.sizes["use_unet_renderer"])
 
         def outputs_of(views, rays, scene):
-            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            block = blocks.cut(batch, views, rays, PER_RAY)
             outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
             return tuple(outputs[name] for name in names)
 
-        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         autocast = functools.partial(self.autocast, batch)
         num_kept = self.kept_rays // blocks.num_rays_of(pieces[0])
         outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast, num_kept)

@@ -52,7 +52,7 @@ def open_data(sources, srn=None):
     val = []
     if val_names := names_to_validate(sources, train, with_params):
         views = dict(specific_ins=val_names, max_num_observations=sources.max_num_observations_val)
-        val = dataio.index_split(sources.val_root, **views, **what)
+        val = dataio.index_split(sources.val_root, sources.max_num_instances_val, **views, **what)
         contents.expect_sound_cameras(val, sources.val_root, go_on=sources.no_check)
     if val and with_params and val[0].params.shape[1] != train[0].params.shape[1]:
         raise util.InputError(
@@ -72,7 +72,7 @@ def read_class_names(sources):
 
 
 def names_to_validate(sources, train, with_params):
-    """Instances of val_root whose codes are known, at most max_num_instances_val of them."""
+    """Instances of val_root whose codes are known."""
     if not sources.val_root:
         return []
     names = [folder.name for folder in dataio.instance_folders(sources.val_root)]
@@ -84,8 +84,7 @@ def names_to_validate(sources, train, with_params):
             if sources.validation:
                 raise util.InputError(f"{fault}; give a split with other views of these instances, or --no_validation")
             print(f"note: {fault}, so nothing is validated")
-    limit = sources.max_num_instances_val
-    return names if limit == dataio.ALL else names[:limit]
+    return names
 
 
 def make_dataset(sources, data, instances, sidelength, schedule=None, keeps_images=False, shards=None):
