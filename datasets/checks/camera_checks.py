@@ -167,12 +167,13 @@ def look(poses, camera, num_rounds=0):
 
     num_rounds: of weighting the axes, less where they pass far from the point
     """
-    weights = np.ones(len(poses))
+    centres, axes, weights = poses[:, :3, 3], poses[:, :3, 2], np.ones(len(poses))
     for _ in range(1 + num_rounds):
         point, is_open = Axes().add(poses, weights).nearest()
-        in_camera = to_camera(point, poses)
-        off_axis = np.linalg.norm(in_camera[:, :2], axis=1)
+        to_point = point - centres
+        off_axis = np.linalg.norm(to_point - axes * (to_point * axes).sum(axis=1, keepdims=True), axis=1)
         weights = 1 / (off_axis + 0.1 * np.average(off_axis, weights=weights) + 1e-9)
+    in_camera = to_camera(point, poses)
     u, v = project(in_camera, camera)
     return (in_camera[:, 2] > 0) & is_in_image(camera, u, v, BEYOND), is_open, in_camera
 
