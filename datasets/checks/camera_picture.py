@@ -6,7 +6,6 @@ one. Right, some views, each beside its label map laid over it. Views have the s
 Shapes: V views, N points. A picture is an (H, W, 3) uint8 array, as in visual.py.
 """
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mpl_toolkits.mplot3d import proj3d
-from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from PIL import Image
 
 import data_util
@@ -51,13 +50,12 @@ def load_view(folder, index, name, num_classes=None):
             rgba = image.convert("RGBA")
     except Exception as error:  # Pillow raises any error of its decoders
         raise util.InputError(f"{rgb_path}: cannot be read as an image ({error})") from None
-    picture = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-    if num_classes is None or not os.path.exists(seg_path):
-        return View(index, name, picture)
-    seg_labels = data_util.open_seg_labels(seg_path)
-    if seg_labels.shape != picture.shape[:2] or seg_labels.min() < util.UNLABELLED or seg_labels.max() >= num_classes:
-        return View(index, name, picture)
-    return View(index, name, picture, lay_over(picture, seg_labels, num_classes))
+    picture, overlay = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")), None
+    if num_classes is not None and seg_path.exists():
+        seg_labels = data_util.open_seg_labels(seg_path)
+        if seg_labels.shape == picture.shape[:2] and util.UNLABELLED <= seg_labels.min() <= seg_labels.max() < num_classes:
+            overlay = lay_over(picture, seg_labels, num_classes)
+    return View(index, name, picture, overlay)
 
 
 def lay_over(picture, seg_labels, num_classes):
@@ -123,70 +121,63 @@ def image_plane(pose, intrinsics, depth, texels=1):
 
 
 def draw_world(axes, poses, intrinsics, shown, points=None, colours=None):
-    """Draw cameras, target, world axes and points (N, 3) with colours (N, 3) uint8 on 3-D axes. See `sheet`."""
+    """Draws cameras, target, world axes and points (N, 3) with colours (N, 3) uint8 on 3-D axes. See `sheet`.
+
+    They fill the part WORLD of the figure, whose centre is that of the square axes.
+    """
     turn = upright(poses)
     target = turn @ camera_facts.target_of(poses)
     poses = poses.astype(np.float64)
     poses[:, :3] = turn @ poses[:, :3]
     centres = poses[:, :3, 3]
     radius = np.median(np.linalg.norm(centres - target, axis=1)) or 1.0
+    small = (0.13 if len(poses) <= 60 else 0.09) * radius
+    covered = [centres]  # points that the drawing covers
     numbers = {view.index: number for number, view in enumerate(shown, start=1)}
     even = np.linspace(0, len(poses) - 1, min(len(poses), MAX_PYRAMIDS)).round().astype(int).tolist()
-    covered = [centres]
-    for i in sorted({*even, *numbers}):
-        depth = (0.28 if i in numbers else 0.13 if len(poses) <= 60 else 0.09) * radius
-        corners = image_plane(poses[i], intrinsics, depth)[[0, 0, 1, 1], [0, 1, 1, 0]]
-        covered.append(draw_camera(axes, poses[i], corners, numbers.get(i)))
-    for view in shown:
-        draw_photograph(axes, image_plane(poses[view.index], intrinsics, 0.28 * radius, TEXELS), view.picture)
-    floor = target[2] if points is None else (points @ turn.T)[:, 2].min()
-    covered += draw_surroundings(axes, turn, target, radius, floor)
+    for i in set(even) - set(numbers):
+        covered.append(draw_pyramid(axes, poses[i], intrinsics, small, color=PYRAMID, linewidths=0.6, alpha=0.7))
+    for i, number in numbers.items():
+        covered += draw_shown(axes, poses[i], intrinsics, 0.28 * radius, number, shown[number - 1].picture)
     if points is not None:
-        axes.scatter(*(points @ turn.T).T, c=colours / 255, s=3, linewidths=0)
+        points = points @ turn.T
+        axes.scatter(*points.T, c=colours / 255, s=3, linewidths=0)
+    covered += draw_surroundings(axes, turn, target, radius, target[2] if points is None else points[:, 2].min())
     covered = np.concatenate(covered)
     low, high = covered.min(axis=0), covered.max(axis=0)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     x, y, z = viewer_of(centres - target)
     axes.view_init(elev=np.rad2deg(np.arcsin(z)), azim=np.rad2deg(np.arctan2(y, x)))
     axes.set_axis_off()
-    fit(axes, covered, high - low)
-
-
-def fit(axes, points, extent):
-    """Zoom so that world points (P, 3) fill the part WORLD of the figure, whose centre is that of the square axes."""
-    axes.set_box_aspect(extent)
+    axes.set_box_aspect(high - low)
     axes.apply_aspect()
-    x, y, _ = proj3d.proj_transform(*points.T, axes.get_proj())
+    x, y, _ = proj3d.proj_transform(*covered.T, axes.get_proj())
     off_centre = abs(axes.transData.transform(np.column_stack([x, y])) - axes.bbox.get_points().mean(axis=0)).max(axis=0)
     room = np.array(WORLD[2:]) * SIZE_IN * axes.figure.dpi / 2
-    axes.set_box_aspect(extent, zoom=0.93 * (room / np.maximum(off_centre, 1)).min())
+    axes.set_box_aspect(high - low, zoom=0.93 * (room / np.maximum(off_centre, 1)).min())
 
 
-def draw_camera(axes, pose, corners, number=None):
-    """A pyramid from the camera's centre to the corners (4, 3) of its image; a numbered one with its axes in colours.
+def draw_pyramid(axes, pose, intrinsics, depth, **style):
+    """A pyramid from a camera's centre to the corners of its image, (4, 3), which are returned."""
+    corners = image_plane(pose, intrinsics, depth)[[0, 0, 1, 1], [0, 1, 1, 0]]
+    edges = [np.stack([pose[:3, 3], corner]) for corner in corners] + [corners[[0, 1, 2, 3, 0]]]
+    axes.add_collection3d(Line3DCollection(edges, **style))
+    return corners
 
-    Returns the points that the drawing covers, (P, 3).
-    """
+
+def draw_shown(axes, pose, intrinsics, depth, number, picture):
+    """A camera with its number, its axes in colours, and its picture on its image plane; returns the points it covers."""
+    corners = draw_pyramid(axes, pose, intrinsics, depth, color=INK, linewidths=1.1)
     centre = pose[:3, 3]
-    edges = [np.stack([centre, corner]) for corner in corners] + [corners[[0, 1, 2, 3, 0]]]
-    ink, width = (PYRAMID, 0.6) if number is None else (INK, 1.1)
-    axes.add_collection3d(Line3DCollection(edges, colors=ink, linewidths=width, alpha=0.7 if number is None else 1))
-    if number is None:
-        return corners
     tips = 1.3 * np.linalg.norm(corners.mean(axis=0) - centre) * pose[:3, :3].T
     for tip, colour in zip(tips, AXIS_COLORS.values()):
         axes.quiver(*centre, *tip, color=colour, linewidths=1.6, arrow_length_ratio=0.2)
     badge = dict(boxstyle="circle", facecolor=INK, edgecolor="white")
     axes.text(*centre, str(number), color="white", ha="center", va="center", bbox=badge, zorder=1000)
-    return np.concatenate([corners, centre + tips])
-
-
-def draw_photograph(axes, grid, picture):
-    """A picture on the image plane of its camera, a quadrilateral for each cell of the grid (texels + 1, texels + 1, 3)."""
-    small = np.asarray(Image.fromarray(picture).resize((TEXELS, TEXELS), Image.Resampling.BOX))
-    cells = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]], axis=2).reshape(-1, 4, 3)
-    colours = small.reshape(-1, 3) / 255
-    axes.add_collection3d(Poly3DCollection(cells, facecolors=colours, edgecolors=colours, linewidths=0.3))
+    colours = np.asarray(Image.fromarray(picture).resize((TEXELS, TEXELS), Image.Resampling.BOX)) / 255
+    grid = np.moveaxis(image_plane(pose, intrinsics, depth, TEXELS), -1, 0)
+    axes.plot_surface(*grid, facecolors=colours, linewidth=0.3, shade=False)
+    return [corners, centre + tips]
 
 
 def draw_surroundings(axes, turn, target, radius, floor):
@@ -195,7 +186,7 @@ def draw_surroundings(axes, turn, target, radius, floor):
     Returns a list of the points that the drawing covers, (P, 3) each.
     """
     angles = np.linspace(0, 2 * np.pi, 97)
-    circle = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(97)]) * radius
+    circle = radius * np.column_stack([np.cos(angles), np.sin(angles), 0 * angles])
     centre = np.append(target[:2], floor)
     for share in (0.3, 0.6, 0.9):
         axes.plot(*(centre + share * circle).T, color="#dde1e8", linewidth=1)
@@ -234,28 +225,26 @@ def sheet(poses, intrinsics, shown, title, facts, class_names=None, cloud=None):
 
 
 def draw_views(figure, shown):
-    """Photographs in two columns at the right; with labels, each photograph beside its overlay."""
+    """Photographs in two columns at the right, or each beside its overlay, with the square that they are cropped to."""
     with_labels = any(view.overlay is not None for view in shown)
     rows = len(shown) if with_labels else -(-len(shown) // 2)
     grid = figure.add_gridspec(max(rows, 3), 2, left=0.70, right=0.985, top=0.92, bottom=0.03, wspace=0.06, hspace=0.16)
-    for number, view in enumerate(shown, start=1):
-        row, column = (number - 1, 0) if with_labels else divmod(number - 1, 2)
-        draw_picture(figure.add_subplot(grid[row, column]), view.picture, f"{number}:  {view.name}")
-        if view.overlay is not None:
-            draw_picture(figure.add_subplot(grid[row, 1]), view.overlay, "labels")
-
-
-def draw_picture(axes, picture, title):
-    """A picture with its title, and the square that it is cropped to, if it is not square."""
-    axes.imshow(picture)
-    axes.set_anchor("N")
-    axes.set_title(title, fontsize=11, color=INK, loc="left", pad=4)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_color("#cdcdcd")
-    height, width = picture.shape[:2]
-    if abs(height - width) > 2:
-        top, left, side = data_util.square_crop(height, width)
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=TARGET, linestyle="--"))
+    titles = [(view.picture, f"{number}:  {view.name}") for number, view in enumerate(shown, start=1)]
+    if with_labels:
+        titles = [pair for view, title in zip(shown, titles) for pair in (title, (view.overlay, "labels"))]
+    for i, (picture, title) in enumerate(titles):
+        if picture is None:
+            continue
+        axes = figure.add_subplot(grid[divmod(i, 2)])
+        axes.imshow(picture)
+        axes.set_anchor("N")
+        axes.set_title(title, fontsize=11, color=INK, loc="left", pad=4)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#cdcdcd")
+        height, width = picture.shape[:2]
+        if abs(height - width) > 2:
+            top, left, side = data_util.square_crop(height, width)
+            axes.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=TARGET, linestyle="--"))
 
 
 def draw_texts(figure, facts, class_names):
