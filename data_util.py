@@ -82,8 +82,8 @@ def load_pose(path, is_world2cam=False):
     return load_poses([path], is_world2cam)[0]
 
 
-def load_poses(paths, is_world2cam=False):
-    """Reads many pose files as `load_pose` does: V paths -> (V, 4, 4) float32 cam2world."""
+def load_poses(paths, is_world2cam=False, dtype=np.float32):
+    """Reads many pose files as `load_pose` does: V paths -> (V, 4, 4) cam2world."""
     matrices = np.empty((len(paths), 4, 4))
     for matrix, path in zip(matrices, paths):
         lines = read_numbers(path)
@@ -102,7 +102,7 @@ def load_poses(paths, is_world2cam=False):
     if not is_pose.all():
         path = paths[is_pose.argmin()]
         raise util.InputError(f"{path}: not a pose; the numbers must be finite and the rotation invertible")
-    return (np.linalg.inv(matrices) if is_world2cam else matrices).astype(np.float32)
+    return (np.linalg.inv(matrices) if is_world2cam else matrices).astype(dtype)
 
 
 def load_latent_vectors(paths):

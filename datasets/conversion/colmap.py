@@ -12,6 +12,7 @@ import numpy as np
 import util
 from datasets.conversion import lenses, source_views
 from datasets.making import viewpoints
+from datasets.meshes import libraries
 
 PLACES = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse", "dense/0/sparse")
 PARAMETERS = {  # of the camera models that can be read
@@ -22,14 +23,6 @@ PARAMETERS = {  # of the camera models that can be read
     "OPENCV": "fl_x fl_y cx cy k1 k2 p1 p2",
     "FULL_OPENCV": "fl_x fl_y cx cy k1 k2 p1 p2 k3 k4 k5 k6",
 }
-
-
-def _library():
-    try:
-        import pycolmap
-    except ImportError:
-        raise util.InputError("COLMAP models need pycolmap; run pip install -r requirements-data.txt") from None
-    return pycolmap
 
 
 def find(folder):
@@ -73,7 +66,7 @@ def read(model, faults):
 
 def _read_images(model, suffix):
     """(name, pycolmap.Image) of the images of a model, sorted by id."""
-    pycolmap = _library()
+    pycolmap = libraries.load("pycolmap", "reading or writing COLMAP models")
     if suffix == ".bin":
         _check_complete(model / "images.bin")
     try:
@@ -136,7 +129,7 @@ def write(folder, names, cam2world, camera, binary):
     cam2world: (V, 4, 4) float64, OpenCV axes
     camera:    data_util.Intrinsics of all views, pixel centres at + 0.5
     """
-    pycolmap = _library()
+    pycolmap = libraries.load("pycolmap", "reading or writing COLMAP models")
     model = pycolmap.Reconstruction()
     size = {"width": camera.width, "height": camera.height}
     parameters = [camera.focal, camera.focal, camera.cx, camera.cy]

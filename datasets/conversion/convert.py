@@ -6,6 +6,7 @@ camera; images from other cameras are resampled to it. An instance folder gets i
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,9 +61,8 @@ def convert(options):
     class_folder = Path(options.out) / options.obj_name
     class_names = check_class_folder(options, class_folder)
     sources = find_sources(Path(options.source), options.split, options.name)
-    folders = {
-        (split, name): class_folder / f"{options.obj_name}.{split}" / name for name in sources for split in sources[name]
-    }
+    pairs = [(split, name) for name, poses in sources.items() for split in poses]
+    folders = {(split, name): class_folder / f"{options.obj_name}.{split}" / name for split, name in pairs}
     for target in folders.values():
         atomic_folders.check_target(target, options.overwrite)
         source_views.check_apart(target, (options.source, options.masks, options.labels))
@@ -71,9 +71,9 @@ def convert(options):
     objects = []
     for name, poses in sources.items():
         with faults.of(name):
-            of_views, within = (faults.within(name), name) if len(sources) > 1 else (faults, "")
+            of_views = replace(faults, instance=name) if len(sources) > 1 else faults  # in the same list
             views = {folders[split, name]: read(path, of_views) for split, path in poses.items()}
-            objects.append(new_instance.plan(options, name, views, len(class_names or ()), of_views, within))
+            objects.append(new_instance.plan(options, name, views, len(class_names or ()), of_views))
     faults.expect_some(objects, f"{options.source}: nothing could be converted")
     check_labels(options, objects)
     written = write(options, class_folder, objects, faults)

@@ -40,11 +40,12 @@ def export_instance(folder, target, form, pixel_center):
     with_labels = any((folder / "seg").glob("*.npy"))
     instance = dataio.index_split(folder.parent, specific_ins=[folder.name], with_labels=with_labels, cached=False)[0]
     intrinsics = instance.intrinsics
-    poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
+    pose_paths = [folder / "pose" / f"{view}.txt" for view in instance.views]
+    poses = data_util.load_poses(pose_paths, intrinsics.poses_are_world2cam, np.float64)
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none
-    for name, path, pose in zip(names, instance.rgb_paths, poses):
-        viewpoints.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
-        size = intrinsics.height, intrinsics.width
+    size = intrinsics.height, intrinsics.width
+    for name, path, pose, pose_path in zip(names, instance.rgb_paths, poses, pose_paths):
+        viewpoints.check_rigid(pose, pose_path)
         source_views.check_size(path, source_views.picture_size(path), size, "but intrinsics.txt says")
         _copy(path, target / "images" / name)
     for name, path in zip(names, instance.seg_paths):
@@ -61,14 +62,6 @@ def export_instance(folder, target, form, pixel_center):
     else:
         colmap.write(target, names, poses, camera, binary=form == "colmap-binary")
     return len(names)
-
-
-def load_pose(path, is_world2cam):
-    """cam2world (4, 4) float64 of a pose file that data_util.load_pose accepts."""
-    data_util.load_pose(path, is_world2cam)
-    numbers = [number for line in data_util.read_numbers(path) for number in line]
-    pose = np.array(numbers[:16]).reshape(4, 4)
-    return np.linalg.inv(pose) if is_world2cam else pose
 
 
 def _copy(path, target):

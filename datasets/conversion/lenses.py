@@ -71,10 +71,9 @@ def common_camera(lenses):
     if not any(needs_resampling(lens, camera) for lens in set(lenses)):
         return camera
     height, width = max(lens.height for lens in lenses), max(lens.width for lens in lenses)
-    focal = float(np.median([(lens.fl_x + lens.fl_y) / 2 for lens in lenses]))
-    cx = width / 2 + float(np.median([lens.cx - lens.width / 2 for lens in lenses]))
-    cy = height / 2 + float(np.median([lens.cy - lens.height / 2 for lens in lenses]))
-    return data_util.Intrinsics(focal, cx, cy, height, width)
+    numbers = [((lens.fl_x + lens.fl_y) / 2, lens.cx - lens.width / 2, lens.cy - lens.height / 2) for lens in lenses]
+    focal, right, down = np.median(numbers, axis=0).tolist()
+    return data_util.Intrinsics(focal, width / 2 + right, height / 2 + down, height, width)
 
 
 def needs_resampling(lens, camera):

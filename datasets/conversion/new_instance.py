@@ -1,5 +1,6 @@
 """One object in one split: from posed images to an instance folder."""
 
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +18,22 @@ from datasets.conversion import lenses, source_views
 class NewInstance:
     """The views of one object in one split, and the instance folder they are to become."""
 
+    options: Namespace  # of the command
     name: str
     folder: Path
     views: list  # of source_views.SourceView, in order
     faults: source_views.Faults
-    need_masks: bool
     num_classes: int
-    unlabelled: int  # value in the label maps that means no label, or None
     camera: data_util.Intrinsics
     moved: str  # how the views' world was moved, or None
     num_written: int = 0  # views
 
 
-def plan(options, name, views, num_classes, faults, within):
+def plan(options, name, views, num_classes, faults):
     """The NewInstances of an object, one for each of its splits that has views.
 
-    views:  {path of the instance folder: list of source_views.SourceView}; they get their masks, labels and, with
-            --recentre, other poses
-    within: subfolder of --masks and --labels
+    views: {path of the instance folder: list of source_views.SourceView}; they get their masks, labels and, with
+           --recentre, other poses
     """
     all_views = [view for of_split in views.values() for view in of_split]
     faults.expect_some(all_views, f"{name}: no view can be used")
@@ -48,10 +47,10 @@ def plan(options, name, views, num_classes, faults, within):
     by_file_name = len({Path(view.name).stem for view in all_views}) == len(all_views)
     for view in all_views:
         if options.masks is not None:
-            masks = Path(options.masks) / within
+            masks = Path(options.masks, faults.instance)
             view.mask = source_views.find_beside(masks, view.name, source_views.PICTURES, by_file_name)
         if options.labels is not None:
-            labels = Path(options.labels) / within
+            labels = Path(options.labels, faults.instance)
             view.labels = source_views.find_beside(labels, view.name, source_views.LABEL_MAPS, by_file_name)
     instances = []
     for folder, of_split in views.items():
@@ -63,10 +62,7 @@ def plan(options, name, views, num_classes, faults, within):
             facts = f"f {camera.focal:.2f}, centre {camera.cx:.2f} {camera.cy:.2f}"
             size = f"{camera.width} x {camera.height} pixels (width x height)"
             print(f"{name}: {resampled} of {len(of_split)} views are resampled to one pinhole camera, {facts}, {size}")
-        need_masks = options.masks is not None
-        instances.append(
-            NewInstance(name, folder, of_split, faults, need_masks, num_classes, options.unlabelled, camera, moved)
-        )
+        instances.append(NewInstance(options, name, folder, of_split, faults, num_classes, camera, moved))
     return instances
 
 
@@ -109,21 +105,19 @@ def write(folder, instance, progress):
 def load(view, instance, with_labels):
     """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W) int16, None unless with_labels."""
     image, seg_labels = source_views.load_picture(view.path), None
-    if instance.need_masks:
+    if instance.options.masks is not None:
         if view.mask is None:
             raise util.InputError(f"{view.path}: --masks has no mask named {Path(view.name).stem}; add it or remove the view")
         mask = source_views.load_mask(view.mask)
         source_views.check_size(view.mask, mask.shape, image.shape[:2], "its image")
         alpha = image[..., 3] if image.shape[2] == 4 else np.full(mask.shape, 255, np.uint8)
         image = np.dstack([image[..., :3], np.where(mask, alpha, np.uint8(0))])
-    needs_resampling = lenses.needs_resampling(view.lens, instance.camera)
     if with_labels:
         seg_labels = np.full(image.shape[:2], util.UNLABELLED, np.int16)
         if view.labels is not None:
-            seg_labels = source_views.load_labels(view.labels, instance.num_classes, instance.unlabelled)
+            seg_labels = source_views.load_labels(view.labels, instance.num_classes, instance.options.unlabelled)
             source_views.check_size(view.labels, seg_labels.shape, image.shape[:2], "its image")
-        if needs_resampling:
-            seg_labels = lenses.resample_labels(seg_labels, view.lens, instance.camera)
-    if needs_resampling:
+    if lenses.needs_resampling(view.lens, instance.camera):
         image = lenses.resample_image(image, view.lens, instance.camera)
+        seg_labels = lenses.resample_labels(seg_labels, view.lens, instance.camera) if with_labels else None
     return image, seg_labels

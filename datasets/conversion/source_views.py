@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,8 @@ class Faults:
     """What is wrong with views and instances: with `skip` each fault is recorded, otherwise the first stops the program."""
 
     skip: bool = False
-    instance: str = ""  # the instance of the views
+    instance: str = ""  # of the views, if the source has several
     found: list = field(default_factory=list)  # (name, sentence) of each view or instance left out
-
-    def within(self, instance):
-        """Faults of the views of an instance, recorded in the same list."""
-        return replace(self, instance=instance)
 
     @contextlib.contextmanager
     def of(self, name):
@@ -52,7 +48,7 @@ class Faults:
         except util.InputError as error:
             if not self.skip:
                 raise
-            self.found.append(("/".join(filter(None, (self.instance, str(name)))), str(error)))
+            self.found.append((f"{self.instance}/{name}" if self.instance else str(name), str(error)))
 
     def expect_some(self, items, complaint):
         """An InputError, with the last fault as its reason, if no items are left."""
@@ -80,8 +76,7 @@ def in_order(views):
 
 def name_within(path, root):
     """The name of an image within a source: its path from `root` without .. and without images/ in front."""
-    parts = [part for part in Path(os.path.relpath(path, root)).parts if part != ".."]
-    name = "/".join(parts[1:] if parts[0] == "images" and len(parts) > 1 else parts)
+    name = "/".join(part for part in Path(os.path.relpath(path, root)).parts if part != "..").removeprefix("images/")
     if not name.isprintable():
         raise util.InputError(f"{name!r}: the name of an image has characters that cannot be printed; rename the file")
     return name
@@ -163,9 +158,8 @@ def find_beside(folder, name, suffixes, by_file_name):
 
 def write_names(folder, names, comment=None):
     """Writes the names of an instance's views in the source, a line per view."""
-    lines = [f"# {comment}\n"] if comment else []
-    lines += [f"{i:06d} {name}\n" for i, name in enumerate(names)]
-    (folder / NAMES).write_text("".join(lines), encoding="utf-8")
+    lines = ([f"# {comment}"] if comment else []) + [f"{i:06d} {name}" for i, name in enumerate(names)]
+    (folder / NAMES).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_names(folder, views, blanks=True):
@@ -183,9 +177,9 @@ def read_names(folder, views, blanks=True):
         kept = dict(line.split(maxsplit=1) for line in lines if not line.startswith("#") and len(line.split()) > 1)
     names = [f"{os.path.splitext(kept.get(view, view))[0]}.png" for view in views]
     names = names if blanks else ["_".join(name.split()) for name in names]
-    outside = [name for name in names if os.path.isabs(name) or ".." in Path(name).parts]
-    if outside:
-        raise util.InputError(f"{path}: the name {outside[0]} leads out of the folder; expected a path inside it")
+    for name in names:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise util.InputError(f"{path}: the name {name} leads out of the folder; expected a path inside it")
     return names if len(set(names)) == len(names) else [f"{view}.png" for view in views]
 
 

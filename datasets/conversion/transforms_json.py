@@ -90,11 +90,10 @@ def _lens(found, frame, height, width, where):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise util.InputError(f"{where}: {key} is {value!r}, expected a number")
     source_views.check_size(where, (height, width), (facts.get("h", height), facts.get("w", width)), "but w and h are")
-    model = facts.get("camera_model", "OPENCV")
-    if model not in PERSPECTIVE or facts.get("is_fisheye"):
-        kind = model if model not in PERSPECTIVE else "fisheye"
+    model = "fisheye" if facts.get("is_fisheye") else facts.get("camera_model", "OPENCV")
+    if model not in PERSPECTIVE:
         expected = f"expected one of {', '.join(PERSPECTIVE)}; undistort the images first"
-        raise util.InputError(f"{where}: found a {kind} camera, {expected}")
+        raise util.InputError(f"{where}: found a {model} camera, {expected}")
     if model != "FULL_OPENCV" and any(facts.get(key) for key in ("k4", "k5", "k6")):
         advice = "undistort the images first, or set camera_model to FULL_OPENCV if they are OpenCV's"
         raise util.InputError(f"{where}: the meaning of k4, k5, k6 depends on the program; {advice}")
@@ -112,16 +111,11 @@ def _focal(angle, side):
 
 
 def write(folder, names, cam2world, camera):
-    """Writes transforms.json beside images/.
-
-    names:     of the images in images/
-    cam2world: (V, 4, 4) float64, OpenCV axes
-    camera:    data_util.Intrinsics of all views, pixel centres at + 0.5
-    """
+    """Writes transforms.json beside images/. The arguments are those of colmap.write; names may have blanks."""
     width, height, focal = camera.width, camera.height, camera.focal
     angles = {"camera_angle_x": 2 * math.atan(width / 2 / focal), "camera_angle_y": 2 * math.atan(height / 2 / focal)}
     pixels = {"fl_x": focal, "fl_y": focal, "cx": camera.cx, "cy": camera.cy, "w": width, "h": height}
-    matrices = (np.stack(cam2world) @ OPENGL_FROM_OPENCV).tolist()
+    matrices = (cam2world @ OPENGL_FROM_OPENCV).tolist()
     frames = [{"file_path": f"images/{name}", "transform_matrix": matrix} for name, matrix in zip(names, matrices)]
     facts = {"camera_model": "PINHOLE", **angles, **pixels, "frames": frames}
     (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -51,7 +51,7 @@ def read(libraries, names, used, path, open_file):
     missing, unreadable = lost_libraries.copy(), []
     for name in dict.fromkeys(materials[i].texture for i in used if materials[i].texture):
         try:
-            images[name] = textures.decode(open_file(path.parent / _slashes(name)))
+            images[name] = textures.decode(open_file(path.parent / name))
         except FileNotFoundError:
             missing.append(name)
         except util.InputError:  # of `open_file`, about an archive
@@ -88,14 +88,10 @@ def _read_libraries(libraries, path, open_file):
 def _open(names, path, open_file):
     """{path: bytes} of those files that exist, of the `names` that the file `path` gives them."""
     found = {}
-    for file in (path.parent / _slashes(name) for name in names):
+    for file in (path.parent / name.replace("\\", "/") for name in names):
         with contextlib.suppress(FileNotFoundError):
             found[file] = open_file(file)
     return found
-
-
-def _slashes(name):
-    return name.replace("\\", "/")
 
 
 def parse(text, name, faults):
@@ -138,4 +134,4 @@ def _texture(text):
     """The file name in a map_Kd line, None if there is none."""
     text = MAP_OPTIONS.sub("", text).strip()
     quoted = re.match(r"""(["'])(.+?)\1""", text)
-    return _slashes(quoted[2] if quoted else COMMENT.sub(r"\1", text)) or None
+    return (quoted[2] if quoted else COMMENT.sub(r"\1", text)).replace("\\", "/") or None

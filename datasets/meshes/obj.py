@@ -22,26 +22,16 @@ BYTES_FROM = 2.0  # vertex colours that reach this value are in [0, 255], all ot
 
 @dataclass(frozen=True)
 class ObjFile:
-    """The faces of an OBJ file. A face before any `o`, `g` or `usemtl` has the name "".
+    """The faces of an OBJ file. A face before any `o`, `g` or `usemtl` has an empty name."""
 
-    positions:      (P, 3)
-    sizes:          (F,) number of corners of each face
-    position_ids:   (C,) index into positions
-    uv:             (Q, 2) texture coordinates, origin at the bottom left
-    uv_ids:         (C,) index into uv, or NO_UV
-    names:          {kind: Names with ids (F,)}; if a face has several groups, their names are one string with blanks
-    libraries:      names of MTL files, as in the file
-    vertex_colours: (P, 3) in [0, 1], NaN where a `v` line has none
-    """
-
-    positions: np.ndarray
-    sizes: np.ndarray
-    position_ids: np.ndarray
-    uv: np.ndarray
-    uv_ids: np.ndarray
-    names: dict
-    libraries: list
-    vertex_colours: np.ndarray
+    positions: np.ndarray  # (P, 3)
+    sizes: np.ndarray  # (F,) number of corners of each face
+    position_ids: np.ndarray  # (C,) index into positions
+    uv: np.ndarray  # (Q, 2) texture coordinates, origin at the bottom left
+    uv_ids: np.ndarray  # (C,) index into uv, or NO_UV
+    names: dict  # {kind: Names with ids (F,)}; the groups of a face are one string with blanks
+    libraries: list  # names of MTL files, as in the file
+    vertex_colours: np.ndarray  # (P, 3) in [0, 1], NaN where a `v` line has none
 
 
 def read(path, data, open_file):

@@ -25,17 +25,12 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class PartMap:
-    """The contents of a file.
-
-    class_names: list by id, background first
-    rules:       of (name or pattern in lower case, class id), in the order of the file
-    by:          a kind of named_mesh.NAME_KINDS, or None
-    """
+    """The contents of a file."""
 
     path: Path
-    class_names: list
-    rules: list
-    by: str = None
+    class_names: list  # by id, background first
+    rules: list  # of (name or pattern in lower case, class id), in the order of the file
+    by: str = None  # a kind of named_mesh.NAME_KINDS
 
     def match(self, name):
         """(rule, class id) of a part's name; (None, UNKNOWN) if no rule matches."""
@@ -92,17 +87,16 @@ def labels(part_map, named, where):
     If the map has no `by`, the first of object, group and material is used whose names all match, at least one of them
     a rule other than "*"; if there is none, the first whose names all match.
     """
-    found = {}
+    found = []
     for kind in [part_map.by] if part_map.by else named_mesh.NAME_KINDS:
         names, ids = named.names[kind]
         used, matches = np.unique(ids), [part_map.match(name) for name in names]
         classes = np.array([class_id for _, class_id in matches])[ids]
         unknown = [names[i] for i in used if matches[i][0] is None]
-        if not unknown and (part_map.by or any(matches[i][0] != "*" for i in used)):
-            return classes.astype(np.uint8)
-        found[kind] = unknown, classes
-    kind, (unknown, classes) = min(found.items(), key=lambda item: (len(item[1][0]) > 0, (item[1][1] == UNKNOWN).mean()))
-    if not unknown:
-        return classes.astype(np.uint8)
-    unknown = named_mesh.listed(unknown)
-    raise util.InputError(f"{where}: unknown part names, by {kind}: {unknown}; add them to parts in {part_map.path}")
+        only_rest = not unknown and all(matches[i][0] == "*" for i in used)
+        found.append(((len(unknown) > 0, only_rest, (classes == UNKNOWN).mean()), kind, unknown, classes))
+    _, kind, unknown, classes = min(found, key=lambda entry: entry[0])
+    if unknown:
+        unknown = named_mesh.listed(unknown)
+        raise util.InputError(f"{where}: unknown part names, by {kind}: {unknown}; add them to parts in {part_map.path}")
+    return classes.astype(np.uint8)

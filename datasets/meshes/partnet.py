@@ -19,15 +19,11 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes and the part names that they include.
-
-    ids:   {name in lower case: class id}; a name is a path `chair/chair_back` or short, `chair_back` or `back`
-    names: the short names by id, background first
-    """
+    """Classes and the part names that they include."""
 
     path: Path
-    ids: dict
-    names: list
+    ids: dict  # {name in lower case: class id}; a name is a path `chair/chair_back` or short, `chair_back` or `back`
+    names: list  # the short names by id, background first
 
     def class_id(self, path):
         """The class of a node, NO_CLASS if not listed. `path` holds the names from the root to the node in lower case."""
