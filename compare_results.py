@@ -5,7 +5,6 @@ python compare_results.py logs/Chair/single_shot_results logs/Chair/multi_shot_r
 
 import argparse
 import csv
-import json
 import math
 import sys
 from pathlib import Path
@@ -27,12 +26,7 @@ def load(path):
     """The contents of a run's results.json, a dict."""
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text())
-    except OSError as error:
-        raise util.InputError(f"{path}: cannot read it ({error.strerror}); expected the results.json of test.py") from None
-    except ValueError as error:
-        raise util.InputError(f"{path}: expected JSON ({error}); run test.py again") from None
+    results = util.load_json(path, "expected the results.json of test.py")
     if not isinstance(results, dict) or not isinstance(results.get("num_images"), int):
         raise util.InputError(f"{path}: found no scores; expected the results.json of test.py")
     return results

@@ -3,7 +3,6 @@
 Every reader raises util.InputError, naming the file, for a file that it cannot use.
 """
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,10 +283,7 @@ def load_dataset_settings(class_folder):
     path = Path(class_folder) / "dataset.json"
     if not path.exists():
         return DatasetSettings()
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot be read as the settings of a data set ({error})") from None
+    found = util.load_json(path, "expected the settings of a data set")
     found = found if isinstance(found, dict) else {"pixel_center": None}
     pixel_center, blend_alpha = found.get("pixel_center", 0.0), found.get("blend_alpha", False)
     if pixel_center not in (0, 0.5) or not isinstance(blend_alpha, bool):

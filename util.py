@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import json
 import os
 import platform
 import random
@@ -118,6 +119,14 @@ def replacing(path):
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_json(path, advice):
+    """The contents of a JSON file. Raises an InputError that ends with `advice`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); {advice}") from None
 
 
 def as_image(per_ray, height=None):

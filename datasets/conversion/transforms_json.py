@@ -33,10 +33,7 @@ def find(folder):
 def read(path, faults):
     """The views in a transforms.json, a list of source_views.SourceView; broken views go to `faults`."""
     path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot be read as JSON ({error})") from None
+    found = util.load_json(path, "export it again")
     frames = found.get("frames") if isinstance(found, dict) else None
     if not isinstance(frames, list) or not frames:
         expected = '{"frames": [{"file_path": ..., "transform_matrix": ...}, ...]}'

@@ -1,6 +1,5 @@
 """Reads annotations of PartNet v0: a folder of part meshes, a hierarchy with their names, and a level-1 class list."""
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from datasets.meshes.triangle_mesh import MAX_CLASS_ID, LoadedMesh
 HIERARCHIES = ("result_after_merging.json", "result.json")  # the first that exists is read
 LIST_SUFFIXES = re.compile(r"\s+(leaf|subcomponents)$")  # after the names in PartNet's own lists
 NO_CLASS = -1
+DOWNLOAD = "download the model again"  # what errors advise
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def is_annotation(folder):
 def model_id(folder):
     """The id of the annotated ShapeNet model in meta.json, None if there is no valid one."""
     try:
-        found = json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("model_id")
-    except (OSError, ValueError, AttributeError, RecursionError):
+        found = util.load_json(folder / "meta.json", DOWNLOAD).get("model_id")
+    except (util.InputError, AttributeError):
         return None  # the file is optional; `load` raises if it is broken
     return found if isinstance(found, str) and re.fullmatch(r"\w[\w.-]*", found, re.ASCII) else None
 
@@ -59,17 +59,17 @@ def load(folder, class_list):
     """The LoadedMesh of an annotation. The label of a part is the class of its deepest ancestor in the class list."""
     folder = Path(folder)
     if (folder / "meta.json").exists():
-        _read_json(folder / "meta.json")
+        util.load_json(folder / "meta.json", DOWNLOAD)
     hierarchy_path = next((folder / name for name in HIERARCHIES if (folder / name).exists()), None)
     if hierarchy_path is None:
         raise util.InputError(f"{folder}: expected {' or '.join(HIERARCHIES)}, found neither")
-    class_of_part, faults = part_classes(_read_json(hierarchy_path), class_list, hierarchy_path)
+    class_of_part, faults = part_classes(util.load_json(hierarchy_path, DOWNLOAD), class_list, hierarchy_path)
 
     pieces = []
     for stem, class_id in class_of_part.items():
         path = folder / "objs" / f"{stem}.obj"
         if not path.is_file():
-            raise util.InputError(f"{hierarchy_path}: names part {stem}, expected the file {path}; download the model again")
+            raise util.InputError(f"{hierarchy_path}: names part {stem}, expected the file {path}; {DOWNLOAD}")
         piece = reading.read_below(folder, path)
         labels = np.full(len(piece.mesh.triangles), class_id, dtype=np.uint8)
         pieces.append(replace(piece, mesh=replace(piece.mesh, labels=labels)))
@@ -118,10 +118,3 @@ def _read_node(node, where):
         if not isinstance(stem, str) or not re.fullmatch(r"\w[\w.-]*", stem, re.ASCII):
             raise util.InputError(f"{where}: objs of {name}: found {str(stem)[:60]!r}, expected the name of a file in objs/")
     return name, stems, children
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot read this JSON file ({error}); download the model again") from None

@@ -148,13 +148,13 @@ def test_broken_annotations_are_reported(tmp_path, class_list):
         partnet.load(folder, class_list())
     for text in ("{", "[" * 100_000, "\xff"):
         (folder / "result_after_merging.json").write_text(text, encoding="latin-1")
-        with pytest.raises(util.InputError, match=r"result_after_merging\.json: cannot read this JSON file"):
+        with pytest.raises(util.InputError, match=r"result_after_merging\.json: cannot be read as JSON"):
             partnet.load(folder, class_list())
     (folder / "result_after_merging.json").unlink()
     with pytest.raises(util.InputError, match=r"173: expected result_after_merging\.json or result\.json, found neither"):
         partnet.load(folder, class_list())
     write(folder, meta="{")
-    with pytest.raises(util.InputError, match=r"meta\.json: cannot read this JSON file"):
+    with pytest.raises(util.InputError, match=r"meta\.json: cannot be read as JSON"):
         partnet.load(folder, class_list())
 
 
