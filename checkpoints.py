@@ -4,7 +4,8 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     model         state dict
     optimizer_0, optimizer_1, ...   state dicts, in the order the stage made its optimizers
     step          training steps done
-    sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes)
+    sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes and, unless
+                  they are those of the last layer, features)
     instances     names of the instances, row by row of the latent table
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
     observed      what was learnt from, a list of "rgb" and "seg"
@@ -119,7 +120,7 @@ def load_srn(checkpoint, **wanted):
     if sizes["tracing_steps"] is None:
         sizes["tracing_steps"] = wanted.get("tracing_steps") or published.TRACING_STEPS
     for name, size in wanted.items():
-        found = sizes.get(name, False)
+        found = sizes.get(name, srns.SRN.ADDED_SIZES.get(name, False))
         if size is not None and size != found:
             raise util.InputError(f"{checkpoint['path']}: was trained with {name} {found}, but {size} is asked for")
     model = srns.SRN(**sizes)
@@ -133,7 +134,8 @@ def load_head(checkpoint, model):
     if "kind" not in sizes:
         raise util.InputError(f"{checkpoint['path']}: holds an SRN, not a segmentation head")
     kind = srns.HEADS[sizes["kind"]]
-    given = in_features(kind, model)
+    features = {"features": sizes["features"]} if "features" in sizes else {}
+    given = kind.num_inputs(model.sizes, **features)
     if sizes["in_features"] != given:
         what = "feature" if kind.reads == "features" else "colour"
         raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
@@ -143,7 +145,7 @@ def load_head(checkpoint, model):
             f"on, or learn a "
             f"head for this one"
         )
-    head = kind(sizes["in_features"], sizes["num_classes"])
+    head = kind(sizes["in_features"], sizes["num_classes"], **features)
     load_state(head, checkpoint["model"], checkpoint["path"])
     return head
 
@@ -156,11 +158,6 @@ def fingerprint(model):
         if key.startswith(parts):
             checksum = zlib.crc32(tensor.cpu().contiguous().numpy(), checksum)
     return f"{checksum:08x}"
-
-
-def in_features(kind, model):
-    """How many channels a kind of head gets from an SRN."""
-    return model.sizes["hidden_features" if kind.reads == "features" else "rgb_channels"]
 
 
 def with_names(checkpoint, folders, where, chosen=()):

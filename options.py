@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:  # the first package that train.py imports,
 
 import util
 from kernels import backends
+from kernels.encoding import MAX_OCTAVES
 
 PARAMS = "params.txt"  # the options of a run, one per line; marks a folder as a run's
 
@@ -120,6 +121,13 @@ def positive_int(text):
 
 
 positive = positive_int
+
+
+def octaves(text):
+    value = at_least(0)(text)
+    if value > MAX_OCTAVES:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_OCTAVES} octaves, found {value}")
+    return value
 
 
 def count_or_all(text):
@@ -239,6 +247,20 @@ def add_model_variants(group):
     )
 
 
+def add_encoding(group):
+    """Options of the positional encoding, which only training asks for: a checkpoint stores it."""
+    group.add(
+        "--positional_encoding",
+        type=octaves,
+        help="octaves of sines and cosines that phi reads beside the points (default: 0, as published)",
+    )
+    group.add(
+        "--scene_radius",
+        type=positive_float,
+        help="scale of the encoding in world units (default: the cameras' mean distance from the point that they look at)",
+    )
+
+
 def add_fused(group):
     group.add_argument(
         "--fused",
@@ -262,7 +284,8 @@ def wanted_sizes(options):
     """The sizes of srns.SRN that were asked for; None, or no entry, where the user leaves them open."""
     names = ("hidden_features", "tracing_steps", "rgb_channels", "fit_single_srn", "has_params", "use_unet_renderer")
     sizes = {name: getattr(options, name, None) or None for name in names}
-    return sizes | {"latent_dim": options.embedding_size}
+    added = {name: getattr(options, name, None) for name in ("positional_encoding", "scene_radius")}
+    return sizes | added | {"latent_dim": options.embedding_size}
 
 
 def start_run(options, continues=None):

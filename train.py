@@ -101,6 +101,7 @@ def add_losses(group):
 
 def add_model(group):
     common.add_model_variants(group)
+    common.add_encoding(group)
     group.add("--hidden_features", type=common.positive, help="width of phi and of the colour head (published: 256)")
     group.add("--rgb_channels", type=int, choices=(3, 4), help="3, or 4 for the published semantic system's RGBA")
     group.add(
@@ -135,6 +136,12 @@ def add_stages(group):
 
 
 def add_stage_2(group):
+    group.add(
+        "--head_features",
+        choices=srns.FeatureHead.FEATURES,
+        default="last",
+        help="what a linear or MLP head reads: the last layer of phi (published), all its layers, or the surface point too",
+    )
     group.add(
         "--update_solver",
         choices=("newton", "adam"),

@@ -115,6 +115,7 @@ class HeadOptions:
     """Stage 2: the kind of head (srns.HEADS), its solver, and the penalty on its squared weights, None to choose it."""
 
     model_type: str
+    head_features: str
     update_solver: str
     head_reg_weight: float
 

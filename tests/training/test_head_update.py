@@ -32,7 +32,7 @@ def inputs_of(split, run):
     model = checkpoints.load_srn(checkpoints.load(run)).eval()
     instances = dataio.index_split(split, with_labels=True)
     dataset = dataio.SceneClassDataset(instances, scenes.SIDE, dataio.dataset_settings(split), num_classes=3)
-    return head_update.read_by_head(model, srns.LinearHead, dataset, [0, 1], torch.device("cpu"))
+    return head_update.read_by_head(model, srns.LinearHead(16, 3), dataset, [0, 1], torch.device("cpu"))
 
 
 def penalised_loss(state, features, labels, penalty):
