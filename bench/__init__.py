@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m bench.training` and so on, from the project's root.
+"""Benchmarks. Start them from the project's root, for example `python -m bench.training`.
 
-May import everything but tests.
+May import everything except tests.
 """

@@ -1,15 +1,15 @@
-"""How fast images are read: decoded from PNG files, from memory, from the mapped cache; and how fast a split opens.
+"""Measure how fast images are read from PNG files, memory and the mapped cache, and how fast a split opens.
 
-    python -m bench.data                                      # on a set of balls, made in a temporary folder
-    python -m bench.data --data_root data/Chair/Chair.train   # on one's own
-    python -m bench.data --reference                          # and the published way beside it
-    python -m bench.data --index 6000x250                     # opens a split of so many instances and views
+    python -m bench.data                                      # a split of balls, made in a temporary folder
+    python -m bench.data --data_root data/Chair/Chair.train   # an existing split
+    python -m bench.data --reference                          # compared with the published method
+    python -m bench.data --index 6000x250                     # time to open a split of 6000 instances with 250 views each
 
-Prints Markdown tables. Batches are those of training, shuffled, with random rays; files are in the system's memory
-when they were read or written just before. A set of 6000 x 250 takes 12 GB of disk while it is measured.
+Prints Markdown tables. Batches are those of training: shuffled, with random rays. Files that were just written or read
+come from the system's page cache. A split of 6000 x 250 takes 12 GB of disk while it is measured.
 
-The published way: every access decodes the PNG and parses pose and intrinsics again, without other processes, and gives
-all rays of the image.
+The reference is the published method: every access decodes the PNG, parses pose and intrinsics and returns all rays of
+the image, without worker processes.
 """
 
 import argparse
@@ -28,11 +28,11 @@ import dataio
 import geometry
 import options as common
 import util
-from bench import measuring
+from bench import command_line, measuring
 from datasets.storage import processes, split_index
 
 STORES = {"PNG": {}, "RAM": {"preload": True}, "mapped cache": {"cache": True}}
-NUM_CLASSES = 3  # of the balls: background, upper and lower half
+NUM_CLASSES = 3  # of the balls: background, upper half, lower half
 FOCAL, DISTANCE = 1.2, 1.3
 
 
@@ -43,33 +43,33 @@ def times(text):
     except ValueError:
         num_instances = num_views = 0
     if min(num_instances, num_views) < 1:
-        raise argparse.ArgumentTypeError(f"expected instances x views such as 6000x250, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected INSTANCESxVIEWS such as 6000x250, found {text!r}")
     return num_instances, num_views
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0], device=False)
+    parser = command_line.parser("data", __doc__, device=False)
     add, positive = parser.add_argument, common.positive
-    add("--data_root", help="a split to read (default: one is made in a temporary folder)")
-    add("--instances", type=positive, default=8, help="of the set that is made; of --data_root, the first so many")
-    add("--views", type=positive, default=50, help="of each instance")
-    add("--sidelength", type=positive, default=128, help="of the images that are made and asked for")
+    add("--data_root", help="split to read (default: one made in a temporary folder)")
+    add("--instances", type=positive, default=8, help="instances to make, or to read of --data_root")
+    add("--views", type=positive, default=50, help="views of each instance")
+    add("--sidelength", type=positive, default=128, help="side of the images in pixels")
     add("--rays_per_image", type=common.at_least(0), default=256, help="random rays of each image; 0: all")
-    add("--foreground_fraction", type=common.fraction, default=0.6, help="share of these from the foreground")
-    add("--batch_size", type=positive, default=16, help="images of a batch")
-    add("--workers", type=common.comma_separated(int), default="0,1,2,4", help="processes that read, with commas")
-    add("--seconds", type=float, default=3.0, help="how long each combination is measured")
-    add("--index", type=times, metavar="NxV", help="measure only how a split of N instances and V views opens")
-    add("--temporary", help="folder for what is made here, which is removed in the end (default: the system's)")
-    measuring.add_reference(parser, "measure the published way too")
+    add("--foreground_fraction", type=common.fraction, default=0.6, help="share of the rays in the foreground")
+    add("--batch_size", type=positive, default=16, help="images per batch")
+    add("--workers", type=common.comma_separated(int), default="0,1,2,4", help="numbers of worker processes, comma-separated")
+    add("--seconds", type=float, default=3.0, help="seconds to measure each combination")
+    add("--index", type=times, metavar="NxV", help="only measure opening a split of N instances with V views each")
+    add("--temporary", help="folder for temporary files (default: the system's)")
+    command_line.add_reference(parser)
     return parser
 
 
-# Sets made here
+# Splits of balls
 
 
 def write_split(root, num_instances, num_views, sidelength):
-    """A split of shaded, speckled balls on transparent ground, with label maps, about as compressible as renderings."""
+    """Write a split of shaded balls with label maps; speckles make the images about as compressible as renderings."""
     rng = np.random.default_rng(0)
     for i in tqdm(range(num_instances), "write balls", unit="instance", delay=2, leave=False):
         folder, colour = start_instance(root, i, sidelength), rng.uniform(0.3, 1, 3)
@@ -93,7 +93,7 @@ def start_instance(root, i, sidelength):
 
 
 def draw_ball(side, colour, rng):
-    """(side, side, 4) uint8 and (side, side) uint8 labels: a ball lit from the viewer, with speckles."""
+    """A speckled ball lit from the viewer: (side, side, 4) uint8 RGBA and (side, side) uint8 labels."""
     v, u = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1 + rng.uniform(-0.1, 0.1, (2, 1, 1))
     height = np.sqrt(np.clip(0.6**2 - u**2 - v**2, 0, None)) / 0.6
     hit = height > 0
@@ -109,7 +109,7 @@ def pose_text(rng):
 
 
 def write_large_split(root, num_instances, num_views):
-    """A split of 8 x 8 images: all files are there, each of them small. The instances differ in their poses' order."""
+    """Write a split with all files but tiny images of 8 x 8. The instances differ only in the order of their poses."""
     rng = np.random.default_rng(0)
     pngs = [iio.imwrite("<bytes>", rng.integers(256, size=(8, 8, 4), dtype=np.uint8), extension=".png") for _ in range(16)]
     poses = [pose_text(rng) for _ in range(251)]
@@ -129,7 +129,7 @@ def write_large_split(root, num_instances, num_views):
 
 
 class PublishedDataset(dataio.SceneClassDataset):
-    """Nothing is kept but the names of files."""
+    """Keeps only the names of the files."""
 
     def __getitem__(self, key):
         item = super().__getitem__(key.index)  # whole images
@@ -179,8 +179,8 @@ def measure_reading(options, root, cache):
 
 
 def throughput(dataset, batch_size, num_workers, seconds):
-    """Images per second of training batches, after the first ones have come."""
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: that is the question
+    """Images per second of training batches, after each worker has started."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores are measured on purpose
     batches = iter(dataio.training_batches(dataset, batch_size, 0, 10**9, num_workers=num_workers))
     for _ in range(2 * num_workers + 1):
         next(batches)
@@ -192,7 +192,7 @@ def throughput(dataset, batch_size, num_workers, seconds):
 
 
 def measure_opening(root, with_labels, repeats=3):
-    """Seconds to open a split with everything in it, and peak memory: without an index, writing it, and with it."""
+    """Seconds and peak memory to open a split: without an index, writing one, and reading it."""
     return [
         {"index": "none, nothing kept", **opened(root, with_labels, cached=False)},
         *([] if split_index.path_of(root).exists() else [{"index": "none, written", **opened(root, with_labels)}]),
@@ -201,11 +201,12 @@ def measure_opening(root, with_labels, repeats=3):
 
 
 def opened(root, with_labels, cached=True):
-    """What opening takes in a process of its own, whose peak memory is not that of something else."""
+    """`open_here` in a new process."""
     return measuring.in_own_process(open_here, str(root), with_labels, cached)
 
 
 def open_here(root, with_labels, cached):
+    """Open a split in this process; returns a dict of observations, seconds, mb_before and mb_peak (MiB)."""
     before, start = measuring.forget_peak(), time.perf_counter()
     instances = dataio.index_split(root, with_labels=with_labels, cached=cached)
     dataset = dataio.SceneClassDataset(instances, 128, data_util.DatasetSettings(), NUM_CLASSES if with_labels else None)
@@ -223,19 +224,19 @@ READING = {
     "images_per_s": ("images/s", ",.0f"),
     "rays_per_s": ("rays/s", ",.0f"),
     "seconds_to_fill": ("seconds to fill", ".1f"),
-    "ratio": ("images/s, fast/reference", ".2f"),
+    "ratio": ("fast/reference", ".2f"),
 }
 OPENING = {
     "index": ("index", ""),
     "observations": ("observations", ","),
     "seconds": ("seconds to open", ".2f"),
     "mb_before": ("MiB before", ",.0f"),
-    "mb_peak": ("MiB at most", ",.0f"),
+    "mb_peak": ("peak MiB", ",.0f"),
 }
 
 
 def tables(figures):
-    """[(title, rows, columns)]; how images are read is not measured with --index."""
+    """[(title, rows, columns)]; with --index there is no table of reading."""
     reading = [("Reading images", figures.get("reading", []), READING)] if "reading" in figures or not figures else []
     return [*reading, ("Opening a split", figures.get("opening", []), OPENING)]
 

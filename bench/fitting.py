@@ -1,12 +1,12 @@
-"""How long latent codes of unseen objects (stage 3) take to fit: seconds to a PSNR of the input, and what comes of it.
+"""Measure how long fitting latent codes of unseen objects (stage 3) takes to reach a PSNR, and score the novel views.
 
     python -m bench.fitting                                    # the demo's unseen chairs, view 65 of each
-    python -m bench.fitting --reference                        # and the published way beside it, for as long
+    python -m bench.fitting --reference                        # compared with the published method
     python -m bench.fitting --data_root ... --checkpoint_path ... --img_sidelength 128 --specific_observation_idcs 64,104
 
-Other options are train.py's, for the fast way. The published way, with the same modules: codes from near 0, batches of 4
-whole images, all rays at once, a learning rate of 4e-4. Both run train.py in processes of their own. Seconds count from
-the moment its options are read, data and model to be opened still; codes are copied on the way and scored afterwards.
+Further options are passed to train.py, in mode fast only. The reference is the published method, with the same modules:
+codes start near 0, batches of 4 whole images, all rays at once, a learning rate of 4e-4. Each mode runs train.py in a
+new process. The clock starts before train.py reads data and model. Copies of the codes are kept and scored afterwards.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import dataio
 import options as common
 import train
 import util
-from bench import measuring
+from bench import command_line, measuring
 from rendering import renderer
 from training import watch as watching
 
@@ -31,61 +31,54 @@ DEMO = {
     "checkpoint_path": ROOT / "logs/demo/Chair/vanilla_srn",
     "linear_path": ROOT / "logs/demo/Chair/linear_update",
 }
-SECONDS_BETWEEN = 1.15  # two copies of the codes: each so many times as late as the one before, from FIRST_COPY_S on
-FIRST_COPY_S = 0.5
-PUBLISHED = [
-    "--code_solver",
-    "published",
-    "--code_init",
-    "normal",
-    "--batch_size_per_img_sidelength",
-    "4",
-    "--lr",
-    "4e-4",
-    "--rays_per_image",
-    "0",
-    "--rays_per_block",
-    "0",
-    "--fused",
-    "off",
-    "--max_steps_per_img_sidelength",
-    "1000000",
-]
+FIRST_COPY_S = 0.5  # seconds until the codes are copied for the first time
+COPY_INTERVAL_FACTOR = 1.15  # each copy is this many times as late as the one before
+PUBLISHED = """
+    --code_solver published --code_init normal --batch_size_per_img_sidelength 4 --lr 4e-4 --rays_per_image 0
+    --rays_per_block 0 --fused off --max_steps_per_img_sidelength 1000000
+""".split()
 
 
 class BudgetSpent(Exception):
-    """The seconds that a way of fitting had are over."""
+    """A mode has run for --budget seconds."""
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0])
-    measuring.add_trained(parser, "split of unseen objects (default: the demo's chairs)")
+    parser = command_line.parser("fitting", __doc__)
+    command_line.add_trained(parser, "split of unseen objects (default: the demo's chairs)")
     add = parser.add_argument
-    add("--linear_path", help="a head of stage 2, by which the novel views are segmented")
-    add("--img_sidelength", type=common.positive, default=64, help="of the images")
-    add("--specific_observation_idcs", default="65", help="views that codes are fitted to, with commas")
-    add("--max_num_instances", type=common.count_or_all, default=-1, help="the first so many; -1: all")
-    add("--max_steps", type=common.positive, default=1000, help="of the fast way, which ends before where it is done")
-    add("--budget", type=common.weight, default=60.0, help="seconds that each way has at most")
-    add("--novel_views", type=common.positive, default=4, help="of each object, spread evenly, that are scored in the end")
-    measuring.add_reference(parser, "measure the published way too")
+    add(
+        "--linear_path",
+        help="linear head of stage 2, to score the classes of novel views (default: the demo's, unless --data_root is given)",
+    )
+    add("--img_sidelength", type=common.positive, default=64, help="side of the images in pixels")
+    add("--specific_observation_idcs", default="65", help="views that codes are fitted to, comma-separated")
+    add(
+        "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, taken from the first; -1: all"
+    )
+    add("--max_steps", type=common.positive, default=1000, help="limit for mode fast, which may converge earlier")
+    add("--budget", type=common.weight, default=60.0, help="limit for each mode in seconds")
+    add(
+        "--novel_views", type=common.positive, default=4, help="evenly spaced views of each object that are scored at the end"
+    )
+    command_line.add_reference(parser)
     return parser
 
 
 def read_options(argv):
-    """This command's options, and those of train.py for the fast way, as they were given."""
+    """This command's options, and a list of arguments for train.py in mode fast."""
     parser = build_parser()
     options, others = parser.parse_known_args(argv)
-    measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path"])
+    command_line.use_demo(parser, options, DEMO, required=["checkpoint_path"])
     return options, others
 
 
-# One way
+# One mode
 
 
 def arguments_of(options, mode, others, folder):
-    """What train.py is asked for."""
-    common_ones = {
+    """Arguments of train.py."""
+    shared = {
         "data_root": options.data_root,
         "checkpoint_path": options.checkpoint_path,
         "device": options.device,
@@ -97,19 +90,24 @@ def arguments_of(options, mode, others, folder):
         "class_weight": 0,
         "steps_til_ckpt": 10**9,
     }
-    asked = [f"--{name}={value}" for name, value in common_ones.items()] + ["--overwrite_embeddings", "--no_validation"]
+    arguments = [f"--{name}={value}" for name, value in shared.items()] + ["--overwrite_embeddings", "--no_validation"]
     if mode == "reference":
-        return asked + PUBLISHED
-    return [*asked, "--max_steps_per_img_sidelength", str(options.max_steps), "--batch_size_per_img_sidelength", "4", *others]
+        return arguments + PUBLISHED
+    return [
+        *arguments,
+        "--max_steps_per_img_sidelength",
+        str(options.max_steps),
+        "--batch_size_per_img_sidelength",
+        "4",
+        *others,
+    ]
 
 
-def fit_here(settings, mode, others):
-    """A dict of what a way came to, in this process; settings: the options, a dict.
+def fit_here(options, mode, others):
+    """Fit codes in this process; returns a dict of copies, objects, novel_psnr, miou, steps and mb_peak (MiB).
 
-    copies: list of (seconds, mean PSNR of the input, PSNR of each object's input); novel_psnr, miou, steps, mb_peak
+    copies: list of (seconds, mean PSNR of the input views, PSNR of each object's input views)
     """
-    options = build_parser().parse_args([])
-    vars(options).update(settings)
     device = util.pick_device(options.device)
     seen, copies = {}, []
     begin = time.perf_counter()
@@ -122,12 +120,12 @@ def fit_here(settings, mode, others):
         measuring.synchronise(device)
         seconds = time.perf_counter() - begin
         seen.update(steps=step, codes=(seconds, seen["model"].latent_codes.weight.detach()))
-        if seconds >= max(FIRST_COPY_S, SECONDS_BETWEEN * copies[-1][0] if copies else 0):
+        if seconds >= max(FIRST_COPY_S, COPY_INTERVAL_FACTOR * copies[-1][0] if copies else 0):
             copies.append((seconds, seen["codes"][1].clone()))
         if seconds > options.budget:
             raise BudgetSpent
 
-    shows, watching.attach = watching.attach, watch  # no pictures: they take time that is not the fit's
+    shows, watching.attach = watching.attach, watch  # replaces the preview images, whose time is not part of the fit
     keeps = util.keep_freed_memory
     if mode == "reference":
         util.keep_freed_memory = lambda: False
@@ -144,7 +142,7 @@ def fit_here(settings, mode, others):
 
 
 def score(options, data, model, copies, device):
-    """PSNR of the input with every copy of the codes; of novel views, and their mIoU, with the last one."""
+    """PSNR of the input views for every copy of the codes; PSNR and mIoU of novel views for the last copy."""
     head = None
     if options.linear_path:
         head = checkpoints.load_head(checkpoints.load(options.linear_path), model).to(device).eval()
@@ -165,7 +163,7 @@ def score(options, data, model, copies, device):
 
 
 def novel_instances(options, instances, with_labels):
-    """The same objects, some of the views that were not given; none where there are no others."""
+    """The same objects with some of the views that codes were not fitted to; [] if there are none."""
     given = set(common.comma_separated(int)(options.specific_observation_idcs))
     root, names = instances[0].folder.parent, [instance.name for instance in instances]
     num_views = min(len(instance.views) for instance in dataio.index_split(root, specific_ins=names))
@@ -177,7 +175,7 @@ def novel_instances(options, instances, with_labels):
 
 
 def scores_of(options, instances, settings, model, codes, head, device):
-    """[(index of the instance, its scores)] of every view, as train.py validates."""
+    """[(index of the instance, scores)] of every view, as in the validation of train.py."""
     num_classes = None if head is None else head.num_classes
     dataset = dataio.SceneClassDataset(instances, options.img_sidelength, settings, num_classes)
     found = []
@@ -197,23 +195,23 @@ def means_of(rows, name):
     return [sum(values) / len(values) for values in by_instance.values()]
 
 
-# Both
+# Comparison of the modes
 
 
 def seconds_to(copies, psnr):
-    """When the mean PSNR of the input first was as high; None if never."""
+    """Seconds until the mean PSNR of the input views first reached `psnr`; None if it never did."""
     return next((seconds for seconds, found, _ in copies if found >= psnr), None)
 
 
 def levels_of(ways, at_most=8):
-    """Levels in whole dB, the highest that any way came to and those below, down to where the last one began."""
+    """Levels in whole dB, at most `at_most`: from the lowest PSNR that a mode started with to the highest reached."""
     best = math.floor(max(found for way in ways.values() for _, found, _ in way["copies"]))
     start = math.floor(min(way["copies"][0][1] for way in ways.values()))
     return list(range(max(start, best - at_most + 1), best + 1))
 
 
 def compare(ways):
-    """A dict per level: seconds of each way, of all objects and of one, and their ratio where both came to it."""
+    """A dict per level: seconds of each mode in all and per object, and their ratio if both reached the level."""
     rows = []
     for level in levels_of(ways):
         row = {"psnr": level}
@@ -228,9 +226,9 @@ def compare(ways):
 LEVELS = {
     "psnr": ("input PSNR (dB)", ""),
     "fast": ("s, fast", ".1f"),
-    "fast_each": ("s an object", ".2f"),
+    "fast_each": ("s/object, fast", ".2f"),
     "reference": ("s, reference", ".1f"),
-    "reference_each": ("s an object", ".2f"),
+    "reference_each": ("s/object, reference", ".2f"),
     "ratio": ("reference/fast", ".1f"),
 }
 ENDS = {
@@ -245,18 +243,17 @@ ENDS = {
 
 
 def tables(figures):
-    title = "Fitting codes: when the mean PSNR of the input is reached"
+    title = "Fitting codes: seconds to a mean PSNR of the input views"
     if "objects" in figures:
         title += f", {figures['objects']} objects"
-    return [(title, figures.get("levels", []), LEVELS), ("Fitting codes: the end", figures.get("ends", []), ENDS)]
+    return [(title, figures.get("levels", []), LEVELS), ("Fitting codes: final scores", figures.get("ends", []), ENDS)]
 
 
 @util.command
 def main(argv=None):
     options, others = read_options(argv)
     figures = measuring.start(options)
-    modes = measuring.MODES if options.reference else measuring.MODES[:1]
-    ways = {mode: measuring.in_own_process(fit_here, vars(options), mode, others) for mode in modes}
+    ways = {mode: measuring.in_own_process(fit_here, options, mode, others) for mode in measuring.modes_of(options)}
     figures["levels"] = compare(ways)
     figures["ends"] = [
         {"mode": mode, "s": way["copies"][-1][0], "input_psnr": way["copies"][-1][1]}

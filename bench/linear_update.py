@@ -1,13 +1,13 @@
-"""How long the linear update (stage 2) takes, from an opened SRN to the linear layer, and how well it then segments.
+"""Measure how long the linear update (stage 2) takes once the SRN is loaded, and score the head.
 
-    python -m bench.linear_update                              # on the demo's chairs
-    python -m bench.linear_update --reference                  # and the published way beside it
+    python -m bench.linear_update                              # the demo's chairs
+    python -m bench.linear_update --reference                  # compared with the published method
     python -m bench.linear_update --data_root ... --checkpoint_path ... --obj_name Table --img_sidelengths 128
 
-Other options are train.py's, and --config_filepath is read as there. The published way, with the same modules: 5,000 steps
-of Adam on batches of 4 whole images, whose features are computed anew in every step. A few of these steps are measured
-and the time of all is told from them, unless --full. Its score needs all steps; they see the same batches, but of
-features that are kept, which changes no number.
+Further options are passed to train.py. The reference is the published method, with the same modules: 5,000 steps of Adam
+on batches of 4 whole images, whose features are recomputed in every step. Without --full, a few of these steps are
+measured and the time is extrapolated. The score needs all steps: these take the same batches from stored features, which
+gives the same head.
 """
 
 import time
@@ -21,7 +21,7 @@ import options as common
 import srns
 import train
 import util
-from bench import measuring
+from bench import command_line, measuring
 from kernels import backends
 from rendering import renderer
 from training import head_update, logistic_regression, objectives, stage_data, watch
@@ -38,31 +38,31 @@ DEMO = {
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0])
-    measuring.add_trained(parser, "split with label maps (default: the demo's chairs, with the options of their stage 2)")
+    parser = command_line.parser("linear_update", __doc__)
+    command_line.add_trained(parser, "split with label maps (default: the demo's chairs, with the options of its stage 2)")
     add = parser.add_argument
-    add("--obj_name", help="class name, as in train.py")
-    add("--val_root", help="the same instances seen from other views, to be scored; none: nothing is scored")
-    add("--config_filepath", help="of options as in train.py")
-    add("--reference_steps", type=common.positive, default=20, help=f"of the published {PUBLISHED_STEPS}, to be measured")
-    add("--adam_steps", type=common.positive, default=PUBLISHED_STEPS, help="of the published way in all")
-    add("--full", action="store_true", help="measure all of the published steps")
-    measuring.add_reference(parser, "measure the published way too")
+    add("--obj_name", help="class name, as in train.py (default: Chair, the demo's)")
+    add("--val_root", help="split with other views of the same instances, to score the head (default: the demo's, or none)")
+    add("--config_filepath", help="YAML file of options, as in train.py")
+    add("--reference_steps", type=common.positive, default=20, help="measured steps of the published method")
+    add("--adam_steps", type=common.positive, default=PUBLISHED_STEPS, help="all steps of the published method")
+    add("--full", action="store_true", help="measure all steps of the published method")
+    command_line.add_reference(parser)
     return parser
 
 
 def read_options(argv):
-    """This command's options, and those of train.py."""
+    """This command's options, and the plan of train.py."""
     parser = build_parser()
     options, others = parser.parse_known_args(argv)
-    measuring.use_demo(parser, options, DEMO, needed=["checkpoint_path", "obj_name"])
+    command_line.use_demo(parser, options, DEMO, required=["checkpoint_path", "obj_name"])
     names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
     given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
     return options, train.resolve(train.read_options([*given, "--model_type=linear", *others]))
 
 
 def solved(plan, update, device):
-    """The linear layer as stage 2 finds it: a head, and a dict of seconds."""
+    """Solve for the linear layer as stage 2 does; returns the head and a dict of seconds."""
     backends.select("auto", device)
     begin = time.perf_counter()
     features, labels, instances = head_update.own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
@@ -87,7 +87,7 @@ def solved(plan, update, device):
 
 
 def published(plan, update, device, num_steps, kept=None):
-    """A head after so many steps of Adam; their features are computed in each step, or taken from `kept` by observation."""
+    """Head after `num_steps` of Adam. kept: the result of keep_all; None: features are computed in each step."""
     backends.select("torch")
     util.seed_everything(plan.schedule.seed)
     side = plan.schedule.img_sidelengths[-1]
@@ -111,7 +111,7 @@ def published(plan, update, device, num_steps, kept=None):
 
 
 def batches_of(dataset, num_steps, seed, kept):
-    """Shuffled batches of 4 views: as dataio reads them or, where all is kept, lists of observations."""
+    """Shuffled batches of 4 views, or lists of their indices if features are kept."""
     if kept is None:
         return dataio.training_batches(dataset, PUBLISHED_BATCH, 0, num_steps, seed)
     order = dataio.BatchOrder(len(dataset), PUBLISHED_BATCH, 0, num_steps, seed)
@@ -119,7 +119,7 @@ def batches_of(dataset, num_steps, seed, kept):
 
 
 def keep_all(plan, update, device):
-    """[(features (R, C), seg_labels (R,))] of every observation."""
+    """[(features (R, C), seg_labels (R,))] of every observation; None if they would fill over half of the free memory."""
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, plan.schedule.img_sidelengths[-1])
     needed = len(dataset) * len(dataset.uv) * update.sizes["in_features"] * 4
     if needed > measuring.free_memory(device) // 2:
@@ -133,27 +133,30 @@ def keep_all(plan, update, device):
 
 
 def miou(plan, update, head, device):
-    """Mean IoU over the images of --val_root, as train.py validates; None where there are none."""
+    """Mean IoU over the images of --val_root, as in the validation of train.py; None if there are none."""
     if not update.data.val:
         return None
     row_of = dict(zip(stage_data.names_of(update.data.train), update.rows))
     rows = [row_of[name] for name in stage_data.names_of(update.data.val)]
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.val, plan.schedule.img_sidelengths[-1])
     place = SimpleNamespace(to_device=lambda batch: {name: x.to(device) for name, x in batch.items()})
-    render = lambda batch: renderer.render(update.model, batch, head)  # noqa: E731
+
+    def render(batch):
+        return renderer.render(update.model, batch, head)
+
     batches = dataio.ordered_batches(dataset, 16)
     return watch.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
 
 
 def measure(options, plan, device):
-    """A dict per mode, and what the figures are of."""
+    """A dict per mode, and a dict of label_maps, sidelength and hidden_features."""
     update = head_update.open_update(plan, device)
     with torch.random.fork_rng(devices=[]):
         head, seconds = solved(plan, update, device)
     rows = [{"mode": "fast", "how": "solved", **seconds, "steps_measured": None, "miou": miou(plan, update, head, device)}]
     if options.reference:
         num_steps = options.adam_steps if options.full else min(options.reference_steps, options.adam_steps)
-        published(plan, update, device, 1)  # what is loaded late
+        published(plan, update, device, 1)  # warms up
         begin = time.perf_counter()
         head = published(plan, update, device, num_steps)
         seconds = (time.perf_counter() - begin) * options.adam_steps / num_steps
@@ -174,17 +177,17 @@ def measure(options, plan, device):
 COLUMNS = {
     "mode": ("mode", ""),
     "how": ("how", ""),
-    "s": ("s", ",.2f"),
-    "s_to_render": ("of it, features", ".2f"),
-    "s_to_choose": ("penalty", ".2f"),
-    "s_to_solve": ("solution", ".2f"),
+    "s": ("total (s)", ",.2f"),
+    "s_to_render": ("features (s)", ".2f"),
+    "s_to_choose": ("penalty (s)", ".2f"),
+    "s_to_solve": ("solution (s)", ".2f"),
     "miou": ("mIoU", ".3f"),
     "ratio": ("reference/fast", ",.0f"),
 }
 
 
 def tables(figures):
-    title, what = "The linear update", figures.get("of")
+    title, what = "Linear update", figures.get("of")
     if what:
         side = what["sidelength"]
         title += f": {what['label_maps']} label maps of {side} x {side}, width {what['hidden_features']}"

@@ -1,6 +1,5 @@
-"""What the commands of bench/ share: facts of the machine, its limit, peak memory, time, tables and JSON."""
+"""Shared by the benchmarks: facts about the machine, time, peak memory, tables and JSON."""
 
-import argparse
 import contextlib
 import datetime
 import functools
@@ -15,81 +14,21 @@ from pathlib import Path
 
 import torch
 
-import options as common
 import util
 from datasets.storage import processes
 from rendering.precision import PRECISIONS
 
 MODES = ("fast", "reference")
-PRODUCTS = ((2048, 256, 256), (16384, 256, 256), (2048, 2048, 2048), (8192, 8192, 8192))  # of matrices; the best counts
+PRODUCTS = ((2048, 256, 256), (16384, 256, 256), (2048, 2048, 2048), (8192, 8192, 8192))  # rows, inner, columns
 SECONDS_PER_PRODUCT = 0.3
 MIB = 2**20
-
-
-# Options
-
-
-def parser(description, device=True):
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    if device:
-        made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    made.add_argument("--json", metavar="FILE", help="write the figures there too")
-    return made
-
-
-def add_model(group):
-    group.add_argument("--hidden_features", type=common.positive, default=256, help="width of phi and of the colour head")
-    group.add_argument("--embedding_size", type=common.positive, default=256, help="size of a latent code")
-    group.add_argument("--tracing_steps", type=common.positive, default=10, help="steps of the ray marcher")
-
-
-def add_trained(parser, what):
-    """A split and an SRN, beside which other options are train.py's. what: the split is of"""
-    parser.allow_abbrev = False
-    parser.add_argument("--data_root", help=what)
-    parser.add_argument("--checkpoint_path", help="the SRN of stage 1: a .pth file, or a run's folder")
-
-
-def add_reference(group, help):
-    group.add_argument("--reference", action="store_true", help=help)
-
-
-def positives(text):
-    """Type of an option such as 1,4: positive integers."""
-    values = common.comma_separated(int)(text)
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"expected positive integers with commas between them, found {text!r}")
-    return values
-
-
-def use_demo(parser, options, demo, needed):
-    """Where no --data_root is given, take that of the demo and all that goes with it; else see that what is needed is given.
-
-    demo: {name of an option: a path or another value}; the folders of --data_root and of what is needed have to be there
-    """
-    flags = {name: f"--{name}" for name in demo if name != "data_root"}
-    if options.data_root:
-        missing = [flag for name, flag in flags.items() if name in needed and not getattr(options, name)]
-        if missing:
-            parser.error(f"--data_root: give {' and '.join(missing)} too")
-        return
-    if any(getattr(options, name) for name in flags):
-        parser.error(f"{', '.join(flags.values())}: are for a --data_root of one's own: give it too")
-    places = [demo[name] for name in ("data_root", *needed) if isinstance(demo[name], Path)]
-    if not all(place.is_dir() for place in places):
-        parser.error(
-            f"{' and '.join(map(str, places))}: not both there; make them with `make demo`, or give --data_root "
-            f"and {' and '.join(flags[name] for name in needed)}"
-        )
-    there = {name: value for name, value in demo.items() if not isinstance(value, Path) or value.exists()}
-    vars(options).update({name: str(value) for name, value in there.items()})
 
 
 # The machine
 
 
 def facts(device="cpu"):
-    """A dict of what figures depend on: date, processor, cores, threads, PyTorch, and the device's name."""
+    """A dict of what the figures depend on: date, processor, cores, threads, PyTorch, device and its name."""
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
@@ -112,21 +51,21 @@ def processor():
 
 
 def product_limit(device, precision="float32", products=PRODUCTS, seconds=SECONDS_PER_PRODUCT):
-    """GFLOP/s of the device at products of matrices, the best of several sizes. precision: one of PRECISIONS"""
+    """Speed limit of the device in GFLOP/s: the best over matrix products of several sizes. precision: one of PRECISIONS"""
     dtype = PRECISIONS[precision] or torch.float32
     best = 0.0
     for rows, inner, columns in products:
         gflop = 2 * rows * inner * columns / 1e9
-        if best and gflop / best > 3 * seconds:  # where this precision is slow, small products tell
+        if best and gflop / best > 3 * seconds:  # a slow precision: the next, larger size takes too long
             break
         a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (inner, columns)))
         out = a @ b
         one = timed(lambda: torch.mm(a, b, out=out), device)
-        at_once = 1 + min(9, int(seconds / one))
+        per_timing = 1 + min(9, int(seconds / one))
         begin = time.perf_counter()
         while not best or time.perf_counter() - begin < seconds:
-            elapsed = timed(lambda: [torch.mm(a, b, out=out) for _ in range(at_once)], device)
-            best = max(best, at_once * gflop / elapsed)
+            elapsed = timed(lambda: [torch.mm(a, b, out=out) for _ in range(per_timing)], device)
+            best = max(best, per_timing * gflop / elapsed)
     return best
 
 
@@ -139,7 +78,7 @@ def synchronise(device):
 
 
 def timed(function, device="cpu"):
-    """Seconds until all that a function started is done."""
+    """Seconds that a function takes, including the work that it leaves to the device."""
     synchronise(device)
     start = time.perf_counter()
     function()
@@ -148,10 +87,10 @@ def timed(function, device="cpu"):
 
 
 def peak_memory(device="cpu"):
-    """MiB at most since `forget_peak`, or so far: of this process or, of a GPU, of its tensors."""
+    """Peak in MiB since `forget_peak`, or since the start: of this process on a CPU, of the tensors on a GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    with contextlib.suppress(OSError):  # resource's figure begins with that of the process that started this one
+    with contextlib.suppress(OSError):  # getrusage starts from the peak of the parent process
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 1024
@@ -159,7 +98,7 @@ def peak_memory(device="cpu"):
 
 
 def forget_peak(device="cpu"):
-    """Have `peak_memory` begin again with what is in use now, where the system allows it. returns that, in MiB"""
+    """Reset `peak_memory` to the present use, if the system allows it. returns that use in MiB"""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -169,13 +108,13 @@ def forget_peak(device="cpu"):
 
 
 def in_own_process(function, *args):
-    """What a function gives in a new process, whose memory nothing else has touched."""
+    """Result of a function in a new process, so that its peak memory includes nothing else."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def free_memory(device="cpu"):
-    """Bytes that can still be had."""
+    """Bytes of memory that are available."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with contextlib.suppress(OSError):
@@ -186,7 +125,7 @@ def free_memory(device="cpu"):
 
 
 def interleaved(modes, repeats, measure):
-    """{mode: list of what measure(mode) gave}, one mode after the other, again and again: both meet the same hours."""
+    """{mode: list of the results of measure(mode)}, with the modes in turn, so that a change in load affects all alike."""
     found = {mode: [] for mode in modes}
     for _ in range(repeats):
         for mode in modes:
@@ -195,28 +134,40 @@ def interleaved(modes, repeats, measure):
 
 
 def medians(rows):
-    """One dict of several with the same keys: medians of their numbers."""
+    """Merge dicts with the same keys: medians of numbers, the first of other values."""
     return {
         key: statistics.median(row[key] for row in rows) if isinstance(first, (int, float)) else first
         for key, first in rows[0].items()
     }
 
 
-def with_ratios(rows, key, keys):
-    """`ratio` in the rows of mode fast: how many times more of `key` the reference takes, where it was measured.
+def modes_of(options):
+    return MODES if options.reference else MODES[:1]
 
-    keys: what two rows have in common that are compared
+
+def median_by_mode(options, function, size):
+    """{mode: medians of the dicts that function(options, mode, size) returns}, each in --repeats new processes."""
+
+    def measure(mode):
+        return in_own_process(function, options, mode, size)
+
+    return {mode: medians(rows) for mode, rows in interleaved(modes_of(options), options.repeats, measure).items()}
+
+
+def with_ratios(rows, key, keys):
+    """Add `ratio` to the rows: `key` of the reference over `key` of the fast row, None if either was not measured.
+
+    keys: names whose values are equal in two rows that are compared
     """
-    alike = lambda row: tuple(row[name] for name in keys)  # noqa: E731
-    published = {alike(row): row for row in rows if row["mode"] == "reference"}
+    reference = {tuple(row[name] for name in keys): row for row in rows if row["mode"] == "reference"}
     for row in rows:
-        other = published.get(alike(row)) if row["mode"] == "fast" else None
+        other = reference.get(tuple(row[name] for name in keys)) if row["mode"] == "fast" else None
         row["ratio"] = other[key] / row[key] if other and other.get(key) else None
     return rows
 
 
 def line_through(xs, ys):
-    """Slope and value at 0 of the line with the least squares of relative errors: small ys count as well as large ones."""
+    """Slope and intercept of the line with the least relative squared error, so that small ys count as much as large ones."""
     x, y = (torch.tensor(list(values), dtype=torch.float64) for values in (xs, ys))
     weight = 1 / y.abs().clamp(min=max(1e-6 * y.abs().max().item(), 1e-12))
     matrix = torch.stack([x, torch.ones_like(x)], dim=1) * weight[:, None]
@@ -226,9 +177,9 @@ def line_through(xs, ys):
 
 @functools.cache
 def flops_of(num_views, num_rays, with_classes, sizes):
-    """FLOP of one evaluation of an SRN, counted by what its modules call. sizes: items of srns.SRN's arguments.
+    """FLOP of one evaluation of an SRN, counted on fake tensors; a training step takes three times as many.
 
-    Nothing is computed: tensors are stand-ins. A step of training takes three times as many.
+    sizes: a tuple of the items of srns.SRN's arguments
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -247,38 +198,47 @@ def flops_of(num_views, num_rays, with_classes, sizes):
     return counter.get_total_flops()
 
 
-# What comes out
+# Output
 
 
 def table(rows, columns):
-    """Markdown of dicts; columns: {key: (title, format)}. What is None or missing stays empty."""
-    cell = lambda value, spec: "" if value is None else format(value, spec)  # noqa: E731
+    """Markdown table of dicts; columns: {key: (title, format)}. A value that is None or missing gives an empty cell."""
+
+    def cell(value, spec):
+        return "" if value is None else format(value, spec)
+
     lines = [[title for title, _ in columns.values()], ["---"] * len(columns)]
     lines += [[cell(row.get(key), spec) for key, (_, spec) in columns.items()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def table_of_rows(figures, title, columns, describe):
+    """[(title, rows, columns)] of figures["rows"]; describe(options) completes the title, without figures there is none."""
+    if "options" in figures:
+        title += f": {describe(figures['options'])}"
+    return [(title, figures.get("rows", []), columns)]
+
+
 def show(figures, tables):
-    """Print the tables, a list of (title, rows, columns)."""
+    """Print the tables, a list of (title, rows, columns), and the notes of the figures."""
     shown = [f"{title}\n\n{table(rows, columns)}" for title, rows, columns in tables]
     print("\n\n".join([*shown, *figures.get("notes", ())]))
 
 
 def start(options):
-    """The dict of figures that a command begins with; --device is told by its name from then on."""
+    """Resolve options.device, such as auto, to a name; returns the figures so far: the machine and the options."""
     if hasattr(options, "device"):
         options.device = str(util.pick_device(options.device))
     return {"machine": facts(getattr(options, "device", "cpu")), "options": vars(options)}
 
 
 def finish(options, figures, tables):
-    """Print the tables of the figures; write both where --json says."""
+    """Print the tables and write the figures to --json, if given."""
     show(figures, tables)
     write(options, figures)
 
 
 def write(options, figures):
-    """The figures, where --json says."""
     if options.json:
         try:
             with util.replacing(options.json) as temporary:

@@ -1,10 +1,8 @@
-"""How long rendering a mesh takes: a thousand 128 px views of 50,000 faces in two parts, as `make_dataset.py meshes` does.
+"""Measure how long `make_dataset.py meshes` takes to render a thousand 128 px views of meshes of 50,000 faces in two parts.
 
 python -m bench.meshes [--views 1000] [--faces 50000] [--sidelength 128] [--json FILE]
 """
 
-import argparse
-import json
 import os
 import resource
 import subprocess
@@ -15,23 +13,31 @@ from pathlib import Path
 
 import numpy as np
 
+import options as common
+import util
+from bench import command_line, measuring
+
 ROOT = Path(__file__).resolve().parent.parent
-OBJECTS = 4  # among which the views are shared, so that processes have something to share
+OBJECTS = 4  # that share the views, so that several processes have work
+COLUMNS = {
+    key: (key.replace("_", " "), ",")
+    for key in ("faces", "views", "sidelength", "num_workers", "seconds", "cpu_ms_per_view", "peak_mib_per_process")
+}
 TOP_AND_REST = "classes: [rest, top]\nparts: {top: top, rest: rest}\n"
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--views", type=int, default=1000, help="in all")
-    parser.add_argument("--faces", type=int, default=50_000, help="of each object")
-    parser.add_argument("--sidelength", type=int, default=128, help="of the images, in pixels")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser = command_line.parser("meshes", __doc__, device=False)
+    add = parser.add_argument
+    add("--views", type=common.at_least(OBJECTS), default=1000, help=f"rendered views of all {OBJECTS} objects together")
+    add("--faces", type=common.positive, default=50_000, help="faces of each object, approximately")
+    add("--sidelength", type=common.positive, default=128, help="side of the images in pixels")
+    add("--num_workers", type=common.positive, default=os.cpu_count(), help="processes (default: one per core)")
     return parser
 
 
 def bumpy_ball(num_faces):
-    """OBJ text of a closed surface of about so many triangles, its upper half an object of its own."""
+    """OBJ text of a surface of about `num_faces` triangles in two objects: `top`, the upper half, and `rest`."""
     rings = round((num_faces / 4) ** 0.5)
     around = np.linspace(0, 2 * np.pi, 2 * rings, endpoint=False)
     polar, azimuth = np.meshgrid(np.linspace(0.01, np.pi - 0.01, rings + 1), around, indexing="ij")
@@ -48,6 +54,11 @@ def bumpy_ball(num_faces):
     return "\n".join(lines) + "\n"
 
 
+def tables(figures):
+    return [("Rendering meshes", [figures], COLUMNS)]
+
+
+@util.command
 def main(argv=None):
     options = build_parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,20 +91,18 @@ def main(argv=None):
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
+    num_views = options.views // OBJECTS * OBJECTS
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     figures = {
         "faces": text.count("\nf "),
-        "views": options.views // OBJECTS * OBJECTS,
+        "views": num_views,
         "sidelength": options.sidelength,
         "num_workers": options.num_workers,
         "seconds": round(seconds, 1),
-        "cpu_ms_per_view": round(1000 * (used.ru_utime + used.ru_stime) / options.views, 1),
+        "cpu_ms_per_view": round(1000 * (used.ru_utime + used.ru_stime) / num_views, 1),
         "peak_mib_per_process": round(used.ru_maxrss / 1024),
     }
-    print("| " + " | ".join(figures) + " |\n|" + "---|" * len(figures))
-    print("| " + " | ".join(f"{value:,}" for value in figures.values()) + " |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
+    measuring.finish(options, figures, tables(figures))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""How soon stage 1 gets to a validation PSNR: the published way, and what each change to it brings.
+"""Measure how long stage 1 trains to reach a validation PSNR: with the published method, and with each change to it.
 
-    python -m bench.quality --json FILE --picture curve.png                 # on the data of `make demo`, two hours
-    python -m bench.quality --json FILE --variants 4,5 --budget 300         # two of them again; the others' curves stay
+    python -m bench.quality --json FILE --picture curve.png                 # on the data of `make demo`; takes two hours
+    python -m bench.quality --json FILE --variants 4,5 --budget 300         # only these; the file keeps the other curves
 
-Every variant trains in a process of its own until its time is up or its schedule ends. Seconds are those of training:
-validation does not count. The picture needs matplotlib, which is in requirements-dev.txt.
+Each variant trains in a new process until its budget is spent or its schedule ends. The seconds are those of training,
+without validation. The picture needs matplotlib, which is in requirements-dev.txt.
 """
 
-import argparse
 import contextlib
 import json
 import tempfile
@@ -19,7 +18,7 @@ import torch
 
 import options as common
 import util
-from bench import measuring
+from bench import command_line, measuring
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = dict(
@@ -35,8 +34,8 @@ PUBLISHED = dict(
     fused="off",
     steps_til_val=10,
 )
-DEMO = dict(max_steps_per_img_sidelength=2300)  # what the schedule of train_configs/demo.yml is made for
-CHANGES = {  # each on top of those before it
+DEMO = dict(max_steps_per_img_sidelength=2300)  # as in train_configs/demo.yml
+CHANGES = {  # each is added to those before it; None: the default of train.py
     "reference": {},
     "+ arithmetic: blocks of rays": dict(rays_per_block=None),
     "+ start: rays aimed at the object": dict(initial_distance=None),
@@ -47,48 +46,51 @@ CHANGES = {  # each on top of those before it
     "+ schedule: rate 1.5e-3, warm-up, decay": dict(lr=1.5e-3, lr_warmup_steps=100, lr_decay_fraction=0.4) | DEMO,
     "+ fused: layers and march in C": dict(fused="auto"),
 }
-LEVELS = (10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)  # dB that the table tells the time to
+LEVELS = (10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)  # dB, a column each
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command_line.parser("quality", __doc__)
+    parser.add_argument(
+        "--data",
+        default=str(ROOT / "data" / "demo" / "Chair"),
+        help="class folder such as Chair, with Chair.train and Chair.train_val in it (default: data/demo/Chair)",
     )
-    parser.add_argument("--data", default=str(ROOT / "data" / "demo" / "Chair"), help="class folder: with .train, .train_val")
     parser.add_argument(
         "--budget",
         type=common.comma_separated(float),
         default="1200",
-        help="seconds of training for each variant, or as many numbers as variants",
+        help="seconds of training: one number for all variants, or one per variant, comma-separated",
     )
     parser.add_argument(
         "--variants",
         type=common.comma_separated(int),
         default=",".join(map(str, range(len(CHANGES)))),
-        help="which, counted from 0, the reference",
+        help="variants to train, comma-separated; 0 is the reference",
     )
-    parser.add_argument("--threads", type=common.positive, help="of the processor (default: PyTorch's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--options", default="", help="more options for train.py of every variant, as on its command line")
-    parser.add_argument("--json", metavar="FILE", help="keep the curves there; those of other variants in it are told too")
-    parser.add_argument("--picture", metavar="PNG", help="draw the curves")
+    parser.add_argument("--threads", type=common.positive, help="threads of PyTorch on a CPU (default: its own choice)")
+    parser.add_argument("--options", default="", help="further options for train.py, for all variants")
+    parser.add_argument("--picture", metavar="PNG", help="draw the curves in this file")
     return parser
 
 
 def options_of(variant):
-    """The options of train.py of a variant, all changes up to it."""
+    """The options of train.py for a variant: the published ones and all changes up to this variant."""
     options = dict(PUBLISHED)
     for change in list(CHANGES.values())[: variant + 1]:
         options |= change
     return {name: value for name, value in options.items() if value is not None}
 
 
-class Enough(Exception):
-    """Training has gone on for as long as it should."""
+class BudgetSpent(Exception):
+    """A variant has trained for its budget of seconds."""
 
 
 def train_variant(arguments, threads, budget, keeps_memory=True):
-    """Trains, and returns [(seconds of training, step, validation PSNR)]; ends when the budget (s) is spent."""
+    """Train for at most `budget` seconds; returns [(seconds of training, step, validation PSNR)].
+
+    threads: of PyTorch, None for its default; keeps_memory: False for the allocator's default, as in the published method
+    """
     import train
     from training import loop, watch
 
@@ -109,7 +111,7 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
         after_step(run, step, terms, num_rays)
         looking_s += time.perf_counter() - step_ended
         if run.seconds > budget:
-            raise Enough
+            raise BudgetSpent
 
     def look(looker, step):
         curve.append((looker.run.seconds, step, looker.scores()["psnr"]))
@@ -126,13 +128,13 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
     with contextlib.ExitStack() as stack:
         for owner, name, function in replaced:
             stack.enter_context(mock.patch.object(owner, name, function))
-        stack.enter_context(contextlib.suppress(Enough))
+        stack.enter_context(contextlib.suppress(BudgetSpent))
         train.main(arguments)
     return curve
 
 
 def measure(options):
-    """The curves of the variants that are asked for: {name: [(seconds, step, PSNR)]}, one after the other."""
+    """Yield (name, curve) of each variant in --variants; a curve is [(seconds, step, PSNR)]."""
     data = Path(options.data)
     budgets = options.budget * (len(options.variants) if len(options.budget) == 1 else 1)
     for variant, budget in zip(options.variants, budgets):
@@ -154,14 +156,14 @@ def measure(options):
 
 
 def seconds_to(curve, psnr):
-    """Seconds until a curve first has that PSNR, None if it never has."""
+    """Seconds until a curve first reaches that PSNR, None if it never does."""
     return next((seconds for seconds, _, found in curve if found >= psnr), None)
 
 
 def tables(figures):
-    """[(title, rows, columns)]: when each variant has each PSNR, and how many times as fast as the reference that is.
+    """[(title, rows, columns)]: the seconds of each variant to each PSNR, and its speed-up over the reference.
 
-    `> 1200`: not within 1200 seconds; `> 60`: the reference was 60 times as long at it and still had not come to it.
+    `> 1200` seconds: not reached within 1200 s. Speed-up `> 60`: the reference had not reached it after 60 times as long.
     """
     curves = {name: figures["curves"][name] for name in CHANGES if name in figures.get("curves", ())}
     found = {
@@ -189,8 +191,8 @@ def tables(figures):
         ]
 
     return [
-        ("Seconds of training to a PSNR of views not trained on", rows(seconds), columns | {"best": ("best dB", ".2f")}),
-        ("Times as fast as the reference", rows(times), columns),
+        ("Seconds of training to a PSNR of held-out views", rows(seconds), columns | {"best": ("best dB", ".2f")}),
+        ("Speed-up over the reference", rows(times), columns),
     ]
 
 
@@ -206,7 +208,7 @@ def draw(curves, path):
     for name, curve in ((name, curves[name]) for name in CHANGES if name in curves):
         seconds, _, psnr = zip(*curve)
         axes.plot(seconds, psnr, marker=".", label=name)
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="PSNR of views not trained on (dB)")
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="PSNR of held-out views (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     with util.replacing(path) as temporary:
@@ -218,7 +220,7 @@ def draw(curves, path):
 def main(argv=None):
     options = build_parser().parse_args(argv)
     if not Path(options.data).is_dir():
-        raise util.InputError(f"--data {options.data}: no such folder; `make demo` makes it, or name a class folder")
+        raise util.InputError(f"--data {options.data}: no such folder; run `make demo`, or give a class folder")
     wrong = [variant for variant in options.variants if not 0 <= variant < len(CHANGES)]
     if wrong or not options.variants:
         raise util.InputError(f"--variants: expected numbers from 0 to {len(CHANGES) - 1}, found {wrong or 'none'}")

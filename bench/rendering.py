@@ -1,11 +1,11 @@
-"""How fast whole images are rendered, colours and classes by a linear head: frames a second, ms, peak memory.
+"""Measure the speed of rendering colours and the classes of a linear head: images/s, ms per image, peak memory.
 
-    python -m bench.rendering                                  # 64 to 512 pixels a side
-    python -m bench.rendering --sides 64,1024 --reference      # and the published way beside it
+    python -m bench.rendering                                  # sides of 64 to 512 pixels
+    python -m bench.rendering --sides 64,1024 --reference      # compared with the published method
 
-The published way, with the same modules: all rays of a batch of 32 views at once, the hypernetwork once per view. Where
-that does not fit into memory, the batch is smaller, and the table shows it. Nothing is written to files. Each mode of
-each side is measured in processes of its own, by turns.
+The reference is the published method, with the same modules: all rays of a batch of 32 views at once, one evaluation of
+the hypernetwork per view. If the batch does not fit into memory, a smaller one is used and shown in the table. Images
+are not written to files. Each mode and side runs in new processes.
 """
 
 import functools
@@ -15,31 +15,35 @@ import torch
 import options as common
 import srns
 import util
-from bench import measuring, scene
+from bench import command_line, measuring, scene
 from kernels import backends
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
 NUM_CLASSES = 7
 PUBLISHED_BATCH = 32
-TENSORS_AT_ONCE = 6  # of the width of phi, that an evaluation without gradients holds at a time
-PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of all views that are measured, where --views leaves it open
+TENSORS_AT_ONCE = 6  # tensors as wide as phi that an evaluation without gradients holds at a time
+PIXELS = {"cpu": 2**16, "cuda": 2**22}  # of all measured views together, the default of --views
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0])
+    parser = command_line.parser("rendering", __doc__)
     add = parser.add_argument
-    add("--sides", type=measuring.positives, default="64,128,256,512", help="of the images, with commas")
+    add(
+        "--sides",
+        type=command_line.positives,
+        default="64,128,256,512",
+        help="sides of the images in pixels, comma-separated",
+    )
     add(
         "--views",
         type=common.positive,
-        help="views of one object that are rendered (default: at most 32, and so many as "
-        "have 65536 pixels on a CPU, 4 million on a GPU)",
+        help="rendered views of one object (default: up to 32, together at most 65,536 pixels on a CPU, 4 million on a GPU)",
     )
-    measuring.add_model(parser)
-    add("--precision", choices=sorted(PRECISIONS), default="float32", help="of the products of matrices")
-    add("--repeats", type=common.positive, default=1, help="processes of each mode; medians are told")
-    measuring.add_reference(parser, "measure the published way too")
+    command_line.add_model(parser)
+    add("--precision", choices=sorted(PRECISIONS), default="float32", help="precision of matrix products")
+    command_line.add_repeats(parser)
+    command_line.add_reference(parser)
     return parser
 
 
@@ -49,15 +53,13 @@ def views_of(options, side):
 
 
 def published_batch(options, side, num_views):
-    """Views at once: 32, or what half of the free memory holds."""
+    """Views at once: 32, or as many as fit into half of the available memory."""
     bytes_per_view = TENSORS_AT_ONCE * 4 * options.hidden_features * side**2
     return max(1, min(PUBLISHED_BATCH, num_views, measuring.free_memory(options.device) // 2 // bytes_per_view))
 
 
-def render_here(settings, mode, side):
-    """A dict of seconds per image and peak memory of a mode, in this process. settings: the options, a dict."""
-    options = build_parser().parse_args([])
-    vars(options).update(settings)
+def render_here(options, mode, side):
+    """Render in this process; returns a dict of views, at_once, s_per_image, mb_before and mb_peak (MiB)."""
     device = util.pick_device(options.device)
     model = scene.make_model(scene.sizes_of(options, 1), device).eval()
     head = srns.LinearHead(options.hidden_features, NUM_CLASSES).to(device)
@@ -102,13 +104,10 @@ def render_as_published(model, head, batch):
 
 def measure(options):
     """A dict per side and mode."""
-    modes = measuring.MODES if options.reference else measuring.MODES[:1]
     rows = []
     for side in options.sides:
-        run = functools.partial(measuring.in_own_process, render_here, vars(options))
-        found = measuring.interleaved(modes, options.repeats, lambda mode: run(mode, side))
-        for mode in modes:
-            row = {"side": side, "mode": mode} | measuring.medians(found[mode])
+        for mode, medians in measuring.median_by_mode(options, render_here, side).items():
+            row = {"side": side, "mode": mode} | medians
             rows.append(row | {"fps": 1 / row["s_per_image"], "ms_per_image": 1000 * row["s_per_image"]})
     return measuring.with_ratios(rows, "s_per_image", ["side"])
 
@@ -125,11 +124,12 @@ COLUMNS = {
 }
 
 
+def describe(options):
+    return f"width {options['hidden_features']}, {options['precision']}"
+
+
 def tables(figures):
-    title, options = "Rendering, colours and classes", figures.get("options")
-    if options:
-        title += f": width {options['hidden_features']}, {options['precision']}"
-    return [(title, figures.get("rows", []), COLUMNS)]
+    return measuring.table_of_rows(figures, "Rendering colours and classes", COLUMNS, describe)
 
 
 @util.command
@@ -140,7 +140,9 @@ def main(argv=None):
     smaller = [str(row["side"]) for row in figures["rows"] if row["mode"] == "reference" and row["at_once"] < row["views"]]
     if smaller:
         sides = ", ".join(smaller)
-        figures["notes"] = [f"At {sides} px the published batch of views does not fit into memory: fewer at once."]
+        figures["notes"] = [
+            f"At {sides} px the published batch of 32 views does not fit into memory; the reference renders fewer at once."
+        ]
     measuring.finish(options, figures, tables(figures))
 
 

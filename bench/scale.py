@@ -1,11 +1,11 @@
-"""What grows with a data set: memory and time of a step over instances, over rays, and bytes of an image over its side.
+"""Measure how memory and time of a step grow with instances and rays, and the size of stored images with their side.
 
-    python -m bench.scale                                     # up to a million latent codes of 256
+    python -m bench.scale                                     # up to a million latent codes of 256 numbers
     python -m bench.scale --instances 10,1000 --optimizers row_adam,sparse_adam
 
-Three tables and their slopes. Over instances: a latent table of random codes alone, a step of its optimizer for a batch
-of codes; each size in a process of its own. Over rays: a step of a narrow SRN, in blocks and all at once. Over the side:
-what --cache and --preload hold of an image and its label map.
+Prints three tables and the slopes of lines through them. Instances: optimizer steps of a table of random latent codes,
+each size in a new process. Rays: a step of a narrow SRN, in blocks of rays and with all rays at once. Sides: the bytes
+that --cache stores per image with its label map.
 """
 
 import functools
@@ -19,7 +19,7 @@ import data_util
 import dataio
 import options as common
 import util
-from bench import data, measuring, scene
+from bench import command_line, data, measuring, scene
 from kernels import backends
 from training import objectives, row_adam
 
@@ -28,67 +28,61 @@ OPTIMIZERS = {
     "sparse_adam": torch.optim.SparseAdam,
     "adam": functools.partial(torch.optim.Adam, fused=True),
 }
-TENSORS = {"row_adam": 3, "sparse_adam": 3, "adam": 5}  # as large as the table, at most: codes, moments, gradient
+TENSORS = {"row_adam": 3, "sparse_adam": 3, "adam": 5}  # of the table's size at the peak: codes, moments, gradients
 WAYS = {"blocks": None, "all at once": 0}  # rays_per_block
 MIB = measuring.MIB
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0])
-    add, positive = parser.add_argument, common.positive
-    add("--instances", type=measuring.positives, default="10,1000,100000,1000000", help="rows of the table, with commas")
-    add("--optimizers", type=common.comma_separated(str), default="row_adam,sparse_adam,adam", help="with commas")
-    add("--latent_dim", type=positive, default=256, help="numbers of a code")
-    add("--codes", type=positive, default=16, help="of a step")
-    add("--steps", type=positive, default=5, help="that are measured, after the first")
-    add("--rays", type=measuring.positives, default="1024,4096,16384,65536", help="of a step, with commas")
-    add("--hidden_features", type=positive, default=32, help="width of the SRN whose step is measured over rays")
-    add("--sides", type=measuring.positives, default="32,64,128,256", help="of stored images, with commas")
-    add("--images", type=positive, default=16, help="that are stored at each side")
+    parser = command_line.parser("scale", __doc__)
+    add, positive, positives = parser.add_argument, common.positive, command_line.positives
+    add("--instances", type=positives, default="10,1000,100000,1000000", help="rows of the latent table, comma-separated")
+    names = ",".join(OPTIMIZERS)
+    add("--optimizers", type=command_line.names_among(OPTIMIZERS), default=names, help="optimizers, comma-separated")
+    add("--latent_dim", type=positive, default=256, help="size of a latent code")
+    add("--codes", type=positive, default=16, help="latent codes per optimizer step")
+    add("--steps", type=positive, default=5, help="measured optimizer steps, after one to warm up")
+    add("--rays", type=positives, default="1024,4096,16384,65536", help="rays per step, comma-separated")
+    add("--hidden_features", type=positive, default=32, help="width of the SRN for the table of rays")
+    add("--sides", type=positives, default="32,64,128,256", help="sides of stored images in pixels, comma-separated")
+    add("--images", type=positive, default=16, help="stored images per side")
     return parser
 
 
 # Over instances
 
 
-def step_of_table(settings, name, num_instances):
-    """A dict of MiB of the table with its moments, at most, and of ms of a step, in this process."""
-    options = build_parser().parse_args([])
-    vars(options).update(settings)
+def step_of_table(options, name, num_instances):
+    """Step an optimizer in this process; returns a dict of mb, the peak in MiB of table and moments, and ms per step."""
     device = util.pick_device(options.device)
     torch.manual_seed(0)
-    touch = nn.Embedding(2, options.latent_dim, sparse=name != "adam", device=device)
-    steps_of(name, touch, options, device)(1)  # what is loaded late
+    small = nn.Embedding(2, options.latent_dim, sparse=name != "adam", device=device)
+    take_steps(1, small, OPTIMIZERS[name]([small.weight]), options)  # loads libraries, whose memory is not the table's
     before = measuring.forget_peak(device)
     table = nn.Embedding(num_instances, options.latent_dim, sparse=name != "adam", device=device)
-    step = steps_of(name, table, options, device)
-    step(1)
-    seconds = measuring.timed(lambda: step(options.steps), device)
+    optimizer = OPTIMIZERS[name]([table.weight])
+    take_steps(1, table, optimizer, options)
+    seconds = measuring.timed(lambda: take_steps(options.steps, table, optimizer, options), device)
     return {"mb": measuring.peak_memory(device) - before, "ms": 1000 * seconds / options.steps}
 
 
-def steps_of(name, table, options, device):
-    optimizer = OPTIMIZERS[name]([table.weight])
-
-    def steps(number):
-        for _ in range(number):
-            rows = torch.randint(table.num_embeddings, (options.codes,), device=device)
-            optimizer.zero_grad(set_to_none=True)
-            table(rows).square().mean().backward()
-            optimizer.step()
-
-    return steps
+def take_steps(num_steps, table, optimizer, options):
+    for _ in range(num_steps):
+        rows = torch.randint(table.num_embeddings, (options.codes,), device=table.weight.device)
+        optimizer.zero_grad(set_to_none=True)
+        table(rows).square().mean().backward()
+        optimizer.step()
 
 
 def measure_instances(options):
-    """A dict per optimizer and size; what would not fit into memory is left empty."""
+    """A dict per optimizer and size; mb and ms are None if the table would not fit into memory."""
     rows = []
     for name in options.optimizers:
         for num_instances in options.instances:
             row = {"optimizer": name, "instances": num_instances, "mb": None, "ms": None}
             needed = TENSORS[name] * 4 * options.latent_dim * num_instances
             if needed < 0.8 * measuring.free_memory(options.device):
-                row |= measuring.in_own_process(step_of_table, vars(options), name, num_instances)
+                row |= measuring.in_own_process(step_of_table, options, name, num_instances)
             rows.append(row)
     return rows
 
@@ -96,10 +90,8 @@ def measure_instances(options):
 # Over rays
 
 
-def step_of_rays(settings, way, num_rays):
-    """A dict of MiB of a step, at most, and of its ms, in this process."""
-    options = build_parser().parse_args([])
-    vars(options).update(settings)
+def step_of_rays(options, way, num_rays):
+    """Compute one step in this process; returns a dict of rays, mb, the peak of the step in MiB, and ms."""
     device = util.pick_device(options.device)
     backends.select("auto" if WAYS[way] is None else "torch", device)
     sizes = {"num_instances": 4, "latent_dim": 16, "hidden_features": options.hidden_features}
@@ -120,9 +112,9 @@ def step_of_rays(settings, way, num_rays):
 
 
 def measure_rays(options):
-    """A dict per way and number of rays."""
+    """A dict per way to compute rays and number of rays."""
     return [
-        {"way": way} | measuring.in_own_process(step_of_rays, vars(options), way, num_rays)
+        {"way": way} | measuring.in_own_process(step_of_rays, options, way, num_rays)
         for way in WAYS
         for num_rays in options.rays
     ]
@@ -132,7 +124,7 @@ def measure_rays(options):
 
 
 def measure_sides(options, folder):
-    """A dict per side: bytes that an image and its label map take in the mapped cache."""
+    """A dict per side: bytes of an image and its label map in the mapped cache."""
     rows = []
     for side in options.sides:
         root, cache = folder / str(side) / "Ball" / "Ball.train", folder / str(side) / "cache"
@@ -148,7 +140,7 @@ def measure_sides(options, folder):
 
 
 def slopes_of(figures):
-    """A dict per straight line through the figures: what grows, with what, and by how much."""
+    """A dict per line fitted to the figures: what, slope, unit, and at_0, its intercept."""
     found = []
 
     def add(what, rows, x, y, factor, unit):
@@ -176,7 +168,7 @@ INSTANCES = {
     "mb": ("MiB", ",.1f"),
     "ms": ("ms/step", ",.2f"),
 }
-RAYS = {"way": ("rays", ""), "rays": ("of a step", ","), "mb": ("MiB", ",.1f"), "ms": ("ms/step", ",.1f")}
+RAYS = {"way": ("rays", ""), "rays": ("rays/step", ","), "mb": ("MiB", ",.1f"), "ms": ("ms/step", ",.1f")}
 SIDES = {"side": ("side", ""), "pixels": ("pixels", ","), "bytes_per_image": ("bytes/image", ",.0f")}
 SLOPES = {"what": ("what grows", ""), "slope": ("slope", ",.3g"), "unit": ("", ""), "at_0": ("at 0", ",.3g")}
 
@@ -184,7 +176,7 @@ SLOPES = {"what": ("what grows", ""), "slope": ("slope", ",.3g"), "unit": ("", "
 def tables(figures):
     return [
         ("Latent codes", figures.get("instances", []), INSTANCES),
-        ("Rays of a step", figures.get("rays", []), RAYS),
+        ("Rays per step", figures.get("rays", []), RAYS),
         ("Stored images", figures.get("sides", []), SIDES),
         ("Slopes", figures.get("slopes", []), SLOPES),
     ]
@@ -192,18 +184,14 @@ def tables(figures):
 
 @util.command
 def main(argv=None):
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    unknown = sorted(set(options.optimizers) - set(OPTIMIZERS))
-    if unknown:
-        parser.error(f"--optimizers {unknown[0]}: choose among {', '.join(OPTIMIZERS)}")
+    options = build_parser().parse_args(argv)
     figures = measuring.start(options)
     figures["instances"] = measure_instances(options)
     figures["rays"] = measure_rays(options)
     with tempfile.TemporaryDirectory(prefix="bench_scale_") as folder:
         figures["sides"] = measure_sides(options, Path(folder))
     figures["slopes"] = slopes_of(figures)
-    figures["notes"] = ["MiB are what came on top of the process before the step."]
+    figures["notes"] = ["MiB: peak memory above that of the process before the step."]
     measuring.finish(options, figures, tables(figures))
 
 

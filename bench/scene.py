@@ -1,15 +1,15 @@
-"""Models and batches with random contents, for the commands of bench/ that need no data."""
+"""Models and batches with random contents, for benchmarks that need no data."""
 
 import torch
 
 import geometry
 import srns
 
-FOCAL, DISTANCE = 1.2, 1.3  # in units of the side, in world units
+FOCAL, DISTANCE = 1.2, 1.3  # focal length in units of the side; distance of the camera from the object in world units
 
 
 def sizes_of(options, num_instances, num_classes=None):
-    """Arguments of srns.SRN for options of measuring.add_model."""
+    """Arguments of srns.SRN for the options of command_line.add_model."""
     return {
         "num_instances": num_instances,
         "latent_dim": options.embedding_size,
@@ -20,7 +20,7 @@ def sizes_of(options, num_instances, num_classes=None):
 
 
 def make_model(sizes, device):
-    """An SRN whose rays end at the object."""
+    """An SRN whose marched rays end at the object."""
     torch.manual_seed(0)
     model = srns.SRN(**sizes)
     model.ray_marcher.aim_at(DISTANCE)
@@ -28,9 +28,9 @@ def make_model(sizes, device):
 
 
 def make_batch(num_views, sidelength, num_instances, device, num_classes=None):
-    """Whole images of random colours and classes, views dealt to the instances as dataio.collate sorts them.
+    """Whole images of random colours and classes; views are sorted by instance as in dataio.collate.
 
-    A dict of uv, cam2world, intrinsics, rgb, instance_idx, instances, instance_of and, with num_classes, seg_labels.
+    returns a dict of uv, cam2world, intrinsics, rgb, instance_idx, instances, instance_of and, with num_classes, seg_labels.
     """
     generator = torch.Generator().manual_seed(0)
     focal = FOCAL * sidelength
@@ -55,5 +55,5 @@ def make_batch(num_views, sidelength, num_instances, device, num_classes=None):
 
 
 def per_view(batch):
-    """The batch as published: without the entries by which the hypernetwork is evaluated once per instance."""
+    """The batch without `instances`, so that the hypernetwork is evaluated once per view as in the published method."""
     return {name: tensor for name, tensor in batch.items() if name not in ("instances", "instance_of")}

@@ -1,10 +1,10 @@
-"""How long train.py and test.py take to start: to --help, to the first step or image, and on which imports.
+"""Measure how long train.py and test.py take to start: until --help ends, until the first step or images, and per import.
 
     python -m bench.startup [--reference] [--repeats 3] [--top 8] [--json FILE]
 
-The data are two balls of 16 x 16 pixels, the SRN is a tiny one, all on the CPU: what is left is the start itself.
+The data are two balls of 16 x 16 pixels and the SRN is tiny, all on the CPU, so that the start takes most of the time.
 
-The published way, with the same programs: PyTorch alone, so no compiled code is loaded, and all rays of a step at once.
+The reference runs the same programs without compiled code and with all rays of a step at once.
 """
 
 import re
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import options as common
 import util
-from bench import data, measuring
+from bench import command_line, data, measuring
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 16
 TINY = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_steps", "3"]
 ONE_STEP = ["--img_sidelengths", str(SIDE), "--max_steps_per_img_sidelength", "1", "--batch_size_per_img_sidelength", "2"]
-# A command that ends as soon as it has done its first piece of work
+# Python code that runs a program and exits after its first step or images
 FIRST = {
     "train.py": "import os, train; from training import loop; loop.Run.after_step = lambda *_: os._exit(0); train.main()",
     "test.py": "import os, test; from rendering import renderer; render = renderer.render\n"
@@ -34,15 +34,15 @@ IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|\s*(\S+)")
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0], device=False)
-    parser.add_argument("--repeats", type=common.positive, default=3, help="of each start; medians are told")
-    measuring.add_reference(parser, "measure the published way too")
-    parser.add_argument("--top", type=common.positive, default=8, help="packages whose import is told")
+    parser = command_line.parser("startup", __doc__, device=False)
+    command_line.add_repeats(parser, default=3)
+    command_line.add_reference(parser)
+    parser.add_argument("--top", type=common.positive, default=8, help="packages listed in the table of imports")
     return parser
 
 
 def run(arguments):
-    """What a Python command prints on stderr; an InputError where it fails."""
+    """Run Python with some arguments; returns what it prints on stderr. Raises util.InputError if it fails."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise util.InputError(f"{' '.join(map(str, arguments))}: failed ({done.stderr.strip().splitlines()[-1:]})")
@@ -50,18 +50,18 @@ def run(arguments):
 
 
 def commands(folder, modes=measuring.MODES[:1]):
-    """{(mode, program, until): arguments of Python}, data and a checkpoint made for them."""
+    """{(mode, program, until): arguments of Python}; makes the data and the checkpoint in `folder`."""
     split = folder / "Ball" / "Ball.train"
     data.write_split(split, 2, 4, SIDE)
     place = ["--data_root", split, "--logging_root", folder / "logs", "--device", "cpu"]
     train = [*place, *ONE_STEP, *TINY, "--no_check"]
     run(["train.py", *train, "--log_dir", "srn"])
-    asked = {
+    arguments_of = {
         "train.py": [*train, "--log_dir", "again"],
         "test.py": [*place, "--checkpoint_path", folder / "logs" / "srn", "--img_sidelength", SIDE, "--log_dir", "results"],
     }
     found = {}
-    for program, arguments in asked.items():
+    for program, arguments in arguments_of.items():
         found["fast", program, "--help"] = [program, "--help"]
         for mode in modes:
             published = PUBLISHED[program] if mode == "reference" else []
@@ -70,17 +70,22 @@ def commands(folder, modes=measuring.MODES[:1]):
 
 
 def measure(options, folder):
-    """A dict per command: median seconds, and how many times as long the published way takes where it was measured."""
-    asked = commands(folder, measuring.MODES if options.reference else measuring.MODES[:1])
-    seconds = lambda key: {"s": measuring.timed(lambda: run(asked[key]))}  # noqa: E731
-    found = measuring.interleaved(asked, options.repeats, seconds)
-    named = ({"program": program, "until": until, "mode": mode} for mode, program, until in found)
-    rows = [name | measuring.medians(several) for name, several in zip(named, found.values())]
+    """A dict per command: its median seconds and, with --reference, the ratio."""
+    arguments_of = commands(folder, measuring.modes_of(options))
+
+    def seconds(key):
+        return {"s": measuring.timed(lambda: run(arguments_of[key]))}
+
+    found = measuring.interleaved(arguments_of, options.repeats, seconds)
+    rows = [
+        {"program": program, "until": until, "mode": mode} | measuring.medians(timings)
+        for (mode, program, until), timings in found.items()
+    ]
     return measuring.with_ratios(rows, "s", ["program", "until"])
 
 
 def measure_imports(program, top):
-    """A dict per package: seconds its modules took to import, those of others that they import not counted."""
+    """A dict per package: seconds to import its modules, without the modules of other packages that they import."""
     begin = time.perf_counter()
     written = run(["-X", "importtime", "-c", f"import {program.removesuffix('.py')}"])
     wall = time.perf_counter() - begin
@@ -91,7 +96,7 @@ def measure_imports(program, top):
     largest = sorted(spent, key=spent.get, reverse=True)
     rows = [{"program": program, "package": name, "s": spent[name]} for name in largest[:top]]
     rest = {"program": program, "package": f"{max(0, len(largest) - top)} others", "s": sum(map(spent.get, largest[top:]))}
-    return [*rows, rest, {"program": program, "package": "all of the process", "s": wall}]
+    return [*rows, rest, {"program": program, "package": "whole process", "s": wall}]
 
 
 STARTS = {
@@ -101,7 +106,7 @@ STARTS = {
     "s": ("s", ".2f"),
     "ratio": ("reference/fast", ".2f"),
 }
-IMPORTS = {"program": ("program", ""), "package": ("package", ""), "s": ("s of its own", ".3f")}
+IMPORTS = {"program": ("program", ""), "package": ("package", ""), "s": ("s", ".3f")}
 
 
 def tables(figures):

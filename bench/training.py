@@ -1,22 +1,21 @@
-"""How fast a step of training is: images/s, rays/s, peak memory, and its share of what the device can do.
+"""Measure the speed of a training step: images/s, rays/s, peak memory, and GFLOP/s against the limit of the device.
 
-    python -m bench.training                                  # the SRN at 128 x 128, one image and four a step
-    python -m bench.training --semantic --reference           # with the U-Net, and the published way beside it
+    python -m bench.training                                  # the SRN at 128 x 128, batches of one and of four images
+    python -m bench.training --semantic --reference           # with the U-Net, compared with the published method
     python -m bench.training --precision bfloat16 --compile   # on a GPU
 
-The published way, with the same modules: float32, all rays and their activations at once, the hypernetwork once per
-view, torch.optim.SparseAdam for the codes and torch.optim.Adam, not fused, for the rest. Each mode of each batch is
-measured in processes of its own, by turns: memory that one has had would serve the other.
+The reference is the published method, with the same modules: float32, all rays and their activations at once, one
+evaluation of the hypernetwork per view, torch.optim.SparseAdam for the codes and unfused torch.optim.Adam for the rest.
+Each mode and batch size runs in new processes, since memory that one measurement has freed would speed up the next.
 """
 
-import functools
 import time
 
 import torch
 
 import options as common
 import util
-from bench import measuring, scene
+from bench import command_line, measuring, scene
 from rendering.precision import PRECISIONS
 from training import loop, objectives, row_adam
 
@@ -24,27 +23,27 @@ NUM_CLASSES = 7
 
 
 def build_parser():
-    parser = measuring.parser(__doc__.splitlines()[0])
+    parser = command_line.parser("training", __doc__)
     add, positive = parser.add_argument, common.positive
-    add("--side", type=positive, default=128, help="of the images")
-    add("--batches", type=measuring.positives, default="1,4", help="images of a step, with commas")
-    add("--instances", type=positive, default=100, help="rows of the latent table; the views of a batch show different ones")
-    measuring.add_model(parser)
-    add("--semantic", action="store_true", help=f"with the segmentation U-Net and {NUM_CLASSES} classes")
-    add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: that of the device)")
-    add("--kept_rays", type=common.at_least(0), help="as in train.py (default: that of the device)")
+    add("--side", type=positive, default=128, help="side of the images in pixels")
+    add("--batches", type=command_line.positives, default="1,4", help="batch sizes in images, comma-separated")
+    add("--instances", type=positive, default=100, help="rows of the latent table; the views of a batch use different rows")
+    command_line.add_model(parser)
+    add("--semantic", action="store_true", help=f"add the segmentation U-Net with {NUM_CLASSES} classes")
+    add("--rays_per_block", type=common.at_least(0), help="as in train.py (default: depends on the device)")
+    add("--kept_rays", type=common.at_least(0), help="as in train.py (default: depends on the device)")
     add("--precision", choices=sorted(PRECISIONS), default="float32", help="as in train.py")
     common.add_fused(parser)
     add("--compile", action="store_true", help="as in train.py")
     add("--checkpoint_marching", action="store_true", help="as in train.py")
-    add("--steps", type=positive, help="measured in each process, after the first (default: 2 on a CPU, 10 on a GPU)")
-    add("--repeats", type=positive, default=1, help="processes of each mode; medians are told")
-    measuring.add_reference(parser, "measure the published way too")
+    add("--steps", type=positive, help="measured steps per process, after the warm-up (default: 2 on a CPU, 10 on a GPU)")
+    command_line.add_repeats(parser)
+    command_line.add_reference(parser)
     return parser
 
 
 class Clock:
-    """In place of loop.Run: tells when the steps after the first ones began and ended."""
+    """Replaces loop.Run in loop.fit and measures the time after the first `num_skipped` steps."""
 
     def __init__(self, device, num_skipped):
         self.device, self.num_skipped = device, num_skipped
@@ -63,10 +62,8 @@ class Clock:
         return time.perf_counter() - self.begin
 
 
-def step_here(settings, mode, batch_size):
-    """A dict of s_per_step, mb_before and mb_peak of a mode, in this process. settings: the options, a dict."""
-    options = build_parser().parse_args([])
-    vars(options).update(settings)
+def step_here(options, mode, batch_size):
+    """Train for some steps in this process; returns a dict of s_per_step, mb_before and mb_peak (MiB)."""
     device = util.pick_device(options.device)
     num_classes = NUM_CLASSES if options.semantic else None
     model = scene.make_model(scene.sizes_of(options, options.instances, num_classes), device)
@@ -102,18 +99,15 @@ def step_here(settings, mode, batch_size):
 
 
 def measure(options):
-    """A dict per batch size and mode, and the device's limit in GFLOP/s."""
-    modes = measuring.MODES if options.reference else measuring.MODES[:1]
+    """A dict per batch size and mode, and {precision: the device's limit in GFLOP/s}."""
     limits = {precision: measuring.product_limit(options.device, precision) for precision in {options.precision, "float32"}}
     num_classes = NUM_CLASSES if options.semantic else None
     sizes = tuple(scene.sizes_of(options, options.instances, num_classes).items())
     rows = []
     for batch_size in options.batches:
-        run = functools.partial(measuring.in_own_process, step_here, vars(options))
-        found = measuring.interleaved(modes, options.repeats, lambda mode: run(mode, batch_size))
         gflop = 3 * measuring.flops_of(batch_size, options.side**2, options.semantic, sizes) / 1e9
-        for mode in modes:
-            row = {"mode": mode, "batch": batch_size} | measuring.medians(found[mode])
+        for mode, medians in measuring.median_by_mode(options, step_here, batch_size).items():
+            row = {"mode": mode, "batch": batch_size} | medians
             row["images_per_s"] = batch_size / row["s_per_step"]
             row["rays_per_s"] = row["images_per_s"] * options.side**2
             row["gflop_per_s"] = gflop / row["s_per_step"]
@@ -135,14 +129,15 @@ COLUMNS = {
 }
 
 
+def describe(options):
+    model = "SRN and U-Net" if options["semantic"] else "SRN"
+    text = f"{model}, {options['side']} x {options['side']}, width {options['hidden_features']}, {options['precision']}"
+    text += ", compiled" if options["compile"] else ""
+    return text + (", PyTorch without C code" if options.get("fused") == "off" else "")
+
+
 def tables(figures):
-    title, options = "A step of training", figures.get("options")
-    if options:
-        what = "SRN and U-Net" if options["semantic"] else "SRN"
-        how = options["precision"] + (", compiled" if options["compile"] else "")
-        how += ", PyTorch alone" if options.get("fused") == "off" else ""
-        title += f": {what}, {options['side']} x {options['side']}, width {options['hidden_features']}, {how}"
-    return [(title, figures.get("rows", []), COLUMNS)]
+    return measuring.table_of_rows(figures, "Training step", COLUMNS, describe)
 
 
 @util.command
@@ -151,7 +146,7 @@ def main(argv=None):
     figures = measuring.start(options)
     figures["rows"], figures["limit_gflop_per_s"] = measure(options)
     limits = ", ".join(f"{limit:,.0f} GFLOP/s in {name}" for name, limit in figures["limit_gflop_per_s"].items())
-    figures["notes"] = [f"Limit: products of matrices at {limits}. A step counts three evaluations of the model."]
+    figures["notes"] = [f"Limit: matrix products reach {limits}. A step counts as three evaluations of the model."]
     measuring.finish(options, figures, tables(figures))
 
 

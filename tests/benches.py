@@ -1,10 +1,10 @@
-"""What the tests of bench/ share."""
+"""Helpers of the tests of bench/."""
 
 from bench import measuring
 
 
 def tables_in(text):
-    """The Markdown tables of a text, each a dict: title of a column -> its cells."""
+    """The Markdown tables in a text, each as {title of a column: list of its cells}."""
     found, lines = [], []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
@@ -17,6 +17,6 @@ def tables_in(text):
 
 
 def stay_in_process(monkeypatch):
-    """Measure in this process: a new one takes seconds to start."""
+    """Measure in this process, since a new one takes seconds to start."""
     monkeypatch.setattr(measuring, "in_own_process", lambda function, *args: function(*args))
     monkeypatch.setattr(measuring, "product_limit", lambda *_: 10.0)

@@ -9,20 +9,20 @@ import train
 import util
 from kernels import backends
 
-torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where other programs run
+torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose much when other programs run
 
 
 @pytest.fixture(scope="session", autouse=True)
-def memory_as_it_is():
-    """It would be kept for the whole process, where tests look at how much a step takes."""
+def default_allocator():
+    """Programs under test do not keep freed memory, since that holds for the process and some tests measure memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(util, "keep_freed_memory", lambda: False)
         yield
 
 
 @pytest.fixture(autouse=True)
-def pytorch_alone():
-    """A test begins with what PyTorch computes, whatever a program that another one called has switched on."""
+def no_c_code():
+    """Each test starts without the C code, which a program called by an earlier test may have switched on."""
     backends.select("torch")
 
 
@@ -41,13 +41,13 @@ def parity():
 
 @pytest.fixture(scope="session")
 def ball_split(tmp_path_factory):
-    """The training split of a tiny class folder: two instances of four views, 16 x 16. Not to be changed."""
+    """The training split of a tiny class folder: two instances, four views each, 16 x 16. Tests must not change it."""
     return scenes.write_split(tmp_path_factory.mktemp("ball_split") / "Ball" / "Ball.train")
 
 
 @pytest.fixture(scope="session")
 def semantic_run(ball_split, tmp_path_factory):
-    """The run folder of a tiny semantic SRN after two steps on `ball_split`. Not to be changed."""
+    """The run folder of a tiny semantic SRN after two steps on `ball_split`. Tests must not change it."""
     logs = tmp_path_factory.mktemp("semantic_run")
     train.main(scenes.train_options(ball_split, logs, "semantic"))
     return logs / "semantic"
@@ -55,7 +55,8 @@ def semantic_run(ball_split, tmp_path_factory):
 
 @pytest.fixture
 def refuses(capsys):
-    """Calls a program's main and asserts that it refuses: exit code 2, the reason on the last line, no traceback."""
+    """A function that calls a program's main and asserts that it fails with exit code 2, the reason on the last line of
+    stderr, and no traceback."""
 
     def call(main, arguments, reason):
         with pytest.raises(SystemExit) as stopped:

@@ -1,4 +1,4 @@
-"""How far this project's numbers are from the published ones, a function per fixture of tests/data/parity.
+"""Deviations of this project's numbers from the published ones, a function per fixture of tests/data/parity.
 
     python -m tests.deviations [--device cuda]        prints a Markdown table; about a minute on two cores
 
@@ -6,9 +6,9 @@ Each function computes with the project's own code and returns {quantity: (large
 absolute, or relative to the published number where the quantity says "rel."; those of gradients are relative to the
 norm of that entry's gradient. test_parity.py asserts every one of them.
 
-What is allowed: in float64 the two programs differ by the order of additions only. In float32 it is several times the
-published program's own difference between float32 and float64. The large figures, of U-Nets and of training, are
-inherent: a leaky ReLU that flips at one of the few pixels of a deep level moves that level's gradient by a percent,
+Limits: in float64 the two programs differ only in the order of additions. In float32 the limit is several times the
+difference between float32 and float64 in the published program. The large limits of U-Nets and of training cannot be
+avoided: a leaky ReLU that flips at one of the few pixels of a deep level moves that level's gradient by a percent,
 and Adam's first steps are close to the sign of the gradient.
 """
 
@@ -34,9 +34,9 @@ from training import loop, losses
 F32, F64 = torch.float32, torch.float64
 WEIGHTS = dict(image=200, seg=8, latent=1, depth=0.001)  # of the loss terms
 PARITY = Path(__file__).parent / "data" / "parity"
-THREADS = 2  # on the CPU, float32's last digits depend on it
-CUDA_FACTOR = 10  # float32 on a GPU may deviate so much more; a guess, not measured so far
-LOOSE = 1e-2  # what is as loose as this is not widened for a GPU
+THREADS = 2  # on a CPU the last digits of float32 depend on it
+CUDA_FACTOR = 10  # factor on the limits of float32 on a GPU; an estimate
+LOOSE = 1e-2  # limits from here on are not widened for a GPU
 
 
 class Parity:
@@ -83,9 +83,9 @@ class Published:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, copy=True)
 
     def batch(self, name):
-        """What SRN.forward takes, and the targets."""
+        """The inputs of SRN.forward, and the targets."""
         given = self.inputs(name)
-        if name == "srn_unet_renderer":  # too large to be stored
+        if name == "srn_unet_renderer":  # too large to store
             target = self.parity.weights.uniform("srn_unet_renderer/target_rgb", (2, 16384, 3), -1, 1)[:1]
             given |= {"uv": self.tensor(geometry.pixel_grid(128, 128))[None], "target_rgb": self.tensor(target)}
         return {
@@ -98,19 +98,19 @@ class Published:
         }
 
     def model(self, make, variant):
-        """What `make` makes, in eval mode, with the weights of a variant."""
-        with torch.device("meta"):  # the weights it starts with are not even drawn
+        """The module that `make` returns, in eval mode, with the weights of a variant."""
+        with torch.device("meta"):  # skips the random initialisation
             model = make()
         state = {ours(key): self.tensor(tensor) for key, tensor in state_of(self.parity, variant).items()}
         model.load_state_dict(state, assign=True)
         return model.requires_grad_(True).eval()
 
     def absolute(self, computed, published, f64=1e-10, f32=1e-4, widen=True):
-        """(largest difference, what is allowed in this dtype and on this device)"""
+        """(largest difference, limit for this dtype and device)"""
         return largest(difference(computed, published)), self.allowed(f64, f32, widen)
 
     def relative(self, computed, published, f64=1e-10, f32=2e-5):
-        """The same, relative to each published number, or absolute where that is 0."""
+        """The same, relative to each published number, or absolute if that is 0."""
         size = torch.as_tensor(published, dtype=F64).abs()
         return largest(difference(computed, published) / torch.where(size > 0, size, 1.0)), self.allowed(f64, f32)
 
@@ -121,19 +121,19 @@ class Published:
 
 
 def ours(name):
-    """The semantic program has another name for the hypernetworks."""
+    """The semantic program names the hypernetworks differently."""
     return name.replace("slave_params", "hypo_params")
 
 
 @functools.lru_cache(maxsize=1)
 def state_of(parity, variant):
-    """{published key: float32 tensor}, up to 75 million numbers: measurements in a row share them."""
+    """{published key: float32 tensor}, up to 75 million numbers, which successive measurements share."""
     return parity.state(variant)
 
 
 @functools.lru_cache(maxsize=1)
 def probes_of(parity, variant):
-    """{published name of a parameter: what its gradient is multiplied with}."""
+    """{published name of a parameter: probe, by which its gradient is multiplied}."""
     entries = {entry["key"]: entry for entry in parity.manifest["variants"][variant]["state_dict"]}
     names = parity.manifest["variants"][variant]["parameter_order"]
     noise = {name: parity.weights.noise(f"probe/{name}", entries[name]["shape"], np.float64) for name in names}
@@ -154,7 +154,7 @@ def difference(computed, published):
 
 
 def largest(deviations):
-    """nan, if there is one."""
+    """The maximum, or nan if there is one."""
     return torch.as_tensor(deviations, dtype=F64).max().item()
 
 
@@ -184,7 +184,7 @@ def loss_deviations(on, terms, published, prefix=""):
 
 
 def gradient_deviations(on, model, variant, published, prefix="", unet="no such entry"):
-    """Of the gradients' norms and their products with a probe; `unet` begins the names of a U-Net's entries."""
+    """Deviations of gradient norms and of products with a probe. unet: prefix of the names of the U-Net's entries."""
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     names = published[f"{prefix}grad_names"].tolist()
     if {ours(name) for name in names} != set(gradients):
@@ -209,7 +209,7 @@ def srn(on, variant, **sizes):
 
 
 def rendered(on, variant, unet="no such entry", **sizes):
-    """Model and outputs in eval mode, the published results, and how far losses and gradients are from them."""
+    """Model and outputs in eval mode, the published results, and the deviations of losses and gradients."""
     model, batch, published = srn(on, variant, **sizes)
     outputs = model(batch)
     terms = loss_terms(outputs, batch)
@@ -235,7 +235,7 @@ def srn_semantic(on):
 
 
 def srn_semantic_train_mode(on):
-    """Batch statistics in the U-Net, and the running statistics they leave."""
+    """Batch statistics in the U-Net, and the running statistics after them."""
     model, batch, published = srn(on, "srn_semantic", **SEMANTIC)
     outputs = model.train()(batch)
     terms = loss_terms(outputs, batch)
@@ -251,7 +251,7 @@ def srn_semantic_train_mode(on):
 
 
 def srn_semantic_large_loss(on):
-    """1000 times the loss, where the clamp on the gradient of the ray marcher's hidden state acts."""
+    """1000 times the loss, so that the gradient of the ray marcher's hidden state is clamped."""
     model, batch, published = srn(on, "srn_semantic", **SEMANTIC)
     (1000 * loss_terms(model(batch), batch)["total"]).backward()
     return gradient_deviations(on, model, "srn_semantic", published, "clamp_", unet="class_generator.")
@@ -263,7 +263,7 @@ def srn_vanilla(on):
 
 
 def srn_vanilla_random_start(on):
-    """Rays that start at depths which the published program drew."""
+    """Rays start at the depths that the published program drew."""
     model, batch, published = srn(on, "srn_vanilla")
     initial_depth = on.inputs("srn_vanilla")["random_initial_depth"]
     with torch.no_grad():
@@ -294,7 +294,7 @@ def srn_unet_renderer(on):
 
 
 def follow(model, batch, optimizers, num_steps, after_step=lambda: None):
-    """Train on one batch. returns, for each step, the losses before it {name: float}, and what after_step gives."""
+    """Train on one batch. returns, for each step, the losses before it {name: float}, and the results of after_step."""
     before, after = [], []
 
     def losses_of(batch):
@@ -322,7 +322,7 @@ def network_optimizer(parameters):
 def pretraining(on):
     """Four steps of every network and the codes.
 
-    Codes move by little more than the learning rate in a step: a wider limit than theirs would not see anything.
+    Codes move by little more than the learning rate per step, so a wider limit would detect nothing.
     """
     model, batch, _ = srn(on, "srn_semantic", **SEMANTIC)
     published = on.results("train_trace")
@@ -447,7 +447,7 @@ def scores(on):
         "miou": per_image.mean(),
         "part_intersection": hits,
         "part_union": of_all.sum(dim=0) + of_all.sum(dim=1) - hits,
-        "part_iou": metrics.iou_per_class(of_all),  # of classes with a union: here all of them
+        "part_iou": metrics.iou_per_class(of_all),  # of classes with a union: all of them here
         "category_miou": metrics.mean_iou(of_all),
     }
     for name, found in computed.items():
@@ -457,7 +457,7 @@ def scores(on):
 
 
 def files(on):
-    """float32 always. Published vanilla pictures keep the hidden colour of transparent pixels; ours are white there."""
+    """Always in float32. Published vanilla images keep the colour of transparent pixels; ours are white there."""
     published, folder = on.parity.load("image_io"), on.parity.folder / "files"
 
     def pixels(loader, name, side, channels, foreground_only=False):
@@ -509,7 +509,7 @@ def measure(parity, fixture, dtype, device="cpu"):
 
 @contextlib.contextmanager
 def full_float32():
-    """GPUs may otherwise multiply with 10 bits."""
+    """Turns TF32 off, which multiplies with 10 bits of mantissa."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False

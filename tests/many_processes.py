@@ -1,4 +1,4 @@
-"""Runs a function of a test module in several processes that have joined on the CPU."""
+"""Run a function of a test module in several joined processes on the CPU."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from training import distributed
 
 
 def run(function, folder, num_processes=2, joins=True):
-    """What `function()`, found by name in its module, returns in each process, a list by rank.
+    """Call `function()`, which must be at the top level of a module; returns a list of its results by rank.
 
-    joins: whether the processes have joined when it is called; a program's main does that itself
+    joins: whether the processes join before the call; a program's main joins them itself
     """
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    # a fork imports nothing anew, but cannot go backward where this process has threads for CUDA devices
+    # fork saves the imports, but backward passes fail in a fork of a process that uses CUDA
     method = "spawn" if torch.cuda.is_available() else "fork"
     arguments = function, folder, num_processes, port, joins
     torch.multiprocessing.start_processes(_join, arguments, nprocs=num_processes, start_method=method)
@@ -32,7 +32,7 @@ def _join(rank, function, folder, num_processes, port, joins):
 
 
 def environment(rank=0, num_processes=2):
-    """What torchrun sets, all strings."""
+    """The environment variables that torchrun sets."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,4 +1,4 @@
-"""A tiny class folder, made on the spot: shaded balls of several sizes and colours on a clear background."""
+"""Writes a tiny class folder: shaded balls of several sizes and colours on a transparent background."""
 
 import json
 import math
@@ -15,9 +15,9 @@ DISTANCE, FOCAL = 1.3, 1.2  # of the cameras from the ball's centre; in units of
 
 
 def write_split(root, names=("ball_a", "ball_b"), num_views=4, side=SIDE, pixel_center=0.5, first_view=0):
-    """Write the instances `names` into a split folder such as tmp/Ball/Ball.train, and what belongs beside it.
+    """Write the instances `names` into a split folder, with the class list and dataset.json beside it.
 
-    `first_view` shifts the views around the ball: another value gives other views of the same objects.
+    first_view: shifts the views around the ball, so that another value gives other views of the same objects
     returns the split folder
     """
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def ball(cam2world, side, pixel_center, seed):
 
 
 def train_options(split, logging_root, log_dir, **options):
-    """Arguments for train.main: two steps of a tiny SRN. `options` go first; None leaves one out, True: a flag."""
+    """Arguments of train.main: two steps of a tiny SRN. `options` override these; None omits an option, True is a flag."""
     options = {
         "data_root": split,
         "obj_name": "Ball",
@@ -74,7 +74,7 @@ def train_options(split, logging_root, log_dir, **options):
 
 
 def test_options(split, logging_root, log_dir, checkpoint=None, **options):
-    """Arguments for test.main, which renders at the side of `train_options`."""
+    """Arguments of test.main that match `train_options`."""
     options = {
         "data_root": split,
         "obj_name": "Ball",

@@ -20,7 +20,7 @@ PROGRAM = Path(check_dataset.__file__)
 
 @pytest.fixture
 def ball_class(ball_split, tmp_path):
-    """A class folder of two splits that a test may spoil."""
+    """A class folder of two splits that a test may change."""
     shutil.copytree(ball_split.parent, tmp_path / "Ball")
     scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x", "ball_y", "ball_z"), num_views=3)
     return tmp_path / "Ball"
@@ -31,7 +31,7 @@ def rows_of(text):
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
 
 
-def test_a_sound_class_is_told_in_a_table(ball_class, capsys):
+def test_a_valid_class_is_summarised_in_a_table(ball_class, capsys):
     check_dataset.main([str(ball_class)])
     written = capsys.readouterr().out
     rows = rows_of(written)
@@ -89,7 +89,7 @@ def test_a_split_without_labels_class_list_and_settings_is_checked(ball_split, t
     assert "no class list" in written and "pixel_center 0," in written and rows_of(written)["cars_train"][5] == "0"
 
 
-def test_the_range_of_views_is_told_with_the_least(ball_class, capsys):
+def test_the_range_of_views_is_printed_with_the_instance_that_has_the_fewest(ball_class, capsys):
     for kind in ("rgb", "seg", "pose"):
         next(iter((ball_class / "Ball.test" / "ball_y" / kind).glob("000002.*"))).unlink()
     check_dataset.main([str(ball_class)])
@@ -128,14 +128,14 @@ def test_settings_that_cannot_be_read_are_a_fault(ball_class, refuses):
     refuses(check_dataset.main, [str(ball_class)], "1 fault in 0 of 5 instances")
 
 
-def test_the_quick_form_decodes_nothing(ball_class, monkeypatch, capsys):
+def test_the_quick_check_decodes_nothing(ball_class, monkeypatch, capsys):
     monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda *_: pytest.fail("an image was decoded"))
     monkeypatch.setattr(contents, "count_pixels", lambda *_: pytest.fail("a label map was read"))
     check_dataset.main([str(ball_class), "--quick"])
     assert "no faults among names, headers and cameras" in capsys.readouterr().out
 
 
-def test_processes_find_what_one_process_finds(ball_class, capsys):
+def test_several_processes_find_the_faults_that_one_finds(ball_class, capsys):
     (ball_class / "Ball.test" / "ball_y" / "pose" / "000001.txt").write_text("?")
     written = []
     for num_workers in (0, 2):
@@ -162,7 +162,7 @@ def test_the_program_exits_with_0_or_2(ball_class, has_fault):
     assert iio.imread(ball_class.parent / "new" / "cameras.png").shape[1] == 1500
 
 
-def test_the_instance_that_is_asked_for_is_drawn(ball_class, tmp_path, capsys):
+def test_the_given_instance_is_drawn(ball_class, tmp_path, capsys):
     for arguments, drawn in (([], "ball_a"), (["--instance", "ball_y"], "ball_y")):
         check_dataset.main([str(ball_class), "--picture", str(tmp_path / "a.png"), *arguments])
         assert f"{drawn}\n" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_an_instance_without_a_fault_is_drawn_if_there_is_one(ball_class, tmp_pa
     assert "the cameras of " in (written := capsys.readouterr().out) and "ball_b\n" in written
 
 
-def test_a_picture_that_cannot_be_made_is_told(ball_class, tmp_path, refuses):
+def test_a_picture_that_cannot_be_drawn_is_reported(ball_class, tmp_path, refuses):
     arguments = [str(ball_class), "--picture"]
     refuses(check_dataset.main, [*arguments, str(tmp_path / "a.png"), "--instance", "mug"], "no instance mug with readable")
     (tmp_path / "file").write_text("")

@@ -37,7 +37,7 @@ def saved(path, contents):
 # Finding
 
 
-def test_a_file_is_found_as_it_is(tmp_path):
+def test_a_path_of_a_file_is_used_unchanged(tmp_path):
     path = saved(tmp_path / "mine.pth", {})
     assert checkpoints.find(path) == path
 
@@ -54,7 +54,7 @@ def test_in_a_folder_the_one_with_the_most_steps_is_taken_not_the_last_name(tmp_
 def test_a_file_half_written_when_the_computer_stopped_is_not_taken(tmp_path):
     saved(tmp_path / checkpoints.file_name(0, 5), {})
     writing = util.replacing(tmp_path / checkpoints.file_name(0, 6))
-    assert writing.__enter__().exists()  # and nothing ever leaves the block
+    assert writing.__enter__().exists()  # the block is never left
     assert checkpoints.find(tmp_path).name == "epoch_0000_iter_000005.pth"
 
 
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_torn_file_is_named(tmp_path):
+def test_a_truncated_file_is_named(tmp_path):
     path = saved(tmp_path / "torn.pth", srn_contents())
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(util.InputError, match="torn.pth: cannot be read"):
@@ -173,7 +173,7 @@ def test_many_faults_are_counted_not_listed(tmp_path):
     assert str(error.value).count("is missing") == 5
 
 
-def test_nothing_is_filled_where_something_does_not_fit():
+def test_nothing_is_loaded_if_an_entry_does_not_fit():
     head = srns.LinearHead(8, 3)
     before = head.linear.weight.clone()
     with pytest.raises(util.InputError):
@@ -181,13 +181,13 @@ def test_nothing_is_filled_where_something_does_not_fit():
     assert torch.equal(head.linear.weight, before)
 
 
-def test_another_size_than_asked_for_is_named_with_both(tmp_path):
+def test_a_size_that_contradicts_the_option_is_named_with_both_values(tmp_path):
     checkpoint = checkpoints.load(saved(tmp_path / "srn.pth", srn_contents()))
     with pytest.raises(util.InputError, match="srn.pth: was trained with hidden_features 8, but 16 is asked for"):
         checkpoints.load_srn(checkpoint, tracing_steps=2, hidden_features=16)
 
 
-def test_a_head_in_place_of_an_srn_and_the_other_way_round_is_said(tmp_path):
+def test_a_head_in_place_of_an_srn_and_the_reverse_are_named(tmp_path):
     srn = checkpoints.load(saved(tmp_path / "srn.pth", srn_contents()))
     head = checkpoints.load(saved(tmp_path / "head.pth", head_contents()))
     with pytest.raises(util.InputError, match="head.pth: holds a segmentation head, not an SRN"):
@@ -207,14 +207,14 @@ def test_a_code_goes_to_the_object_of_its_name(tmp_path, names, rows):
     assert srn.rows(names, "data") == rows
 
 
-def test_an_object_without_a_code_gets_nobody_elses(tmp_path):
+def test_an_object_without_a_code_does_not_get_another_code(tmp_path):
     srn = checkpoints.open_srn(saved(tmp_path / "srn.pth", srn_contents()))
     with pytest.raises(util.InputError, match="srn.pth: holds no latent code for 1 of the 2 instances in data, such as c"):
         srn.rows(["a", "c"], "data")
 
 
 def test_codes_without_names_go_to_as_many_folders_and_to_no_others(tmp_path, capsys):
-    """To all of the split, or to those that are chosen."""
+    """To all instances of the split, or to the chosen ones."""
     contents = {key: entry for key, entry in srn_contents().items() if key in ("model", "sizes", "settings")}
     checkpoint = contents | {"instances": None, "path": "file.pth"}
     assert checkpoints.with_names(checkpoint, ["a", "b"], "data")["instances"] == ["a", "b"]

@@ -24,7 +24,7 @@ def write_run(folder, run=None, **summary):
 
 @pytest.fixture
 def compare(capsys):
-    """Calls compare_results.main; returns {title: cells} of the table, and what stands below it."""
+    """Calls compare_results.main; returns {title: cells} of the table, and the text below it."""
 
     def call(*arguments):
         compare_results.main([str(argument) for argument in arguments])
@@ -78,7 +78,7 @@ def test_a_missing_value_is_a_dash_and_classes_of_one_run_have_rows(tmp_path, co
     rows, _ = compare(one, two)
     assert rows["mIoU"] == ["-", "0.2500"]
     assert rows["IoU background"] == ["0.9000", "-"] and rows["IoU seat"] == ["-", "0.5000"]
-    assert rows["IoU leg\\|foot"] == ["-", "0.1000"]  # a bare bar would end the cell
+    assert rows["IoU leg\\|foot"] == ["-", "0.1000"]  # an unescaped bar would end the cell
 
 
 def test_a_results_file_may_be_named_itself_and_runs_of_one_name_are_told_apart(tmp_path, compare):
@@ -99,14 +99,14 @@ def test_a_results_file_may_be_named_itself_and_runs_of_one_name_are_told_apart(
         ({}, dict(views_digest="cd"), "scored different views."),
     ],
 )
-def test_runs_that_differ_in_what_they_scored_are_told(tmp_path, compare, summary, run, note):
+def test_runs_with_different_evaluations_are_noted(tmp_path, compare, summary, run, note):
     one, same = write_run(tmp_path / "one"), write_run(tmp_path / "same")
     assert compare(one, same)[1] == ""
     notes = compare(one, write_run(tmp_path / "two", run, **summary))[1]
     assert "Compare with care" in notes and note in notes and notes.count("\n* ") == 1
 
 
-def test_a_run_that_does_not_say_what_was_evaluated_is_named(tmp_path, compare):
+def test_a_run_without_a_record_of_its_evaluation_is_named(tmp_path, compare):
     old = tmp_path / "old"
     old.mkdir()
     (old / "results.json").write_text(json.dumps(dict(num_images=6, num_instances=2, psnr=20.0, ssim=0.5)))

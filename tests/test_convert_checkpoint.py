@@ -1,4 +1,4 @@
-"""convert_checkpoint.py: files of any form become files of any other."""
+"""convert_checkpoint.py converts files between all forms."""
 
 import pytest
 import scenes
@@ -15,7 +15,7 @@ TINY = dict(num_instances=2, latent_dim=4, hidden_features=8, tracing_steps=3, r
 
 @pytest.fixture
 def ours(tmp_path):
-    """A file of ours with a tiny semantic SRN."""
+    """A file in this project's form with a tiny semantic SRN."""
     torch.manual_seed(0)
     model = srns.SRN(**TINY)
     contents = {
@@ -42,7 +42,7 @@ def semantic(ours):
 
 @pytest.fixture
 def head(tmp_path):
-    """A file of ours with a linear head."""
+    """A file in this project's form with a linear head."""
     sizes = dict(kind="linear", in_features=8, num_classes=3)
     checkpoints.save(tmp_path / "head.pth", {"model": srns.LinearHead(8, 3).state_dict(), "sizes": sizes})
     return tmp_path / "head.pth"
@@ -53,7 +53,7 @@ def convert(source, target, form, *flags):
 
 
 def refused(capsys, *arguments):
-    """The one line in which a conversion is refused."""
+    """Asserts that a conversion fails; returns its one-line message."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as error:
         convert(*arguments)
@@ -77,7 +77,7 @@ def test_a_published_file_becomes_ours_with_names_and_steps_and_the_same_weights
     assert checkpoints.rows_of(checkpoint, ["ant"], "data") == [1]
 
 
-def test_without_a_word_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
+def test_by_default_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
     convert(semantic, tmp_path / "again.pth", "ours")
     assert written(tmp_path / "again.pth")["sizes"]["tracing_steps"] == 10
 
@@ -95,7 +95,7 @@ def test_between_the_published_forms(semantic, tmp_path, capsys):
     assert "left out: nothing" in capsys.readouterr().out
 
 
-def test_what_is_written_and_what_is_lost_is_told(ours, tmp_path, capsys):
+def test_the_output_names_what_is_written_and_what_is_lost(ours, tmp_path, capsys):
     target = tmp_path / "theirs.pth"
     convert(ours, target, "semantic")
     *notes, line = capsys.readouterr().out.splitlines()
@@ -169,7 +169,7 @@ def test_names_that_cannot_be_read_or_are_not_wanted_are_refused(ours, semantic,
 
 
 @pytest.mark.parametrize("flags", [("--tracing_steps", 3), ("--instances", "names.txt")])
-def test_what_a_published_form_has_no_place_for_is_refused(ours, tmp_path, capsys, flags):
+def test_entries_that_a_published_form_cannot_hold_are_refused(ours, tmp_path, capsys, flags):
     assert flags[0] in refused(capsys, ours, tmp_path / "theirs.pth", "semantic", *flags)
 
 

@@ -17,7 +17,7 @@ def marcher(num_steps=3, channels=5):
 
 
 def views(batch=2, rays=6):
-    """uv, cam2world and intrinsics of cameras at different places."""
+    """uv, cam2world and intrinsics of different cameras."""
     torch.manual_seed(1)
     cam2world = geometry.look_at(geometry.on_sphere(torch.arange(batch) * 50.0, torch.full((batch,), 20.0), 1.3))
     return 8 * torch.rand(batch, rays, 2), cam2world, INTRINSICS.expand(batch, 3, 3)
@@ -77,7 +77,7 @@ def test_both_forget_gate_biases_are_one_and_no_other():
 
 
 def test_the_forget_gate_is_the_second_of_the_lstm_cell():
-    """With every other gate at zero, a bias of 1 lets sigmoid(1) of the cell state through."""
+    """With all other gates at zero, a bias of 1 passes sigmoid(1) of the cell state."""
     lstm = nn.LSTMCell(1, 1)
     for parameter in lstm.parameters():
         nn.init.zeros_(parameter)
@@ -114,7 +114,7 @@ def test_points_lie_on_their_rays_and_have_the_last_depth():
     assert torch.allclose(geometry.project(geometry.world_to_camera(points, cam2world), intrinsics), uv, atol=1e-4)
 
 
-def test_phi_is_asked_once_a_step():
+def test_phi_is_evaluated_once_per_step():
     phi = some_phi()
     march(marcher(num_steps=4), phi, *views())
     assert len(phi.asked) == 4
@@ -127,7 +127,7 @@ def test_a_ray_does_not_depend_on_the_others():
     assert torch.allclose(alone, together[1:, 4:5], atol=1e-6)
 
 
-def test_turning_and_moving_camera_and_scene_together_changes_no_depth():
+def test_moving_camera_and_scene_together_changes_no_depth():
     net, phi, (uv, cam2world, intrinsics) = marcher(), some_phi(), views()
     motion = geometry.look_at(torch.tensor([0.3, -0.8, 0.4]))
     _, depth_steps = march(net, phi, uv, cam2world, intrinsics)
@@ -144,7 +144,7 @@ def test_an_aimed_marcher_ends_near_the_distance_it_was_aimed_at():
 
 
 def test_the_gradient_at_the_hidden_state_is_limited_at_every_step():
-    """phi is constant in space here, so a step's hidden state is reached from its own output alone."""
+    """phi is constant in space here, so each hidden state gets a gradient only from its own output."""
     net, (uv, cam2world, intrinsics) = marcher(num_steps=1), views()
     _, depth_steps = march(net, lambda points: torch.ones(2, 6, 5), uv, cam2world, intrinsics)
 
@@ -159,7 +159,7 @@ def test_the_gradient_at_the_hidden_state_is_limited_at_every_step():
     huger, _ = gradient(1e9)
     assert torch.allclose(double, 2 * small)
     assert torch.allclose(huger, huge) and huge.abs().max() < 1e3  # 12 rays, each with a gradient of +-10
-    assert torch.allclose(head_huge, 1e9 * head_small, rtol=1e-4)  # only the hidden state's is limited
+    assert torch.allclose(head_huge, 1e9 * head_small, rtol=1e-4)  # only the gradient of the hidden state is limited
 
 
 def test_the_limit_is_ten():
@@ -169,7 +169,7 @@ def test_the_limit_is_ten():
     assert x.grad.tolist() == [-10, -10, -9.5, 0, 3, 10]
 
 
-def test_it_runs_where_no_gradient_is_wanted():
+def test_it_runs_without_gradients():
     with torch.no_grad():
         points, _ = march(marcher(), some_phi(), *views(batch=1, rays=1))
     assert points.shape == (1, 1, 3)

@@ -35,7 +35,7 @@ def test_rgb_images_are_read_as_by_the_published_vanilla_code_and_are_opaque(par
 
 
 def test_only_transparent_pixels_differ_from_the_published_vanilla_code(parity):
-    """It drops alpha, so that they keep whatever colour is stored."""
+    """It drops alpha, so transparent pixels keep their stored colour."""
     image, covered = data_util.load_image(parity.folder / "files" / "rgba_40x28.png")
     published = load_published(parity, "vanilla", "rgba_40x28", None).transpose(1, 2, 0)
     np.testing.assert_allclose(image[covered][:, :3], published[covered], rtol=0, atol=1e-6)
@@ -71,7 +71,7 @@ def test_blend_alpha_composites_over_white(four_pixels):
 def test_pixels_become_white_before_they_are_averaged(four_pixels):
     image, covered = data_util.load_image(four_pixels, 1, blend_alpha=True)
     np.testing.assert_allclose(image[0, 0], [(1 + 0.6 + 1 + 1) / 4, (-1 + 0.6 + 1 + 1) / 4, 0.5, 1], atol=1e-6)
-    assert covered.tolist() == [[True]]  # in part
+    assert covered.tolist() == [[True]]  # partly covered
 
 
 def test_without_transparency_what_is_not_white_is_foreground(tmp_path):
@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, fault):
 
 @pytest.mark.parametrize("blend_alpha", [False, True])
 def test_single_pixels_are_composed_as_in_the_whole_image(tmp_path, blend_alpha):
-    """Bit for bit, for every alpha: random rays are composed by themselves."""
+    """Bit for bit, for every alpha, since random rays are composed without the rest of the image."""
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 4), dtype=np.uint8)
     pixels[..., 3] = np.arange(1024).reshape(32, 32) % 256
     image, covered = data_util.load_image(write_png(tmp_path / "rgba.png", pixels), blend_alpha=blend_alpha)
@@ -216,7 +216,7 @@ def test_a_label_map_that_cannot_be_used_is_named(tmp_path, fault):
 
 
 def write_cloud(folder, points, labels, labels_name=data_util.CLOUD_LABELS[0]):
-    """The files of an instance's cloud, as text; None leaves one out."""
+    """Write the files of an instance's cloud from texts; None omits a file."""
     (folder / "point_cloud").mkdir(parents=True)
     if points is not None:
         (folder / data_util.CLOUD_POINTS).write_text(points)
@@ -316,7 +316,7 @@ def test_intrinsics_of_square_images_are_those_of_the_published_code(parity):
     "side, focal, cx, cy", [(None, 525, 239.5, 239.5), (480, 525, 239.5, 239.5), (48, 52.5, 23.95, 23.95)]
 )
 def test_intrinsics_of_wide_images_follow_the_crop(parity, side, focal, cx, cy):
-    """640 - 480 = 160 columns go, 80 of them on the left. The published code leaves cx and cy uncropped."""
+    """640 - 480 = 160 columns are cropped, 80 of them on the left. The published code does not change cx and cy."""
     intrinsics = data_util.load_intrinsics(parity.folder / "files" / "intrinsics_wide_480x640.txt")
     np.testing.assert_allclose(intrinsics.matrix(side), [[focal, 0, cx], [0, focal, cy], [0, 0, 1]], rtol=1e-6)
 
@@ -343,7 +343,7 @@ def test_poses_in_every_layout_are_those_of_the_published_code(parity):
 
 
 @pytest.mark.parametrize("text", ["1\t0 0  0\n0 1 0 0\n\n0 0 1 5\n0 0 0 1\n\n", "1 0 0 0 0 1 0 0 0 0 1 5 0 0 0 1\n\n"])
-def test_tabs_double_blanks_and_empty_lines_in_a_pose_do_no_harm(tmp_path, text):
+def test_tabs_double_blanks_and_empty_lines_in_a_pose_are_accepted(tmp_path, text):
     (tmp_path / "pose.txt").write_text(text)
     expected = np.eye(4)
     expected[2, 3] = 5
@@ -369,7 +369,7 @@ BAD_POSES = {
 }
 
 
-def test_labels_of_another_machine_have_the_byte_order_of_this_one(tmp_path):
+def test_labels_are_converted_to_the_byte_order_of_this_machine(tmp_path):
     np.save(tmp_path / "labels.npy", np.array([[1, 2], [3, -1]], dtype=">i4"))
     labels = data_util.open_seg_labels(tmp_path / "labels.npy")
     assert labels.dtype.isnative and labels.tolist() == [[1, 2], [3, -1]]

@@ -22,7 +22,7 @@ def split(tmp_path_factory):
 
 @pytest.fixture
 def own_split(split, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may change."""
     shutil.copytree(split.parent, tmp_path / "Ball")
     return tmp_path / "Ball" / "Ball.train"
 
@@ -67,8 +67,8 @@ def test_views_are_spread_evenly_from_the_first_to_the_last(num_views, limit, ex
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 5, 24])
-def test_no_view_is_repeated_whatever_is_asked_for(num_views):
-    """The published code repeats views where more are asked for than there are."""
+def test_no_view_is_repeated_however_many_are_requested(num_views):
+    """The published code repeats views if more are requested than exist."""
     for limit in (*range(1, 60), dataio.ALL):
         views = dataio.choose_views(num_views, limit)
         assert len(views) == len(set(views)) == (num_views if limit == dataio.ALL else min(limit, num_views))
@@ -99,7 +99,7 @@ def test_a_view_that_does_not_exist_is_named(split, index):
 
 
 def test_instances_are_looked_up_by_name_before_their_number_is_limited(split):
-    """The published code cuts the list first, and then does not find the name."""
+    """The published code limits the list first, and then does not find the name."""
     folders = dataio.instance_folders(split, max_num_instances=1, specific_ins=["ball_b"])
     assert [folder.name for folder in folders] == ["ball_b"]
 
@@ -196,13 +196,13 @@ def test_the_same_seed_draws_the_same_rays_and_another_one_others(split):
         assert (dataset[dataio.RayDraw(3, seed)]["uv"] != dataset[dataio.RayDraw(3, (0, 5))]["uv"]).any()
 
 
-def test_a_draw_of_no_particular_number_is_the_whole_image(split):
+def test_without_a_number_of_rays_a_draw_is_the_whole_image(split):
     dataset = make_dataset(split)
     assert_same_items(dataset[dataio.RayDraw(3, (0, 0))], dataset[3])
 
 
 @pytest.mark.parametrize("fraction, least", [(1.0, 40), (0.75, 30)])
-def test_at_least_the_asked_share_of_rays_meets_the_object(split, fraction, least):
+def test_at_least_the_given_share_of_rays_meets_the_object(split, fraction, least):
     dataset = make_dataset(split, rays_per_image=40, foreground_fraction=fraction)
     drawn = dataset[dataio.RayDraw(0, (0, 0))]
     on_object = drawn["seg_labels"] > 0
@@ -237,8 +237,8 @@ def test_kept_images_are_not_read_again(own_split, tmp_path, kept):
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_an_item_is_its_owner_s_to_change(split, tmp_path, kept):
-    """A whole image is handed out as a copy, so what was kept stays as it is."""
+def test_changing_an_item_does_not_change_the_data_set(split, tmp_path, kept):
+    """A whole image is returned as a copy, so that the kept one does not change."""
     dataset = make_dataset(split, side=8, **KEPT[kept](tmp_path))
     item = dataset[0]
     for name in ("rgb", "seg_labels"):
@@ -284,17 +284,17 @@ def draws(*args, **options):
 
 @pytest.mark.parametrize("num_observations, batch_size", [(12, 4), (10, 4), (7, 3), (3, 8), (1, 2)])
 def test_every_observation_comes_once_per_epoch(num_observations, batch_size):
-    """Also where batches reach into the next epoch, and where the data set is smaller than a batch."""
+    """Also if batches extend into the next epoch, or if the data set is smaller than a batch."""
     order = draws(num_observations, batch_size, 0, 4 * num_observations, seed=1)
     assert len(order) == 4 * num_observations and all(len(batch) == batch_size for batch in order)
     indices = [draw.index for batch in order for draw in batch]
     epochs = [indices[i : i + num_observations] for i in range(0, len(indices), num_observations)]
     assert all(sorted(epoch) == list(range(num_observations)) for epoch in epochs)
     if num_observations > 3:
-        assert len(set(map(tuple, epochs))) > 1  # shuffled anew
+        assert len(set(map(tuple, epochs))) > 1  # shuffled again in each epoch
 
 
-def test_starting_in_the_middle_gives_the_batches_of_a_run_through():
+def test_starting_at_a_later_step_gives_the_same_batches():
     assert draws(7, 3, 5, 12, seed=2) == draws(7, 3, 0, 12, seed=2)[5:]
 
 
@@ -311,13 +311,13 @@ def test_nothing_is_left_to_do_after_the_last_step():
     assert draws(7, 3, 5, 5, seed=0) == [] and len(dataio.BatchOrder(7, 3, 8, 5, seed=0)) == 0
 
 
-def test_without_shards_the_order_is_what_it_was_before_there_were_any():
+def test_without_shards_the_order_is_that_of_earlier_versions():
     order = [np.random.default_rng((5, epoch)).permutation(7).tolist() for epoch in range(3)]
     expected = [(index, (5, position)) for position, index in enumerate(sum(order, []))]
     assert sum(draws(7, 3, 0, 7, seed=5), []) == expected
 
 
-SHARD_OF = [0, 0, 0, 1, 1, 1, 1, 0, 0, 2]  # five, four and one
+SHARD_OF = [0, 0, 0, 1, 1, 1, 1, 0, 0, 2]  # shards of five, four and one instances
 
 
 def test_each_shard_gives_the_same_number_to_every_batch_in_epochs_of_its_own():
@@ -399,7 +399,7 @@ def test_batches_are_collated_tensors(split):
 def test_a_batch_is_sorted_by_instance_and_names_each_instance_once(split):
     dataset = make_dataset(split)
     batch = dataio.collate([dataset[i] for i in (7, 3, 9, 1, 7)])
-    assert batch["observation_idx"].tolist() == [3, 1, 7, 9, 7]  # within an instance, as they came
+    assert batch["observation_idx"].tolist() == [3, 1, 7, 9, 7]  # the order within an instance does not change
     assert batch["instance_idx"].tolist() == [0, 0, 1, 1, 1]
     assert batch["instances"].tolist() == [0, 1] and batch["instance_of"].tolist() == [0, 0, 1, 1, 1]
     np.testing.assert_array_equal(batch["cam2world"][2], dataset[7]["cam2world"])
@@ -433,7 +433,7 @@ def test_workers_give_the_same_batches_in_the_same_order(split, tmp_path, kept):
         assert_same_items(a, b)
 
 
-def test_ordered_batches_come_again_each_time_from_the_same_workers(split):
+def test_ordered_batches_reuse_their_workers(split):
     batches = dataio.ordered_batches(make_dataset(split), batch_size=4, num_workers=1)
     first, again = list(batches), list(batches)
     for a, b in zip(first, again, strict=True):
@@ -457,7 +457,7 @@ def test_ordered_batches_hold_every_observation_once_and_the_last_one_may_be_sma
     batches = list(dataio.ordered_batches(make_dataset(split, rays_per_image=5), batch_size=4))
     assert [len(batch["rgb"]) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch["observation_idx"] for batch in batches]).tolist() == list(range(10))
-    assert batches[0]["rgb"].shape[1] == 256  # whole images, whatever training draws
+    assert batches[0]["rgb"].shape[1] == 256  # whole images, although training draws random rays
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", None])

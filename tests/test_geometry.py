@@ -60,12 +60,12 @@ def test_a_ray_has_unit_length_and_meets_its_pixel_again():
     assert torch.allclose(geometry.project(seen, INTRINSICS), uv, atol=1e-10)
 
 
-def test_depth_grows_along_a_ray_as_rays_says():
+def test_depth_grows_along_a_ray_by_the_factor_that_rays_returns():
     uv, pose = geometry.pixel_grid(6, 4).double(), some_pose()
     directions, depth_per_length = geometry.rays(uv, pose, INTRINSICS)
     points = geometry.camera_centre(pose) + 1.7 * directions
     assert torch.allclose(geometry.depth_of(points, pose), 1.7 * depth_per_length)
-    assert (depth_per_length < 1).all()  # depth is not the distance: no pixel here is the principal point
+    assert (depth_per_length < 1).all()  # depth is less than the distance, since no pixel is the principal point
 
 
 def test_depth_is_measured_along_the_viewing_direction():
@@ -205,5 +205,5 @@ def test_normals_are_the_published_ones_turned_round_and_brought_to_unit_length(
     points = geometry.lift(given["uv"], given["depth"], given["intrinsics"][:, :3, :3])
     normals = geometry.normal_map(points.mT.unflatten(2, (16, 16)))
     length = published.norm(dim=1, keepdim=True)
-    assert length.min() < 0.8  # what normalising changes
+    assert length.min() < 0.8  # so normalising changes them
     assert torch.allclose(normals, -published / length, rtol=0, atol=1e-12)

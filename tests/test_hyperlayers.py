@@ -49,7 +49,7 @@ def test_each_instance_of_a_batch_has_its_own_phi(hyper_phi):
 
 
 def test_gradients_of_views_of_one_instance_are_added_in_the_views_order(two_threads):
-    """In whatever order threads got there, sums would differ from run to run, and by and by the trained weights."""
+    """If the order of threads decided, sums would differ from run to run, and so would the trained weights."""
     torch.manual_seed(0)
     weight, bias = torch.randn(2, 100, 100, requires_grad=True), torch.randn(2, 1, 100, requires_grad=True)
     instance_of = torch.tensor([0] * 9 + [1] * 3)

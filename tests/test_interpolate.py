@@ -24,7 +24,7 @@ NUM_FRAMES = 5
 
 
 def arguments(split, checkpoint, logging_root, **options):
-    """Arguments for interpolate.main. `options` go first; None leaves one out."""
+    """Arguments of interpolate.main. `options` override the defaults; None omits an option."""
     options = {
         "data_root": split,
         "checkpoint_path": checkpoint,
@@ -47,7 +47,7 @@ def film(*args, **options):
 
 @pytest.fixture(scope="module")
 def distinct(semantic_run, tmp_path_factory):
-    """Contents of the checkpoint of `semantic_run`, with codes that make different pictures. Not to be changed."""
+    """Contents of the checkpoint of `semantic_run`, with codes that give different images. Tests must not change it."""
     checkpoint = torch.load(checkpoints.find(semantic_run), weights_only=True)
     codes = 3 * torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     return checkpoint | {"model": checkpoint["model"] | {"latent_codes.weight": codes}}
@@ -80,7 +80,7 @@ def pictures(folder, kind):
 
 
 def rendered(path, split, name, pixel_center=0.5, side=scenes.SIDE, head=None):
-    """rgb and seg pictures of the first view of an instance, rendered with the code in the checkpoint's table."""
+    """Images rgb and seg of the first view of an instance, rendered with its code in the checkpoint."""
     srn = checkpoints.open_srn(path)
     model = srn.model.eval()
     instance = dataio.index_split(split, specific_ins=[name])[0]
@@ -107,17 +107,17 @@ def refused(refuses, tmp_path):
     return call
 
 
-# The way from code to code
+# The path of the codes
 
 
-def test_the_way_begins_at_the_first_code_ends_at_the_last_and_passes_those_between():
+def test_the_path_starts_at_the_first_code_ends_at_the_last_and_passes_the_others():
     codes = torch.randn(3, 8)
     way = interpolate.blend(codes, 7)
     assert way.shape == (7, 8)
     assert torch.equal(way[[0, 3, 6]], codes)
 
 
-def test_the_way_is_straight_and_eased():
+def test_the_path_is_straight_and_eased():
     way = interpolate.blend(torch.tensor([[0.0, 0.0], [1.0, -64.0]]), 5)
     assert way[:, 0].tolist() == pytest.approx([0, 5 / 32, 1 / 2, 27 / 32, 1])  # 3 t^2 - 2 t^3 at quarters
     assert torch.allclose(way[:, 1], -64 * way[:, 0])
@@ -125,7 +125,7 @@ def test_the_way_is_straight_and_eased():
 
 @pytest.mark.parametrize("pixel_center", [0.0, 0.5])
 def test_the_ends_are_the_instances_themselves_seen_as_in_training(distinct, one_view, save, tmp_path, pixel_center):
-    """The data say 0.5 here; which rule the model knows is told by its checkpoint."""
+    """dataset.json says 0.5; the model follows the half-pixel rule in its checkpoint."""
     path = save(distinct | {"settings": {"pixel_center": pixel_center, "blend_alpha": False}})
     folder = film(one_view, path, tmp_path, path="views", batch_size=2)
     rgb, seg = pictures(folder, "rgb"), pictures(folder, "seg")
@@ -137,7 +137,7 @@ def test_the_ends_are_the_instances_themselves_seen_as_in_training(distinct, one
     assert np.abs(rgb[0] - other_rule).max() > 1
 
 
-def test_on_the_way_the_picture_changes_though_the_camera_stands_still(distinct, one_view, save, tmp_path):
+def test_the_picture_changes_along_the_path_of_a_fixed_camera(distinct, one_view, save, tmp_path):
     path = save(distinct)
     rgb = pictures(film(one_view, path, tmp_path, path="views"), "rgb")
     assert len(rgb) == NUM_FRAMES
@@ -146,7 +146,7 @@ def test_on_the_way_the_picture_changes_though_the_camera_stands_still(distinct,
             assert np.abs(rgb[a] - rgb[b]).max() > 2, (a, b)
 
 
-def test_instances_are_gone_through_in_the_order_of_their_names_on_the_command_line(distinct, one_view, save, tmp_path):
+def test_instances_are_visited_in_the_order_of_the_command_line(distinct, one_view, save, tmp_path):
     path = save(distinct)
     folder = film(one_view, path, tmp_path, path="views", specific_ins="ball_b,ball_a,ball_b")
     rgb = pictures(folder, "rgb")
@@ -154,7 +154,7 @@ def test_instances_are_gone_through_in_the_order_of_their_names_on_the_command_l
         assert np.abs(rgb[index] - rendered(path, one_view, name)[0]).max() <= 1
 
 
-# The way of the camera
+# The path of the camera
 
 
 def options_for(*extra):
@@ -188,7 +188,7 @@ def test_views_are_spread_over_the_frames_in_order(num_views, expected):
 
 
 def test_views_are_those_of_the_first_instance(distinct, save, tmp_path):
-    """The second instance has cameras of its own."""
+    """The second instance has different cameras."""
     split = scenes.write_split(tmp_path / "Ball" / "Ball.train", names=("ball_a",))
     scenes.write_split(split, names=("ball_b",), first_view=30)
     path = save(distinct)
@@ -197,7 +197,7 @@ def test_views_are_those_of_the_first_instance(distinct, save, tmp_path):
     assert np.abs(rgb[0] - rendered(path, split, "ball_a")[0]).max() > 1
 
 
-def test_a_split_of_other_objects_lends_its_cameras_and_that_is_said(distinct, ball_split, save, tmp_path, capsys):
+def test_cameras_may_come_from_a_split_of_other_objects_with_a_note(distinct, ball_split, save, tmp_path, capsys):
     others = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x", "ball_y"))
     path = save(distinct)
     rgb = pictures(film(others, path, tmp_path, path="views"), "rgb")
@@ -242,14 +242,14 @@ def test_every_kind_of_pictures_has_a_film_of_as_many_frames(distinct, ball_spli
     folder = film(ball_split, save(distinct), tmp_path, format=suffix)
     kinds = ("rgb", "seg", "normals", "comparison")
     films = {f"{kind}.{suffix}" for kind in kinds}
-    assert {path.name for path in folder.iterdir()} == {*kinds, *films, "params.txt"}  # nothing half-written
+    assert {path.name for path in folder.iterdir()} == {*kinds, *films, "params.txt"}  # no temporary files
     factor = videos.MAX_ENLARGED_HEIGHT // scenes.SIDE
-    for kind in ("rgb", "comparison"):  # after two training steps, normals and classes hardly change on the way
+    for kind in ("rgb", "comparison"):  # after two training steps, normals and classes hardly change along the path
         frames = iio.imread(folder / f"{kind}.{suffix}", index=None, plugin=None if suffix == "gif" else "FFMPEG")
         shown = np.array([visual.enlarge(picture, factor) for picture in pictures(folder, kind)])
         assert frames.shape == shown.shape
         distance = np.abs(frames[:, None].astype(int) - shown).mean(axis=(2, 3, 4))
-        assert distance.argmin(axis=1).tolist() == list(range(NUM_FRAMES)), kind  # in order
+        assert distance.argmin(axis=1).tolist() == list(range(NUM_FRAMES)), kind  # in the order of the path
         assert distance.diagonal().max() < 4, kind
 
 
@@ -271,8 +271,8 @@ def test_a_gif_starts_again_and_keeps_the_colours_of_the_classes(tmp_path):
     assert (about["duration"], about["loop"]) == (40, 0)  # milliseconds a frame; for ever
 
 
-def test_a_gif_that_stands_still_takes_as_long(tmp_path):
-    """Pillow makes one longer frame of equal ones."""
+def test_a_gif_of_equal_frames_lasts_as_long(tmp_path):
+    """Pillow merges equal frames into a longer one."""
     still, other = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 9, np.uint8)
     videos.write(tmp_path / "rgb.gif", iter([still, still, other, still]), fps=20)
     durations = [iio.immeta(tmp_path / "rgb.gif", index=i)["duration"] for i in range(3)]
@@ -289,7 +289,7 @@ def test_frames_are_enlarged_by_whole_factors_to_even_sides(height, width, expec
     assert (frame[height * factor :] == visual.WHITE).all() and (frame[:, width * factor :] == visual.WHITE).all()
 
 
-def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
+def test_a_film_that_fails_leaves_no_file(tmp_path):
     def broken():
         yield np.zeros((64, 64, 3), np.uint8)
         raise OSError("the picture is gone")
@@ -301,7 +301,7 @@ def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
 
 
 def vanilla(**sizes):
-    """Contents of the checkpoint of a small SRN without classes, which does not store instance names and no tracing steps."""
+    """Contents of the checkpoint of a small SRN without classes, names of instances and tracing steps."""
     torch.manual_seed(0)
     model = srns.SRN(2, latent_dim=8, hidden_features=16, **sizes)
     if model.latent_codes is not None:
@@ -345,7 +345,7 @@ def test_codes_without_names_belong_to_the_sorted_folders(ball_split, save, tmp_
     assert not np.array_equal(pictures(turned, "rgb")[0], expected[0])
 
 
-def test_tracing_steps_can_be_given_where_the_checkpoint_does_not_tell_them(ball_split, save, tmp_path):
+def test_tracing_steps_can_be_given_if_the_checkpoint_lacks_them(ball_split, save, tmp_path):
     path = save(vanilla())
     by_default, ten, three = (
         pictures(film(ball_split, path, tmp_path / str(steps), tracing_steps=steps), "rgb")[0] for steps in (None, 10, 3)
@@ -399,7 +399,7 @@ def test_unnamed_codes_that_are_not_as_many_as_the_folders_are_refused(refused, 
     refused(arguments(split, save(vanilla()), tmp_path), "its 2 latent codes cannot be matched")
 
 
-def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, semantic_run, save, tmp_path):
+def test_srn_and_head_in_the_wrong_order_are_named(refused, ball_split, semantic_run, save, tmp_path):
     path = save(some_head()[1])
     refused(arguments(ball_split, path, tmp_path), "holds a segmentation head, not an SRN")
     both = arguments(ball_split, semantic_run, tmp_path, linear_path=semantic_run)

@@ -88,7 +88,7 @@ def test_files(chairs):
 
 
 def test_poses_and_pictures_belong_together(chairs):
-    """The object's bounding sphere, projected with the files' own numbers, holds all that is visible."""
+    """The object's bounding sphere, projected with the written cameras, contains all visible pixels."""
     instance = chairs / "Chair.test" / "chair_0000"
     for view in ("000000", "000065"):
         cam2world = torch.from_numpy(np.loadtxt(instance / "pose" / f"{view}.txt")).float()
@@ -117,7 +117,7 @@ def test_point_clouds_lie_on_the_rendered_objects(chairs):
 
 
 def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
-    """Projected with the files' own numbers, the points fall on pixels that the object covers."""
+    """Projected with the written cameras, the points fall on pixels that the object covers."""
     folder = chairs / "Chair.test" / "chair_0000"
     points = torch.from_numpy(data_util.load_labelled_cloud(folder, 256).points)
     cam2world = torch.from_numpy(data_util.load_pose(folder / "pose" / "000065.txt"))

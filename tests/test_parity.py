@@ -1,4 +1,4 @@
-"""Our numbers are the published ones. What is compared, and how much is allowed, stands in deviations.py."""
+"""This project computes the published numbers. deviations.py defines the comparisons and their limits."""
 
 import deviations
 import numpy as np
@@ -10,7 +10,7 @@ import data_util
 from kernels import backends, c
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-NO_DEVICE = ("image_io",)  # files are read by the CPU
+NO_DEVICE = ("image_io",)  # files are read on the CPU
 
 
 def cases():
@@ -25,7 +25,7 @@ def cases():
 
 @pytest.fixture(scope="module", autouse=True)
 def two_threads():
-    """These models are large enough to gain from a second one. Afterwards their weights are let go."""
+    """These models are large enough to gain from two threads. Their weights are freed afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(deviations.THREADS)
     yield
@@ -34,7 +34,7 @@ def two_threads():
 
 
 def beyond(found):
-    """What deviates by more than is allowed, or by nan."""
+    """The quantities whose deviation exceeds the limit or is nan."""
     return {
         quantity: f"{deviation:.2g}, allowed {allowed:.2g}"
         for quantity, (deviation, allowed) in found.items()
@@ -67,7 +67,7 @@ def test_the_c_code_gives_the_published_numbers(parity, fixture, monkeypatch):
 
 
 def test_the_weights_are_those_the_published_programs_were_given(parity):
-    for variant in ("linear_head", "mlp_head", "srn_single"):  # the recipe is the same for the large ones
+    for variant in ("linear_head", "mlp_head", "srn_single"):  # the large ones follow the same recipe
         arrays = {key: tensor.numpy() for key, tensor in parity.state(variant, aliases=True).items()}
         assert parity.weights.checksum(arrays) == parity.manifest["variants"][variant]["weights_crc32"]
 
@@ -78,7 +78,7 @@ def test_the_clamped_gradients_are_other_ones_than_a_thousand_times_the_loss_giv
     assert (published["clamp_grad_norm"][lstm] < 900 * published["grad_norm"][lstm]).any()
 
 
-# The comparisons can fail.
+# The comparisons detect faults
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_a_label_and_a_pixel_that_are_wrong_are_found(parity, monkeypatch):
     assert found["wrong labels"][0] == 8 and set(beyond(found)) == set(found)
 
 
-def test_nan_is_beyond_everything_and_shapes_must_agree(parity):
+def test_nan_exceeds_every_limit_and_shapes_must_agree(parity):
     on = deviations.Published(parity, torch.float32)
     assert beyond({"depth": on.absolute(torch.tensor([0.0, torch.nan, 0.0]), np.zeros(3), f32=1e9)})
     with pytest.raises(AssertionError, match=r"computed \(2, 1\), published \(2,\)"):

@@ -1,4 +1,4 @@
-"""The stage scripts, run as users run them, one after the other on a tiny class made on the spot."""
+"""The stage scripts, run as users run them, one after the other on a tiny class."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ TINY_MODEL = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_ste
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder whose name holds a blank, with a tiny data set, in which the four stages have been run in order."""
+    """A folder whose name contains a blank, with a tiny data set, in which the four stages have run in order."""
     folder = tmp_path_factory.mktemp("two words")
     made = f"procedural --obj_name Chair --sidelength {SIDE} --instances {NUM_CHAIRS} --views 4 --train_val_views 2"
     made += f" --val_instances 1 --test_instances {NUM_UNSEEN} --test_views {NUM_VIEWS} --num_workers 1"
@@ -60,7 +60,7 @@ def test_every_stage_leaves_a_checkpoint_of_its_instances(workplace):
         ("multi_shot", {4}, NUM_UNSEEN),
     ):
         checkpoint = checkpoints.load(workplace / "logs" / "Chair" / name)
-        assert checkpoint["step"] in steps  # those of the linear update are Newton's
+        assert checkpoint["step"] in steps  # the linear update counts steps of Newton's method
         assert len(checkpoint["instances"]) == count
 
 
@@ -118,6 +118,6 @@ def test_a_second_run_keeps_the_first(workplace):
     assert checkpoints.load(logs / "multi_shot")["step"] == 2
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(workplace):
+def test_a_users_error_is_one_line_and_exit_code_2(workplace):
     done = run("test_scripts/single_shot.sh", workplace, "--specific_observation_idcs", "99", expect=2)
     assert done.stderr.count("\n") == 1 and "there is no 99" in done.stderr

@@ -39,7 +39,7 @@ CLASSES = {  # the experiments of the semantic paper, and the demos: script -> s
     "result_scripts/reverse_linear.sh": None,
     "result_scripts/reverse_semantic.sh": None,
 }
-SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG where they are not the script's own
+SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG if not the script's defaults
     ("training_scripts/cars.sh", Stage.PRETRAIN, {}),
     ("training_scripts/cars.sh", Stage.PRETRAIN, {"OBJ": "Chair", "CONFIG": "chairs_2019"}),
     ("training_scripts/shepard_metzler.sh", Stage.PRETRAIN, {}),
@@ -158,7 +158,7 @@ def test_every_training_script_can_be_launched_in_several_processes(recorder, tm
         assert launched == launcher + alone
 
 
-def test_any_launcher_will_do(recorder, tmp_path):
+def test_any_launcher_can_be_used(recorder, tmp_path):
     launcher = tmp_path / "launcher"
     launcher.symlink_to(recorder)
     arguments = called(recorder, "training_scripts/vanilla_srn.sh", tmp_path, LAUNCH=f"{launcher} --fast", PYTHON="nothing")
@@ -180,7 +180,7 @@ def test_without_a_split_of_other_views_nothing_is_validated(recorder, tmp_path)
     assert arguments[arguments.index("--val_root") + 1] == str(tmp_path / "views")
 
 
-def test_a_fit_goes_on_where_that_is_asked_for(recorder, tmp_path, monkeypatch):
+def test_a_fit_is_resumed_on_request(recorder, tmp_path, monkeypatch):
     for script in ("single_shot", "reverse_linear", "cars_two_shot"):
         _, *arguments = called(
             recorder,

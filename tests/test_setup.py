@@ -1,4 +1,4 @@
-"""The real script against a local server that behaves as servers do on bad days."""
+"""setup.sh with a local server that misbehaves like real ones."""
 
 import contextlib
 import gzip
@@ -28,20 +28,20 @@ PAGE = b"<!DOCTYPE html>\n<html><body>Box: this shared file has been removed.</b
 
 @dataclass
 class Served:
-    """What lies at one address, and how the server misbehaves about it."""
+    """The file at one address, and how the server misbehaves."""
 
     content: bytes
     type: str = "application/octet-stream"
     etag: str = '"first"'
     status: int = 200
     head_status: int | None = None
-    claimed: int | None = None  # the Content-Length that is told
+    claimed: int | None = None  # the Content-Length sent, if not the real one
     headers: dict = field(default_factory=dict)
     ranges: bool = True
     page_for_get: bool = False
-    told: bool = True  # whether there is a Content-Length at all
-    drops: list = field(default_factory=list)  # after so many bytes each GET breaks off, in order
-    stalls: list = field(default_factory=list)  # after so many bytes each GET falls silent, in order
+    told: bool = True  # whether a Content-Length is sent
+    drops: list = field(default_factory=list)  # bytes after which each GET is disconnected, in order
+    stalls: list = field(default_factory=list)  # bytes after which each GET stalls, in order
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,7 +105,7 @@ def server():
 
 
 def environment(server, **variables):
-    """Every address leads to `server`; retries come at once."""
+    """All addresses point to `server`; retries are immediate."""
     base = f"http://127.0.0.1:{server.server_port}"
     names = "chairs tables chairs_models tables_models linear_head chairs_50_views".split()
     kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower() and not key.startswith("SRN_")}
@@ -131,7 +131,7 @@ def fetch(server, tmp_path):
 
 
 def refused(done, *reasons):
-    """Exit code 2 and one sentence, which holds the reasons."""
+    """Asserts exit code 2 and one sentence that contains the reasons."""
     assert done.returncode == 2, done
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("setup.sh: "), done
     for reason in reasons:
@@ -191,7 +191,7 @@ def starts(server):
 
 
 def test_chairs_and_tables_are_fetched_and_the_second_run_fetches_nothing(server, fetch, tmp_path):
-    server.files["/chairs"] = Served(b"", status=302, headers={"Location": "/moved"})  # as Box does
+    server.files["/chairs"] = Served(b"", status=302, headers={"Location": "/moved"})  # redirects as Box does
     server.files["/moved"] = Served(published())
     server.files["/tables"] = Served(published("Table"))
     assert succeeded(fetch(only=None))
@@ -201,7 +201,7 @@ def test_chairs_and_tables_are_fetched_and_the_second_run_fetches_nothing(server
     assert entries(tmp_path / "data") == [".downloads", "Chair", "Table"]
     assert entries(tmp_path / "data" / ".downloads") == ["lock"]
     gets, started = len(server.gets), time.monotonic()
-    server.files.clear()  # every request would now break off
+    server.files.clear()  # every request would now fail
     again = fetch(only=None)
     assert succeeded(again) and again.stdout.count("already") == 2
     assert len(server.gets) == gets and time.monotonic() - started < 5
@@ -215,7 +215,7 @@ def test_a_dropped_connection_is_resumed_in_the_same_run(server, fetch, tmp_path
     assert (tmp_path / "data" / "Chair" / "Chair.train").is_dir()
 
 
-def test_a_download_given_up_is_resumed_by_the_next_run(server, fetch, tmp_path):
+def test_an_abandoned_download_is_resumed_by_the_next_run(server, fetch, tmp_path):
     content = published()
     server.files["/chairs"] = Served(content, drops=[100_000])
     assert refused(fetch(SRN_RETRIES="1"), "chairs", "broke off", "gave up after 1 attempts")
@@ -224,14 +224,14 @@ def test_a_download_given_up_is_resumed_by_the_next_run(server, fetch, tmp_path)
     assert starts(server) == [0, 100_000] and sent(server) == len(content)
 
 
-def test_attempts_that_bring_much_do_not_count_against_the_retries(server, fetch):
+def test_attempts_that_make_progress_do_not_count_as_retries(server, fetch):
     content = published(size=7_000_000)
     server.files["/chairs"] = Served(content, drops=[1_500_000] * 4)
     assert succeeded(fetch(SRN_RETRIES="2"))
     assert len(server.gets) == 5 and sent(server) == len(content)
 
 
-def test_attempts_that_bring_nothing_are_bounded(server, fetch):
+def test_attempts_without_progress_are_limited(server, fetch):
     server.files["/chairs"] = Served(published(), ranges=False, drops=[100_000] * 9)
     assert refused(fetch(), "broke off", "gave up after 3 attempts")
     assert 3 <= len(server.gets) <= 6
@@ -245,14 +245,14 @@ def test_a_silent_connection_counts_as_broken(server, fetch):
     assert starts(server) == [0, 900] and time.monotonic() - started < 10
 
 
-def test_a_server_without_ranges_starts_anew_and_nothing_is_appended(server, fetch, tmp_path):
+def test_without_ranges_the_download_restarts_and_nothing_is_appended(server, fetch, tmp_path):
     server.files["/linear_head"] = Served(checkpoint(), ranges=False, drops=[60_000])
     assert succeeded(fetch(only="linear_head"))
     (file,) = (tmp_path / "data" / "models" / "linear_head").iterdir()
     assert file.name == "epoch_2500_iter_005000.pth" and file.read_bytes() == checkpoint()
 
 
-def test_a_server_that_knows_no_head_is_asked_for_the_first_byte(server, fetch, tmp_path):
+def test_without_head_requests_the_first_byte_is_requested(server, fetch, tmp_path):
     for ranges in (True, False):
         server.files["/chairs"] = Served(published(), head_status=405, ranges=ranges)
         listed = fetch("--list")
@@ -260,7 +260,7 @@ def test_a_server_that_knows_no_head_is_asked_for_the_first_byte(server, fetch, 
     assert succeeded(fetch())
 
 
-def test_a_file_without_a_told_length_is_fetched_and_never_resumed(server, fetch, tmp_path):
+def test_a_file_of_unknown_length_is_fetched_and_never_resumed(server, fetch, tmp_path):
     server.files["/chairs"] = Served(published(), told=False)
     assert succeeded(fetch())
     folder = tmp_path / "data" / ".downloads"
@@ -314,26 +314,26 @@ def test_a_damaged_archive_is_not_unpacked(server, fetch, tmp_path):
 @pytest.mark.parametrize(
     "content, reason", [(b"plain text", "not a gzip archive"), (archive({}), "the archive is empty")], ids=["text", "empty"]
 )
-def test_what_is_no_archive_is_told(server, fetch, tmp_path, content, reason):
+def test_a_file_that_is_no_archive_is_named(server, fetch, tmp_path, content, reason):
     server.files["/chairs"] = Served(content)
     assert refused(fetch(), reason) and entries(tmp_path / "data") == [".downloads"]
 
 
 @pytest.mark.parametrize("name", ["chairs", "linear_head"])
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
-def test_a_web_page_in_place_of_the_file_is_told(server, fetch, tmp_path, name, kind):
+def test_a_web_page_in_place_of_the_file_is_named(server, fetch, tmp_path, name, kind):
     server.files[f"/{name}"] = Served(PAGE, type=kind)
     assert refused(fetch(only=name), f"/{name} sent a web page, not a file", f"SRN_{name.upper()}_URL")
     assert entries(tmp_path / "data") == [".downloads"]
 
 
-def test_a_web_page_for_a_while_does_not_cost_what_was_fetched(server, fetch, tmp_path):
+def test_a_temporary_web_page_does_not_discard_the_download(server, fetch, tmp_path):
     content = published()
     good = server.files["/chairs"] = Served(content, drops=[100_000])
     assert refused(fetch(SRN_RETRIES="1"))
     server.files["/chairs"] = Served(PAGE, type="text/html")
     assert refused(fetch(), "web page")
-    server.files["/chairs"] = Served(content, page_for_get=True)  # HEAD says that all is well
+    server.files["/chairs"] = Served(content, page_for_get=True)  # HEAD describes the file
     assert refused(fetch(), "web page")
     server.files["/chairs"] = good
     assert succeeded(fetch()) and sent(server) == len(content)
@@ -347,13 +347,13 @@ def test_a_web_page_that_only_get_sends_is_not_taken_for_the_start_of_the_file(s
     assert succeeded(fetch()) and starts(server) == [0]
 
 
-def test_an_address_that_is_gone_is_told_at_once(server, fetch):
+def test_a_missing_address_is_reported_at_once(server, fetch):
     server.files["/chairs"] = Served(b"gone", status=404)
     assert refused(fetch(), "chairs", "answers with status 404", "SRN_CHAIRS_URL")
     assert len(server.gets) <= 2  # the first byte is asked for where HEAD fails; nothing is retried
 
 
-def test_a_server_that_is_overloaded_or_away_is_tried_again(server, fetch):
+def test_an_overloaded_or_absent_server_is_retried(server, fetch):
     server.files["/chairs"] = Served(b"busy", status=503)
     assert refused(fetch(), "answers with status 503", "gave up after 3 attempts")
     assert refused(fetch(SRN_CHAIRS_URL="http://127.0.0.1:9/x"), "could not be reached", "gave up after 3 attempts")
@@ -397,7 +397,7 @@ def test_links_inside_an_archive_and_odd_names_are_kept(server, fetch, tmp_path)
     assert (folder / "Chair.train" / "two\nlines").read_bytes() == b"y"
 
 
-def test_a_link_to_the_folder_of_the_splits_is_not_taken_for_it(server, fetch, tmp_path):
+def test_a_link_to_the_folder_of_the_splits_is_not_used_as_the_folder(server, fetch, tmp_path):
     files = {"real/Chair/Chair.train/a": b"x"}
     server.files["/chairs"] = Served(archive(files, [member("Chair", tarfile.SYMTYPE, "real/Chair")]))
     assert succeeded(fetch())
@@ -420,7 +420,7 @@ def test_no_special_rights_come_out_of_an_archive(server, fetch, tmp_path):
 @pytest.mark.parametrize("top", ["", "./", "release/v1/"])
 def test_the_folder_of_the_splits_is_found_wherever_it_is(server, fetch, tmp_path, top):
     server.files["/chairs"] = Served(published(top=top))
-    (tmp_path / "data" / "Chair").mkdir(parents=True)  # an empty one is not in the way
+    (tmp_path / "data" / "Chair").mkdir(parents=True)  # an empty folder does not prevent it
     assert succeeded(fetch())
     assert entries(tmp_path / "data" / "Chair") == ["Chair-level-1.txt", "Chair.train", "Chair.val"]
 
@@ -437,7 +437,7 @@ def test_nothing_that_lies_beside_the_splits_is_lost(server, fetch, tmp_path):
 
 
 @pytest.mark.parametrize("files", [{"a/x": b"1", "b/y": b"2"}, {"a/A.train/x": b"1", "b/B.train/y": b"2"}])
-def test_an_archive_of_another_layout_is_kept_as_it_is_and_told(server, fetch, tmp_path, files):
+def test_an_archive_of_another_layout_is_kept_and_reported(server, fetch, tmp_path, files):
     server.files["/chairs"] = Served(archive(files))
     done = fetch()
     assert succeeded(done) and "2 entries: a b" in done.stdout and "no folder Chair.train was found" in done.stdout
@@ -464,15 +464,15 @@ def test_models_flag_fetches_the_checkpoints_too(server, fetch, tmp_path):
 @pytest.mark.parametrize(
     "content, reason", [(b"", "not a checkpoint"), (b"no checkpoint", "not a checkpoint"), (checkpoint()[:-30], "cut short")]
 )
-def test_what_is_no_checkpoint_is_told(server, fetch, tmp_path, content, reason):
+def test_a_file_that_is_no_checkpoint_is_named(server, fetch, tmp_path, content, reason):
     server.files["/linear_head"] = Served(content)
     assert refused(fetch(only="linear_head"), "linear_head", reason) and not list(tmp_path.rglob("*.pth"))
 
 
-def test_too_small_a_disk_stops_before_anything_is_fetched(server, fetch):
+def test_too_little_disk_space_stops_before_any_download(server, fetch):
     content = published()
     server.files["/chairs"] = server.files["/tables"] = Served(content)
-    need = 5 * len(content)  # both unpacked, by estimate, and one download at a time
+    need = 5 * len(content)  # the estimate for both unpacked, and one download at a time
     kept = 6 * len(content)
     assert refused(fetch(only="chairs,tables", SRN_FREE_BYTES=str(need - 1)), "disk", "--no_space_check")
     assert refused(fetch("--keep", only="chairs,tables", SRN_FREE_BYTES=str(kept - 1)), "disk")
@@ -480,7 +480,7 @@ def test_too_small_a_disk_stops_before_anything_is_fetched(server, fetch):
     assert succeeded(fetch(only="chairs,tables", SRN_FREE_BYTES=str(need)))
 
 
-def test_what_was_fetched_already_needs_no_disk_again(server, fetch):
+def test_fetched_files_need_no_further_disk_space(server, fetch):
     content = published()
     server.files["/chairs"] = Served(content, drops=[100_000])
     assert refused(fetch(SRN_RETRIES="1"))
@@ -525,7 +525,7 @@ def test_list_shows_sizes_and_what_is_there_and_fetches_nothing(server, fetch, t
     assert "46 GB" in rows["tables"] and "linear_head" in rows
 
 
-def test_keep_leaves_the_archive_which_then_serves_again(server, fetch, tmp_path):
+def test_keep_leaves_the_archive_for_reuse(server, fetch, tmp_path):
     server.files["/chairs"] = Served(published())
     assert succeeded(fetch("--keep"))
     assert (tmp_path / "data" / ".downloads" / "chairs.part").read_bytes() == published()
@@ -557,7 +557,7 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_interrupted_in_mid_download_it_goes_on_from_there(server, fetch, tmp_path, number, code):
+def test_an_interrupted_download_is_resumed(server, fetch, tmp_path, number, code):
     content = published(size=2_000_000)
     server.files["/chairs"] = Served(content, stalls=[1_000_000])
     part = tmp_path / "data" / ".downloads" / "chairs.part"
@@ -568,11 +568,11 @@ def test_interrupted_in_mid_download_it_goes_on_from_there(server, fetch, tmp_pa
         assert program.wait(10) == code and time.monotonic() - started < 5
     assert entries(tmp_path / "data") == [".downloads"]
     fetched = part.stat().st_size
-    assert succeeded(fetch())  # nobody holds the lock, and no curl goes on writing
+    assert succeeded(fetch())  # the lock is free and no curl is running
     assert starts(server) == [0, fetched] and (tmp_path / "data" / "Chair" / "Chair.train").is_dir()
 
 
-def test_interrupted_while_unpacking_it_leaves_nothing_half_done(server, fetch, tmp_path):
+def test_interrupted_unpacking_leaves_no_partial_folder(server, fetch, tmp_path):
     server.files["/chairs"] = Served(published())
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -598,8 +598,8 @@ def test_two_runs_at_once_do_not_share_a_folder_and_a_killed_one_leaves_no_lock(
         assert refused(fetch(), "another setup.sh runs there")
         program.kill()
         program.wait(10)
-        assert refused(fetch(), "end it and its curl")  # its curl still writes
-        server.closing.set()  # now that ends too
+        assert refused(fetch(), "end it and its curl")  # its curl is still running
+        server.closing.set()  # now curl ends too
         wait_for(lambda: fetch().returncode == 0)
     assert (tmp_path / "data" / "Chair" / "Chair.train").is_dir()
 
@@ -646,7 +646,7 @@ def test_a_mistake_in_the_environment_is_one_sentence(fetch):
 def test_a_failure_of_a_command_ends_with_its_reason_and_exit_code_2(server, fetch, tmp_path):
     server.files["/linear_head"] = Served(checkpoint())
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "models").write_text("")  # a file where a folder is wanted
+    (tmp_path / "data" / "models").write_text("")  # a file instead of a folder
     done = fetch(only="linear_head")
     assert done.returncode == 2 and "models" in done.stderr and done.stderr.count("\n") == 1
 

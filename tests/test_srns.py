@@ -25,7 +25,7 @@ def tiny(num_instances=3, num_classes=None, **sizes):
     torch.manual_seed(0)
     sizes = dict(latent_dim=8, hidden_features=16, tracing_steps=3) | sizes
     model = srns.SRN(num_instances, num_classes=num_classes, **sizes)
-    torch.nn.init.normal_(model.latent_codes.weight)  # fresh codes are too near to each other to tell apart
+    torch.nn.init.normal_(model.latent_codes.weight)  # fresh codes are too similar to give different images
     return model
 
 
@@ -95,7 +95,7 @@ def test_networks_are_all_parameters_but_the_codes():
     assert all(p is not model.latent_codes.weight for p in model.networks())
 
 
-def test_without_classes_any_number_of_rays_will_do():
+def test_without_classes_any_number_of_rays_is_accepted():
     model, batch = tiny(num_classes=3), some_batch()
     batch["uv"] = batch["uv"][:, :7]
     outputs = model(batch, with_classes=False)
@@ -149,7 +149,7 @@ def test_sizes_rebuild_the_model():
 
 
 def test_turning_camera_and_scene_together_leaves_the_image():
-    """phi's first layer takes the turn back: W (R^T x) for every x, so the scene is turned by R."""
+    """phi's first layer computes W (R^T x) for every x, which turns the scene by R."""
     model, batch = tiny().double(), some_batch()
     batch = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
     rotation = geometry.look_at(torch.tensor([0.5, -0.3, 0.9]))[:3, :3].double()

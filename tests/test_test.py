@@ -27,14 +27,14 @@ VIEWS = [f"{view:06d}" for view in range(4)]
 
 @pytest.fixture(scope="module")
 def other_views(tmp_path_factory):
-    """The objects that `semantic_run` was trained on, from other sides, in a split of their own."""
+    """A split of the objects of `semantic_run` in other views."""
     root = tmp_path_factory.mktemp("other_views") / "Ball" / "Ball.train_test"
     return scenes.write_split(root, first_view=30)
 
 
 @pytest.fixture(scope="module")
 def evaluation(other_views, semantic_run, tmp_path_factory):
-    """The folder of an evaluation with everything on."""
+    """The folder of an evaluation with all outputs."""
     logs = tmp_path_factory.mktemp("evaluation")
     test.main(scenes.test_options(other_views, logs, "all", semantic_run, point_cloud=True, batch_size=3, input_idcs=2))
     return logs / "all"
@@ -55,7 +55,7 @@ def summary_of(folder):
 
 
 def picture(folder, kind, name):
-    """A written picture of an observation (instance name, view name)."""
+    """A written image of an observation (instance name, view name)."""
     number = ["ball_a", "ball_b"].index(name[0])
     return iio.imread(folder / f"{number:06d}" / kind / f"{name[1]}.png")
 
@@ -76,7 +76,7 @@ def refused(refuses, tmp_path):
     return call
 
 
-# What is scored
+# Scores
 
 
 def test_every_image_that_was_not_given_is_scored_once(evaluation):
@@ -85,7 +85,7 @@ def test_every_image_that_was_not_given_is_scored_once(evaluation):
     assert (summary_of(evaluation)["num_images"], summary_of(evaluation)["num_instances"]) == (6, 2)
 
 
-def test_psnr_and_ssim_can_be_taken_again_from_the_written_pictures(evaluation):
+def test_psnr_and_ssim_can_be_recomputed_from_the_written_pictures(evaluation):
     for name, row in observations(evaluation).items():
         rgb, truth = (picture(evaluation, kind, name) for kind in ("rgb", "rgb_gt"))
         psnr = skimage.metrics.peak_signal_noise_ratio(truth, rgb)
@@ -95,7 +95,7 @@ def test_psnr_and_ssim_can_be_taken_again_from_the_written_pictures(evaluation):
 
 
 def test_scores_and_pictures_are_those_of_each_image(evaluation, other_views, semantic_run):
-    """Rendered here once more, image by image and all rays at once, without point clouds."""
+    """Recomputed here, image by image, with all rays at once and without point clouds."""
     model = checkpoints.load_srn(checkpoints.load(semantic_run)).eval()
     options = test.read_options(scenes.test_options(other_views, "unused", "unused", semantic_run))
     dataset, _ = test.open_data(options, checkpoints.open_srn(semantic_run))
@@ -121,7 +121,7 @@ def test_scores_and_pictures_are_those_of_each_image(evaluation, other_views, se
 
 
 def test_the_row_of_an_instance_is_the_mean_of_its_own_images(evaluation):
-    """Batches of 3 and instances of 4 views: both instances have images in the second batch."""
+    """With batches of 3 and instances of 4 views, both instances have images in the second batch."""
     for instance, row in instances(evaluation).items():
         own = [x for name, x in observations(evaluation).items() if name[0] == instance]
         assert row["num_images"] == str(len(own)) == "3"
@@ -131,7 +131,7 @@ def test_the_row_of_an_instance_is_the_mean_of_its_own_images(evaluation):
     assert instances(evaluation)["ball_a"]["psnr"] != instances(evaluation)["ball_b"]["psnr"]
 
 
-def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, semantic_run, tmp_path, capsys):
+def test_the_printed_mean_is_the_mean_over_all_images(other_views, semantic_run, tmp_path, capsys):
     folder = evaluate(other_views, semantic_run, tmp_path, "test", save_out_first_n=0, batch_size=3)
     text = (folder / "results.txt").read_text()
     assert text in capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_what_is_told_as_the_mean_is_the_mean_over_all_images(other_views, seman
 
 @pytest.mark.parametrize("options", [dict(batch_size=1), dict(batch_size=32), dict(preload=True), dict(num_workers=1)])
 def test_scores_depend_neither_on_batches_nor_on_point_clouds(evaluation, other_views, semantic_run, tmp_path, options):
-    """`evaluation` has batches of 3 and point clouds; the published scores change with both."""
+    """`evaluation` has batches of 3 and point clouds; both change the published scores."""
     folder = evaluate(other_views, semantic_run, tmp_path, "again", input_idcs=2, save_out_first_n=0, **options)
     for rows_of in (observations, instances):
         reference, again = rows_of(evaluation), rows_of(folder)
@@ -181,13 +181,13 @@ def test_views_that_the_codes_were_fitted_to_are_not_scored(ball_split, semantic
 
 
 def test_the_same_view_of_another_split_is_another_image(other_views, semantic_run, tmp_path):
-    """The model was trained on all four view names, but in Ball.train."""
+    """The model was trained on all four view names, but those of Ball.train."""
     folder = evaluate(other_views, semantic_run, tmp_path, "test", save_out_first_n=0)
     assert len(observations(folder)) == 8
 
 
 def test_each_object_is_rendered_with_the_code_of_its_name(other_views, semantic_run, tmp_path):
-    """Codes in another order, and one more of them: the scores stay."""
+    """Scores do not change with the order of the codes or an additional one."""
     checkpoint = torch.load(checkpoints.find(semantic_run), weights_only=True)
     codes = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     checkpoint["model"]["latent_codes.weight"] = codes
@@ -221,7 +221,7 @@ def test_a_head_takes_the_place_of_the_unet(evaluation, ball_split, other_views,
     assert float(by_head[name]["miou"]) != float(by_unet[name]["miou"])
 
 
-# What is written
+# Files
 
 
 def test_every_view_has_its_pictures(evaluation):
@@ -281,7 +281,7 @@ def test_the_tables_and_the_contact_sheet_exist(evaluation):
     with open(evaluation / "final_miou.csv", newline="") as file:
         assert [row["instance_id"] for row in csv.DictReader(file)] == ["ball_a", "ball_b"]
     assert list(summary_of(evaluation)["part_iou"]) == CLASSES
-    assert not list(evaluation.rglob(".*"))  # nothing half-written
+    assert not list(evaluation.rglob(".*"))  # no temporary files
 
 
 def test_point_clouds_hold_each_surface_point_once_without_the_background(evaluation, other_views, semantic_run):
@@ -329,7 +329,7 @@ def test_a_view_that_is_named_twice_is_scored_once(other_views, semantic_run, tm
     assert list(observations(folder)) == [("ball_a", "000001"), ("ball_b", "000001")]
 
 
-def test_other_settings_of_the_data_than_in_training_are_told(other_views, semantic_run, tmp_path, capsys):
+def test_data_settings_that_differ_from_training_are_noted(other_views, semantic_run, tmp_path, capsys):
     for name, blend in (("same", None), ("other", True)):
         evaluate(other_views, semantic_run, tmp_path, name, blend_alpha=blend, save_out_first_n=0)
         assert ("note: the data have" in capsys.readouterr().out) == (name == "other")
@@ -348,7 +348,7 @@ def write_cloud(folder, points, labels):
 
 @pytest.fixture(scope="module")
 def clouded(other_views, evaluation, tmp_path_factory):
-    """`other_views` with a cloud for ball_a: what is rendered of it, all of class 1, but a quarter labelled 2."""
+    """`other_views` with a cloud for ball_a: its rendered points in class 1, a quarter of them labelled 2."""
     root = tmp_path_factory.mktemp("clouded") / "Ball"
     shutil.copytree(other_views.parent, root)
     points = np.loadtxt(evaluation / "000000" / "point_cloud_seg.txt")[::5, :3]
@@ -383,7 +383,7 @@ def test_an_instance_rendered_as_nothing_but_background_scores_0_in_3d(clouded, 
     assert (folder / "000000" / "point_cloud_rgb.txt").read_text() == ""
 
 
-def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, other_views, semantic_run, tmp_path):
+def test_clouds_are_read_only_if_parts_are_scored(ball_split, other_views, semantic_run, tmp_path):
     shutil.copytree(other_views.parent, tmp_path / "Ball")
     split = tmp_path / "Ball" / other_views.name
     write_cloud(split / "ball_a", np.zeros((3, 3)), [1, 2, 9])  # there is no class 9
@@ -393,7 +393,7 @@ def test_clouds_are_read_where_parts_are_scored_and_nowhere_else(ball_split, oth
         assert summary_of(folder)["num_clouds"] == 0
 
 
-# What is refused
+# Refused
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_options_that_cannot_work_are_refused(refused, other_views, semantic_run
     refused(scenes.test_options(other_views, tmp_path, "test", **({"checkpoint": semantic_run} | options)), reason)
 
 
-def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, semantic_run, tmp_path, capsys):
+def test_if_every_view_was_given_all_are_shown_and_none_scored(ball_split, semantic_run, tmp_path, capsys):
     folder = evaluate(ball_split, semantic_run, tmp_path, "test")
     assert "so none is scored" in capsys.readouterr().out
     assert observations(folder) == {} and (folder / "contact_sheet.png").exists()
@@ -428,13 +428,13 @@ def test_where_every_view_was_given_all_is_shown_and_nothing_scored(ball_split, 
     assert (folder / "results.txt").read_text() == "No view was scored: all are input views.\n"
 
 
-def test_views_that_are_scored_though_given_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
+def test_given_views_that_are_scored_are_still_shown_as_given(ball_split, semantic_run, tmp_path):
     folder = evaluate(ball_split, semantic_run, tmp_path, "test", score_input_views=True)
     assert len(observations(folder)) == 8 and len(list((folder / "000000" / "input").iterdir())) == 4
 
 
 def test_without_label_maps_parts_are_shown_and_images_scored(other_views, semantic_run, tmp_path, capsys):
-    """As for one's own unseen objects, which nobody has labelled."""
+    """For example for a user's own unseen objects."""
     shutil.copytree(other_views.parent, tmp_path / "Ball")
     for path in (tmp_path / "Ball").glob("Ball.*/*/seg"):
         shutil.rmtree(path)
@@ -445,7 +445,7 @@ def test_without_label_maps_parts_are_shown_and_images_scored(other_views, seman
 
 
 def test_rows_of_the_table_have_the_numbers_of_their_folders(ball_split, semantic_run, tmp_path):
-    """All views of ball_a were given, so ball_b, in folder 000001, has the only row."""
+    """All views of ball_a were given, so the only row is that of ball_b, in folder 000001."""
     new = scenes.write_split(tmp_path / "Ball" / "Ball.train", names=("ball_a",))
     scenes.write_split(tmp_path / "more" / "Ball.train", names=("ball_b",), num_views=5)
     (tmp_path / "more" / "Ball.train" / "ball_b").rename(new / "ball_b")
@@ -467,7 +467,7 @@ def test_another_class_list_than_the_models_is_named(refused, other_views, seman
     refused(scenes.test_options(split, tmp_path, "test", semantic_run), "lists 4 classes, expected 3 as in the model")
 
 
-def test_srn_and_head_the_wrong_way_round_is_said(refused, ball_split, other_views, semantic_run, tmp_path):
+def test_srn_and_head_in_the_wrong_order_are_named(refused, ball_split, other_views, semantic_run, tmp_path):
     options = dict(checkpoint_path=semantic_run, model_type="linear", rays_per_image=8)
     train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
     arguments = scenes.test_options(other_views, tmp_path, "test", tmp_path / "head")
@@ -565,7 +565,7 @@ def test_reverse_without_a_given_view_is_refused(refused, other_views, semantic_
     refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, reverse=True), "--input_idcs")
 
 
-def test_reverse_says_it_where_the_checkpoint_does_not(refused, other_views, semantic_run, tmp_path):
+def test_reverse_shows_the_label_map_as_input_if_the_checkpoint_does_not(refused, other_views, semantic_run, tmp_path):
     folder = evaluate(other_views, semantic_run, tmp_path, "test", input_idcs=1, reverse=True)
     pictures = [(folder / "000000" / kind / "000001.png").read_bytes() for kind in ("input", "seg_gt")]
     assert pictures[0] == pictures[1]
@@ -614,12 +614,12 @@ def test_codes_that_come_with_the_data_are_rendered(other_views, ball_split, tmp
         (dict(embedding_size=256), "was trained with latent_dim 8"),
     ],
 )
-def test_what_contradicts_the_checkpoint_is_refused(refused, other_views, semantic_run, tmp_path, options, reason):
+def test_options_that_contradict_the_checkpoint_are_refused(refused, other_views, semantic_run, tmp_path, options, reason):
     refused(scenes.test_options(other_views, tmp_path, "test", semantic_run, **options), reason)
 
 
-def test_a_published_checkpoint_is_evaluated_as_it_is(refused, other_views, semantic_run, tmp_path, capsys):
-    """Its codes belong to the folders in sorted order, if there are as many; nothing says which views were given."""
+def test_a_published_checkpoint_is_evaluated_without_conversion(refused, other_views, semantic_run, tmp_path, capsys):
+    """Its codes belong to the sorted folders, if their numbers agree; it does not store which views were given."""
     contents = checkpoints.load(semantic_run)
     checkpoints.save(tmp_path / "epoch_0001_iter_000002.pth", published.to_published(contents, "semantic")[0])
     options = dict(tracing_steps=3, save_out_first_n=0)

@@ -20,7 +20,7 @@ PROGRAM = Path(train.__file__)
 
 @pytest.fixture
 def own_split(ball_split, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may change."""
     shutil.copytree(ball_split.parent, tmp_path / "Ball")
     return tmp_path / "Ball" / "Ball.train"
 
@@ -36,7 +36,7 @@ def refused(refuses, tmp_path):
     return call
 
 
-# Options that cannot work are refused before any data is read: here, there are no data.
+# Invalid options are refused before any data are read: there are none here
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def cut_an_image(split):
 
 
 def spoil_an_image(split):
-    """The ends are sound, so that only decoding finds it."""
+    """Start and end of the file are valid, so that only decoding finds the fault."""
     path = split / "ball_b" / "rgb" / "000001.png"
     content = path.read_bytes()
     path.write_bytes(content[:60] + b"spoilt" + content[66:])
@@ -206,7 +206,7 @@ def test_data_that_cannot_be_used_are_named(refused, own_split, tmp_path, fault)
     "spoil, reason",
     [(spoil_an_image, "000001.png: cannot be read as an image"), (label_beyond_the_list, "000001.npy: labels from 9 to 9")],
 )
-def test_what_only_reading_finds_ends_the_run_in_one_line(own_split, tmp_path, capsys, num_workers, spoil, reason):
+def test_a_fault_found_while_reading_ends_the_run_in_one_line(own_split, tmp_path, capsys, num_workers, spoil, reason):
     spoil(own_split)
     with pytest.raises(SystemExit) as stopped:
         train.main(scenes.train_options(own_split, tmp_path, "run", max_steps_per_img_sidelength=4, num_workers=num_workers))
@@ -220,7 +220,7 @@ def test_a_validation_split_of_other_objects_is_refused(refused, own_split, tmp_
 
 
 def test_a_split_of_other_objects_is_not_validated_on_unless_asked_for(ball_split, tmp_path, capsys):
-    """Published configs name such a split, and the published default was not to validate."""
+    """Published configs name such a split, but the published program does not validate by default."""
     other = scenes.write_split(tmp_path / "Ball" / "Ball.val", names=("ball_x",))
     train.main(scenes.train_options(ball_split, tmp_path, "run", class_weight=0, val_root=other))
     assert "so nothing is validated" in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_a_run_folder_that_cannot_be_made_is_named(refused, ball_split, tmp_path
 
 
 @pytest.mark.slow
-def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
+def test_a_command_line_error_is_one_line_and_exit_code_2(tmp_path):
     arguments = scenes.train_options(tmp_path / "Ball.train", tmp_path / "logs", "run", class_weight=0)
     done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, cwd=tmp_path)
     expected = f"train.py: error: {tmp_path}/Ball.train: no such folder; expected a split such as Chair/Chair.train\n"
@@ -276,8 +276,8 @@ def event_tags(folder):
 PICTURES = {"Output_vs_gt", "Output_vs_gt_seg", "rgb_error_fig", "pred_depth", "normals", "raycast_progress"}
 
 
-def test_a_run_shows_what_the_published_one_shows(ball_split, tmp_path):
-    """Validation is on the trained objects seen from other views, given in another order and number."""
+def test_a_run_logs_what_the_published_program_logs(ball_split, tmp_path):
+    """Validation uses other views of the trained objects, in another order and number."""
     val = scenes.write_split(tmp_path / "Ball" / "Ball.train_val", names=("ball_b", "ball_x"), num_views=2, first_view=20)
     train.main(scenes.train_options(ball_split, tmp_path, "run", val_root=val))
     tags = event_tags(tmp_path / "run")
@@ -368,7 +368,7 @@ def test_the_number_of_images_of_a_batch_may_exceed_the_data(ball_split, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_model_trained_with_images_tells_more_than_their_mean_colour(ball_split, tmp_path):
+def test_a_trained_model_predicts_more_than_the_mean_colour(ball_split, tmp_path):
     options = dict(class_weight=0, rays_per_image=64, lr=1e-2, val_root=ball_split)
     options |= dict(max_steps_per_img_sidelength=80, batch_size_per_img_sidelength=8)
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
@@ -380,7 +380,7 @@ def test_a_model_trained_with_images_tells_more_than_their_mean_colour(ball_spli
 
 
 def test_validation_renders_each_object_with_its_own_code_in_eval_mode(ball_split, tmp_path, monkeypatch):
-    """ball_b is row 1 of the latent table, though the only object of the validation split."""
+    """ball_b is row 1 of the latent table, although it is the only object of the validation split."""
     seen, original = [], renderer.render
 
     def recording(model, batch, **options):
@@ -390,12 +390,12 @@ def test_validation_renders_each_object_with_its_own_code_in_eval_mode(ball_spli
     monkeypatch.setattr(renderer, "render", recording)
     val = scenes.write_split(tmp_path / "Ball" / "Ball.train_val", names=("ball_b",), num_views=2)
     train.main(scenes.train_options(ball_split, tmp_path, "run", val_root=val))
-    assert [rows for _, rows in seen if len(rows) == 2] == [[1, 1]] * 2  # the scores, the pictures
+    assert [rows for _, rows in seen if len(rows) == 2] == [[1, 1]] * 2  # the scores, the images
     assert not any(training for training, _ in seen)
 
 
 @pytest.mark.slow
-def test_looking_at_a_model_does_not_change_its_training(ball_split, tmp_path):
+def test_validation_does_not_change_training(ball_split, tmp_path):
     for name, interval in (("watched", 1), ("alone", 100)):
         options = dict(steps_til_val=interval, max_steps_per_img_sidelength=3, val_root=ball_split)
         train.main(scenes.train_options(ball_split, tmp_path, name, **options))
@@ -407,7 +407,7 @@ def test_looking_at_a_model_does_not_change_its_training(ball_split, tmp_path):
 
 
 def assert_networks_are_untouched(before, after):
-    """Every tensor but the codes, BatchNorm's running statistics among them, bit for bit."""
+    """Asserts that all tensors except the codes are equal bit for bit, BatchNorm's running statistics included."""
     assert before.keys() == after.keys() and any("running_mean" in name for name in before)
     for name in before:
         if name != "latent_codes.weight":
@@ -446,7 +446,7 @@ def test_new_codes_start_near_the_mean_or_near_zero(ball_split, semantic_run, tm
 
 
 @pytest.mark.parametrize("stage", [dict(overwrite_embeddings=True, class_weight=0), dict(model_type="linear")])
-def test_where_the_unet_has_no_part_the_image_may_have_any_side(ball_split, semantic_run, tmp_path, stage):
+def test_without_the_unet_the_image_may_have_any_side(ball_split, semantic_run, tmp_path, stage):
     train.main(scenes.train_options(ball_split, tmp_path, "run", checkpoint_path=semantic_run, img_sidelengths=12, **stage))
     assert checkpoints.load(tmp_path / "run")["step"] >= 1
 
@@ -458,11 +458,11 @@ def test_sizes_come_from_the_checkpoint_when_none_are_given(ball_split, semantic
     assert checkpoints.load(tmp_path / "fitted")["sizes"]["hidden_features"] == 16
 
 
-def test_a_fitted_checkpoint_cannot_be_mistaken_for_one_to_train_on(refused, ball_split, semantic_run, tmp_path):
-    """It has no state of the networks' optimizer, so stage 1 cannot go on from it."""
+def test_stage_1_refuses_a_checkpoint_of_fitted_codes(refused, ball_split, semantic_run, tmp_path):
+    """It has no state of the networks' optimizer, so stage 1 cannot continue from it."""
     fitted = torch.load(checkpoints.find(semantic_run), weights_only=True)
     del fitted["optimizer_1"]
-    path = tmp_path / "elsewhere" / "fitted.pt"  # not .pth, so that `refused` sees no checkpoint of a run
+    path = tmp_path / "elsewhere" / "fitted.pt"  # not .pth, since `refused` asserts that there is no .pth file
     path.parent.mkdir()
     checkpoints.save(path, fitted)
     refused(scenes.train_options(ball_split, tmp_path, "run", checkpoint_path=path), "fitted.pt")
@@ -484,12 +484,14 @@ def test_a_head_learns_on_a_frozen_srn(ball_split, semantic_run, tmp_path, kind)
     final = events.Scalars("scaled_class_loss")[-1].value
     labels = np.concatenate([np.load(ball_split / "ball_b" / "seg" / f"00000{view}.npy").ravel() for view in (0, 1)])
     shares = np.bincount(labels) / len(labels)
-    assert final < 8 * -(shares * np.log(shares)).sum()  # better than the share of each class, which needs no features
+    assert (
+        final < 8 * -(shares * np.log(shares)).sum()
+    )  # better than predicting the share of each class, which needs no features
     assert "val_psnr" not in events.Tags()["scalars"]
 
 
 def test_a_head_reads_the_codes_of_its_instances_by_name(ball_split, semantic_run, tmp_path, monkeypatch):
-    """ball_b is row 1 of the checkpoint's table, though the only instance here."""
+    """ball_b is row 1 of the checkpoint's table, although it is the only instance here."""
     rows = []
     original = head_update.read_by_head
     monkeypatch.setattr(head_update, "read_by_head", lambda m, k, d, r, dev: rows.append(r) or original(m, k, d, r, dev))

@@ -10,7 +10,7 @@ import torch
 
 import util
 
-keep_freed_memory = util.keep_freed_memory  # see conftest
+keep_freed_memory = util.keep_freed_memory  # the real function: conftest.py replaces it
 
 
 def test_replacing_leaves_the_new_file_and_nothing_else(tmp_path):
@@ -32,7 +32,7 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path, error):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_replacing_keeps_the_suffix_that_some_writers_go_by(tmp_path):
+def test_replacing_keeps_the_suffix_for_writers_that_depend_on_it(tmp_path):
     with util.replacing(tmp_path / "x.npy") as temporary:
         np.save(temporary, np.zeros(2))
     assert np.load(tmp_path / "x.npy").shape == (2,)
@@ -90,7 +90,7 @@ def test_a_device_that_does_not_exist_is_an_input_error():
         util.pick_device("gpu")
 
 
-def test_a_users_mistake_ends_a_command_with_one_line_and_code_2(capsys, monkeypatch):
+def test_a_users_error_ends_a_command_with_one_line_and_code_2(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["some/train.py"])
 
     @util.command
@@ -103,7 +103,7 @@ def test_a_users_mistake_ends_a_command_with_one_line_and_code_2(capsys, monkeyp
     assert capsys.readouterr() == ("", "train.py: error: data: not there\n")
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_other_errors_keep_their_traceback():
     @util.command
     def main(argv=None):
         raise KeyError("bug")
@@ -112,13 +112,13 @@ def test_our_own_mistakes_keep_their_traceback():
         main()
 
 
-def test_a_command_hands_through_arguments_and_result():
+def test_a_command_passes_on_arguments_and_result():
     assert util.command(lambda argv=None: argv)(["x"]) == ["x"]
 
 
 @pytest.mark.slow
 def test_importing_the_programs_neither_parses_nor_seeds_nor_opens_cuda():
-    """In a process of its own, with options that do not exist."""
+    """Runs in a new process, with options that do not exist."""
     lines = [
         "import sys, torch, random",
         "sys.argv[1:] = ['--no-such-option']",
@@ -157,6 +157,6 @@ def test_freed_memory_is_kept_for_the_next_tensor(where):
     subprocess.run([sys.executable, "-c", FREED, where], cwd=Path(util.__file__).parent, check=True)
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
+def test_other_c_libraries_are_not_touched(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False

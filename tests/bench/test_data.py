@@ -54,7 +54,7 @@ def test_it_prints_both_tables_and_writes_the_same_as_json(quick, tmp_path, caps
     *fast, reference = figures["reading"]
     assert all(row["ratio"] == pytest.approx(row["images_per_s"] / reference["images_per_s"]) for row in fast)
     assert [f"{row['seconds']:.2f}" for row in figures["opening"]] == opening["seconds to open"]
-    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # what was made is gone
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # temporary files are removed
 
 
 def test_a_split_of_many_small_files_is_made_and_opened(quick, tmp_path, capsys):
@@ -66,14 +66,14 @@ def test_a_split_of_many_small_files_is_made_and_opened(quick, tmp_path, capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_split_of_one_s_own_is_read(quick, ball_split, capsys):
+def test_an_existing_split_is_read(quick, ball_split, capsys):
     quick.main(["--data_root", str(ball_split), "--seconds", "0.01", "--workers", "0", "--sidelength", "16"])
     reading, opening = tables_in(capsys.readouterr().out)
     assert len(reading["images/s"]) == 3 and set(opening["observations"]) == {"8"}
     assert (ball_split / "ball_a" / "rgb" / "000000.png").is_file()
 
 
-def test_the_balls_are_sound_observations(bench, tmp_path):
+def test_the_balls_are_valid_observations(bench, tmp_path):
     bench.write_split(tmp_path / "Ball" / "Ball.train", 1, 2, 16)
     dataset = bench.dataio.SceneClassDataset(
         bench.dataio.index_split(tmp_path / "Ball" / "Ball.train", with_labels=True),
@@ -85,7 +85,7 @@ def test_the_balls_are_sound_observations(bench, tmp_path):
     assert (dataset[0]["rgb"][dataset[0]["seg_labels"] == 0] == 1).all()
 
 
-def test_the_published_way_reads_the_same_images_whole(bench, ball_split):
+def test_the_published_method_reads_the_same_images_whole(bench, ball_split):
     instances = bench.dataio.index_split(ball_split, with_labels=True)
     what = instances, 16, bench.dataio.dataset_settings(ball_split), 3
     ours, published = bench.dataio.SceneClassDataset(*what), bench.PublishedDataset(*what)
@@ -94,7 +94,7 @@ def test_the_published_way_reads_the_same_images_whole(bench, ball_split):
             assert np.array_equal(published[bench.dataio.RayDraw(index, 0)][name], expected), name
 
 
-def test_a_size_that_makes_no_sense_is_refused():
+def test_an_invalid_size_is_refused():
     run = subprocess.run([sys.executable, "-m", "bench.data", "--index", "2"], capture_output=True, text=True)
     assert run.returncode == 2
-    assert "expected instances x views such as 6000x250, found '2'" in run.stderr
+    assert "expected INSTANCESxVIEWS such as 6000x250, found '2'" in run.stderr

@@ -35,7 +35,7 @@ def arguments(ball_split, semantic_run):
     ]
 
 
-def test_it_prints_both_ways_and_writes_the_same_as_json(bench, arguments, tmp_path, capsys):
+def test_it_prints_both_modes_and_writes_the_same_as_json(bench, arguments, tmp_path, capsys):
     watch = watching.attach
     bench.main([*arguments, "--budget", "1", "--reference", "--json", str(tmp_path / "figures.json")])
     levels, ends = tables_in(capsys.readouterr().out)
@@ -49,7 +49,7 @@ def test_it_prints_both_ways_and_writes_the_same_as_json(bench, arguments, tmp_p
     assert [str(row["psnr"]) for row in figures["levels"]] == levels["input PSNR (dB)"]
 
 
-def test_novel_views_are_none_of_the_given_ones(bench, arguments, ball_split):
+def test_novel_views_are_views_that_codes_were_not_fitted_to(bench, arguments, ball_split):
     options, _ = bench.read_options([*arguments, "--novel_views", "2"])
     instances = bench.dataio.index_split(ball_split, specific_observation_idcs=[1])
     found = bench.novel_instances(options, instances, with_labels=False)
@@ -75,7 +75,7 @@ def test_a_head_segments_the_novel_views(bench, arguments, ball_split, semantic_
     assert 0 < float(ends["mIoU"][0]) <= 1 and ends["steps"] == ["2"]
 
 
-def test_levels_tell_when_each_way_came_to_them():
+def test_levels_show_when_each_mode_reached_them():
     fast = {"objects": 2, "copies": [(1.0, 20.4, []), (2.0, 22.1, [])]}
     reference = {"objects": 2, "copies": [(1.0, 19.0, []), (8.0, 21.5, [])]}
     rows = fitting.compare({"fast": fast, "reference": reference})
@@ -88,7 +88,7 @@ def test_levels_tell_when_each_way_came_to_them():
     assert rows[1]["reference_each"] == 4.0
 
 
-def test_the_published_way_is_that_of_the_paper(arguments):
+def test_the_reference_uses_the_options_of_the_paper(arguments):
     options, others = fitting.read_options([*arguments, "--num_starts", "4"])
     fast = fitting.train.read_options(fitting.arguments_of(options, "fast", others, "logs"))
     published = fitting.train.read_options(fitting.arguments_of(options, "reference", others, "logs"))
@@ -98,8 +98,8 @@ def test_the_published_way_is_that_of_the_paper(arguments):
     assert published.batch_size_per_img_sidelength == [4] and published.specific_observation_idcs == [1]
 
 
-def test_what_cannot_work_is_refused(refuses, monkeypatch, tmp_path):
+def test_invalid_options_are_refused(refuses, monkeypatch, tmp_path):
     refuses(fitting.main, ["--data_root", "here"], "give --checkpoint_path too")
-    refuses(fitting.main, ["--checkpoint_path", "here"], "give it too")
+    refuses(fitting.main, ["--checkpoint_path", "here"], "give --data_root too")
     monkeypatch.setattr(fitting, "DEMO", {name: tmp_path / name for name in fitting.DEMO})
-    refuses(fitting.main, [], "make them with `make demo`")
+    refuses(fitting.main, [], "make the demo's files with `make demo`")

@@ -28,7 +28,7 @@ def arguments(ball_split, semantic_run):
     ]
 
 
-def test_it_prints_both_ways_and_writes_the_same_as_json(arguments, ball_split, tmp_path, capsys):
+def test_it_prints_both_modes_and_writes_the_same_as_json(arguments, ball_split, tmp_path, capsys):
     more = ["--val_root", str(ball_split), "--adam_steps", "30", "--reference_steps", "3", "--reference"]
     linear_update.main([*arguments, *more, "--json", str(tmp_path / "figures.json")])
     out = capsys.readouterr().out
@@ -42,13 +42,13 @@ def test_it_prints_both_ways_and_writes_the_same_as_json(arguments, ball_split, 
     assert table["mIoU"] == [f"{row['miou']:.3f}" for row in figures["rows"]] and 0 < fast["miou"] <= 1
 
 
-def test_all_steps_are_measured_where_that_is_asked_for(arguments, capsys):
+def test_full_measures_all_steps(arguments, capsys):
     linear_update.main([*arguments, "--adam_steps", "4", "--full", "--reference"])
     (table,) = tables_in(capsys.readouterr().out)
-    assert table["how"][1] == "4 steps" and table["mIoU"] == ["", ""]  # there is no --val_root
+    assert table["how"][1] == "4 steps" and table["mIoU"] == ["", ""]  # no --val_root
 
 
-def test_kept_features_give_the_layer_of_features_computed_anew(arguments):
+def test_kept_features_give_the_same_head_as_recomputed_ones(arguments):
     _, plan = linear_update.read_options(arguments)
     update = head_update.open_update(plan, "cpu")
     kept = linear_update.keep_all(plan, update, "cpu")
@@ -64,8 +64,8 @@ def test_features_that_do_not_fit_into_memory_are_not_kept(arguments, monkeypatc
     assert linear_update.keep_all(plan, update, "cpu") is None
 
 
-def test_what_cannot_work_is_refused(refuses, monkeypatch, tmp_path):
+def test_invalid_options_are_refused(refuses, monkeypatch, tmp_path):
     refuses(linear_update.main, ["--data_root", "here"], "give --checkpoint_path and --obj_name too")
-    refuses(linear_update.main, ["--obj_name", "Ball"], "give it too")
+    refuses(linear_update.main, ["--obj_name", "Ball"], "give --data_root too")
     monkeypatch.setattr(linear_update, "DEMO", {name: tmp_path / name for name in linear_update.DEMO})
-    refuses(linear_update.main, [], "make them with `make demo`")
+    refuses(linear_update.main, [], "make the demo's files with `make demo`")

@@ -19,7 +19,7 @@ def bench():
     return quality
 
 
-def test_each_variant_keeps_the_changes_before_it(bench):
+def test_each_variant_includes_the_changes_before_it(bench):
     changes = [bench.options_of(variant) for variant in range(len(bench.CHANGES))]
     assert changes[0]["rays_per_block"] == 0 and changes[0]["initial_distance"] == 0
     assert "rays_per_block" not in changes[1] and changes[1]["rays_per_image"] == 0
@@ -29,7 +29,7 @@ def test_each_variant_keeps_the_changes_before_it(bench):
 
 
 def test_it_trains_and_measures(bench, ball_split, tmp_path):
-    """In this process: a new one takes seconds to start."""
+    """Runs in this process, since a new one takes seconds to start."""
     fit, after_step = loop.fit, loop.Run.after_step
     scenes.write_split(tmp_path / "Ball" / "Ball.train_val", first_view=50)
     (tmp_path / "Ball" / "Ball.train").symlink_to(ball_split)
@@ -48,7 +48,7 @@ def test_it_trains_and_measures(bench, ball_split, tmp_path):
     assert all(later[0] > earlier[0] > 0 for earlier, later in zip(curve, curve[1:]))
     assert torch.tensor([psnr for _, _, psnr in curve]).isfinite().all()
     stopped = bench.train_variant([*given, "--max_steps_per_img_sidelength=1000"], None, 0.0)
-    assert stopped == []  # the time was up before the first look
+    assert stopped == []  # the budget was spent before the first validation
     assert loop.fit is fit and loop.Run.after_step is after_step
 
 
@@ -59,7 +59,7 @@ def test_curves_are_drawn(bench, tmp_path):
     assert image.shape[:2] == (600, 1080) and len(np.unique(image[..., :3].reshape(-1, 3), axis=0)) > 50
 
 
-def test_tables_tell_when_each_level_was_reached_and_bounds_where_it_was_not(bench):
+def test_tables_show_when_each_level_was_reached_and_a_bound_if_it_was_not(bench):
     names = list(bench.CHANGES)
     curves = {names[0]: [(10.0, 1, 5.0), (120.0, 2, 12.5)], names[4]: [(1.0, 1, 11.0), (4.0, 2, 13.0), (9.0, 3, 16.2)]}
     seconds, times = (bench.measuring.table(rows, columns) for _, rows, columns in bench.tables({"curves": curves}))
@@ -72,7 +72,7 @@ def test_tables_tell_when_each_level_was_reached_and_bounds_where_it_was_not(ben
     assert cells[3] == [names[4], "120.0", "30.0", "> 30.0", "> 13.3", "> 13.3", "> 13.3"]
 
 
-def test_curves_of_other_variants_stay_in_the_file(bench, tmp_path, monkeypatch, capsys):
+def test_the_file_keeps_the_curves_of_other_variants(bench, tmp_path, monkeypatch, capsys):
     asked = []
 
     def measured(options):
@@ -88,7 +88,7 @@ def test_curves_of_other_variants_stay_in_the_file(bench, tmp_path, monkeypatch,
     assert [curve[0][2] for curve in curves.values()] == [10, 12, 15] and asked == [[5, 7], [1200]]
 
 
-def test_what_cannot_work_is_refused(bench, tmp_path, refuses):
+def test_invalid_options_are_refused(bench, tmp_path, refuses):
     given = ["--data", str(tmp_path)]
     refuses(bench.main, ["--data", str(tmp_path / "none")], "no such folder")
     refuses(bench.main, [*given, "--variants", "9"], "expected numbers from 0 to 6")

@@ -17,7 +17,7 @@ def bench(monkeypatch):
     return rendering
 
 
-def test_it_prints_both_ways_and_writes_the_same_as_json(bench, tmp_path, capsys):
+def test_it_prints_both_modes_and_writes_the_same_as_json(bench, tmp_path, capsys):
     bench.main([*TINY, "--sides", "8,16", "--views", "3", "--reference", "--json", str(tmp_path / "figures.json")])
     (table,) = tables_in(capsys.readouterr().out)
     assert table["side"] == ["8", "8", "16", "16"] and table["mode"] == ["fast", "reference"] * 2
@@ -28,16 +28,16 @@ def test_it_prints_both_ways_and_writes_the_same_as_json(bench, tmp_path, capsys
         assert fast["ratio"] == pytest.approx(fast["fps"] / reference["fps"]) and fast["s_per_image"] > 0
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_smaller_and_told(bench, monkeypatch, capsys):
+def test_a_batch_that_does_not_fit_into_memory_is_made_smaller_and_a_note_says_so(bench, monkeypatch, capsys):
     bytes_per_view = rendering.TENSORS_AT_ONCE * 4 * 16 * 8**2
     monkeypatch.setattr(measuring, "free_memory", lambda device: 4 * bytes_per_view)
     bench.main([*TINY, "--sides", "8", "--views", "3", "--reference"])
     out = capsys.readouterr().out
     assert tables_in(out)[0]["at once"] == ["3", "2"]
-    assert "At 8 px the published batch of views does not fit into memory" in out
+    assert "At 8 px the published batch of 32 views does not fit into memory" in out
 
 
-def test_both_ways_render_the_same():
+def test_both_modes_render_the_same():
     options = rendering.build_parser().parse_args(TINY)
     model = scene.make_model(scene.sizes_of(options, 1), "cpu").eval()
     head = srns.LinearHead(16, 3)
@@ -48,10 +48,10 @@ def test_both_ways_render_the_same():
     assert torch.equal(classes, outputs["seg_logits"].argmax(dim=-1))
 
 
-def test_views_are_so_many_as_take_about_a_second():
+def test_the_number_of_views_falls_with_their_size():
     options = rendering.build_parser().parse_args(["--device", "cpu"])
     assert [rendering.views_of(options, side) for side in (32, 64, 128, 512)] == [32, 16, 4, 1]
 
 
-def test_what_cannot_work_is_refused(refuses):
+def test_invalid_options_are_refused(refuses):
     refuses(rendering.main, ["--sides", "64,x"], "expected")

@@ -37,17 +37,17 @@ def test_it_prints_all_tables_and_writes_the_same_as_json(bench, tmp_path, capsy
     bench.main([*TINY, "--json", str(tmp_path / "figures.json")])
     codes, rays, images, slopes = tables_in(capsys.readouterr().out)
     assert codes["optimizer"] == ["row_adam"] * 2 + ["sparse_adam"] * 2 + ["adam"] * 2
-    assert codes["instances"] == ["10", "200"] * 3 and rays["of a step"] == ["64", "256"] * 2
+    assert codes["instances"] == ["10", "200"] * 3 and rays["rays/step"] == ["64", "256"] * 2
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [f"{row['ms']:,.2f}" for row in figures["instances"]] == codes["ms/step"]
     assert all(row["ms"] > 0 for row in figures["instances"] + figures["rays"])
     assert images["side"] == ["8", "16"]
     small, large = (row["bytes_per_image"] for row in figures["sides"])
-    assert 5 * 64 < small < large and large > 5 * 256  # RGBA and a label, and what the cache adds
+    assert 5 * 64 < small < large and large > 5 * 256  # RGBA and a label per pixel, and the headers of the cache
     assert "stored image and labels" in slopes["what grows"]
 
 
-def test_slopes_are_told_in_the_units_that_are_named():
+def test_slopes_are_in_their_units():
     figures = {
         "instances": [{"optimizer": "row_adam", "instances": n, "mb": n * 3072 / 2**20, "ms": 2.0} for n in (1000, 10**6)],
         "rays": [{"way": "blocks", "rays": n, "mb": 7.0, "ms": 3 * n / 1000 + 1} for n in (1000, 4000)],
@@ -59,19 +59,19 @@ def test_slopes_are_told_in_the_units_that_are_named():
     assert slope["step of rays, blocks"] == pytest.approx(3) and slope["stored image and labels"] == pytest.approx(5)
 
 
-def test_what_does_not_fit_into_memory_is_left_empty(bench, monkeypatch):
+def test_a_table_that_does_not_fit_into_memory_is_not_measured(bench, monkeypatch):
     options = bench.build_parser().parse_args([*TINY, "--optimizers", "row_adam"])
     monkeypatch.setattr(measuring, "free_memory", lambda device: 3 * 4 * 8 * 100)
     small, large = bench.measure_instances(options)
     assert small["ms"] > 0 and large["ms"] is None
 
 
-def test_the_table_of_codes_is_what_memory_grows_by():
+def test_memory_grows_by_the_table_of_codes_and_its_moments():
     options = scale.build_parser().parse_args(["--device", "cpu", "--steps", "1"])
-    found = measuring.in_own_process(scale.step_of_table, vars(options), "row_adam", 40_000)  # nothing freed before is there
+    found = measuring.in_own_process(scale.step_of_table, options, "row_adam", 40_000)  # a new process has no freed memory
     assert 40_000 * 3072 / 2**20 == pytest.approx(found["mb"], rel=0.1)
 
 
-def test_what_cannot_work_is_refused(refuses):
-    refuses(scale.main, ["--optimizers", "sgd"], "--optimizers sgd: choose among row_adam, sparse_adam, adam")
+def test_invalid_options_are_refused(refuses):
+    refuses(scale.main, ["--optimizers", "sgd"], "--optimizers: expected names among row_adam, sparse_adam, adam, found sgd")
     refuses(scale.main, ["--rays", "0"], "expected positive integers")

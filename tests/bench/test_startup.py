@@ -26,7 +26,7 @@ def test_it_prints_starts_and_imports_and_writes_the_same_as_json(monkeypatch, t
         for until, mode in (("--help", "fast"), (work, "fast"), (work, "reference"))
     ]
     assert [ratio != "" for ratio in starts["reference/fast"]] == [False, True, False] * 2
-    assert imports["package"] == ["torch", "1 others", "all of the process"] * 2
+    assert imports["package"] == ["torch", "1 others", "whole process"] * 2
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["imports"][0]["s"] == pytest.approx(0.0012)
     assert sum(arguments == ["test.py", "--help"] for arguments in asked) == 2
@@ -38,7 +38,7 @@ def test_a_command_that_fails_is_named():
         startup.run(["nothing_there.py"])
 
 
-def test_the_programs_end_with_their_first_piece_of_work(tmp_path, monkeypatch):
+def test_the_programs_exit_after_their_first_step_or_images(tmp_path, monkeypatch):
     with monkeypatch.context() as here:
         here.setattr(startup, "run", lambda arguments: train.main(list(map(str, arguments[1:]))))
         commands = startup.commands(tmp_path, ["fast", "reference"])

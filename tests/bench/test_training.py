@@ -16,7 +16,7 @@ def bench(monkeypatch):
     return training
 
 
-def test_it_prints_both_ways_and_writes_the_same_as_json(bench, tmp_path, capsys):
+def test_it_prints_both_modes_and_writes_the_same_as_json(bench, tmp_path, capsys):
     bench.main([*TINY, "--batches", "1,2", "--reference", "--json", str(tmp_path / "figures.json")])
     (table,) = tables_in(capsys.readouterr().out)
     assert table["mode"] == ["fast", "reference"] * 2 and table["batch"] == ["1", "1", "2", "2"]
@@ -31,12 +31,12 @@ def test_it_prints_both_ways_and_writes_the_same_as_json(bench, tmp_path, capsys
 
 
 @pytest.mark.parametrize("more", [["--semantic"], ["--checkpoint_marching", "--rays_per_block", "64"]])
-def test_a_step_is_taken_with_the_options_of_train(bench, more):
-    row = bench.step_here(vars(bench.build_parser().parse_args([*TINY, *more])), "fast", 1)
+def test_a_step_runs_with_options_of_train(bench, more):
+    row = bench.step_here(bench.build_parser().parse_args([*TINY, *more]), "fast", 1)
     assert row["s_per_step"] > 0 and row["mb_peak"] >= row["mb_before"] > 0
 
 
-def test_both_ways_compute_the_same_loss():
+def test_both_modes_compute_the_same_loss():
     options = training.build_parser().parse_args(TINY)
     model = scene.make_model(scene.sizes_of(options, 2), "cpu")
     batch = scene.make_batch(4, 8, 2, "cpu")
@@ -55,5 +55,5 @@ def test_both_ways_compute_the_same_loss():
         (["--device", "tpu"], "no such device"),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, reason, refuses):
+def test_invalid_options_are_refused(arguments, reason, refuses):
     refuses(training.main, arguments, reason)

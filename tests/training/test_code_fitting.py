@@ -80,7 +80,7 @@ def test_a_code_is_the_same_whether_fitted_alone_or_among_others(test_split, van
 
 
 @pytest.mark.parametrize("num_starts", [1, 3])
-def test_a_fit_goes_on_where_it_stopped(test_split, vanilla_run, tmp_path, num_starts):
+def test_a_fit_can_be_resumed(test_split, vanilla_run, tmp_path, num_starts):
     options = dict(num_starts=num_starts)
     train.main(arguments(test_split, vanilla_run, tmp_path, "through", **options))
     train.main(arguments(test_split, vanilla_run, tmp_path, "parts", max_steps_per_img_sidelength=13, **options))
@@ -90,7 +90,7 @@ def test_a_fit_goes_on_where_it_stopped(test_split, vanilla_run, tmp_path, num_s
     assert checkpoints.load(tmp_path / "parts")["step"] == 30
 
 
-def test_fits_that_an_earlier_version_kept_as_an_optimizer_go_on(test_split, vanilla_run, tmp_path):
+def test_fits_that_an_earlier_version_stored_as_an_optimizer_can_be_resumed(test_split, vanilla_run, tmp_path):
     train.main(arguments(test_split, vanilla_run, tmp_path, "through"))
     train.main(arguments(test_split, vanilla_run, tmp_path, "parts", max_steps_per_img_sidelength=13))
     contents = checkpoints.load(tmp_path / "parts")
@@ -103,8 +103,8 @@ def test_fits_that_an_earlier_version_kept_as_an_optimizer_go_on(test_split, van
     assert torch.equal(codes_of(tmp_path / "through"), codes_of(tmp_path / "again"))
 
 
-def test_fits_that_are_done_end_the_run(refused, test_split, vanilla_run, tmp_path, capsys):
-    """Where nothing moves there is no progress: four falls of the rate, after three checks of ten steps each."""
+def test_converged_fits_end_the_run(refused, test_split, vanilla_run, tmp_path, capsys):
+    """Without progress the rate falls four times, each after three checks of ten steps."""
     train.main(arguments(test_split, vanilla_run, tmp_path, code_step=0, max_steps_per_img_sidelength=1000))
     assert "in 120 steps, 3 of them to convergence" in capsys.readouterr().out
     checkpoint = checkpoints.load(tmp_path / "run")
@@ -116,7 +116,7 @@ def test_fits_that_are_done_end_the_run(refused, test_split, vanilla_run, tmp_pa
     assert "was fitted to other observations" in capsys.readouterr().out
 
 
-def test_the_solvers_do_not_go_on_with_each_others_fits(refused, test_split, vanilla_run, tmp_path, capsys):
+def test_a_solver_does_not_resume_the_fits_of_the_other(refused, test_split, vanilla_run, tmp_path, capsys):
     for solver in ("fast", "published"):
         train.main(arguments(test_split, vanilla_run, tmp_path, solver, max_steps_per_img_sidelength=2, code_solver=solver))
     again = dict(overwrite_embeddings=None, freeze_networks=True)
@@ -127,7 +127,7 @@ def test_the_solvers_do_not_go_on_with_each_others_fits(refused, test_split, van
     assert "its codes are the start of new fits" in capsys.readouterr().out
 
 
-def test_what_needs_whole_images_is_fitted_as_published(ball_split, semantic_run, tmp_path, capsys):
+def test_options_that_need_whole_images_select_the_published_solver(ball_split, semantic_run, tmp_path, capsys):
     options = dict(class_weight=8, rays_per_image=0, foreground_fraction=0, max_steps_per_img_sidelength=1)
     train.main(arguments(ball_split, semantic_run, tmp_path, **options))
     assert "the SRN's own segmentation U-Net needs whole images, so the codes are fitted as" in capsys.readouterr().out

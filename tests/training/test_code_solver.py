@@ -15,7 +15,7 @@ NAMES = ("ball_a", "ball_b", "ball_c")
 
 
 def make_model():
-    """A frozen SRN of random weights whose pictures depend on the codes, and three codes."""
+    """A frozen SRN with random weights whose images depend on the codes, and three codes."""
     torch.manual_seed(0)
     model = srns.SRN(3, latent_dim=6, hidden_features=16, tracing_steps=3)
     model.ray_marcher.aim_at(scenes.DISTANCE)
@@ -32,7 +32,7 @@ def mean_of(codes):
 
 
 def make_observed(split, model, codes, rendered=True, instances=None, **choice):
-    """The rays of the three balls, or of some; their colours those that the model gives the codes."""
+    """Rays of the three balls, or of some, with the colours that the model renders for their codes."""
     chosen = dataio.index_split(split, with_labels=True, **choice)
     dataset = dataio.SceneClassDataset(chosen, 16, dataio.dataset_settings(split), num_classes=3)
     observed = observed_rays.ObservedRays(dataset, "cpu", instances=instances)
@@ -67,7 +67,7 @@ def fit(fits, num_steps):
 
 @pytest.fixture(scope="module")
 def recovered(split):
-    """Fits of three codes from 0 to the model's own pictures."""
+    """Fits of three codes from 0 to the images that the model renders."""
     model, codes = make_model()
     fits = make_fits(model, make_observed(split, model, codes), mean_of(codes))
     before = fits.state["best_loss"].clone()
@@ -84,14 +84,14 @@ def test_codes_of_the_models_own_pictures_are_found_again(recovered):
     assert terms.keys() == {"regularization", "distortion", "latent"}
 
 
-def test_nothing_but_the_codes_moves(recovered):
+def test_only_the_codes_move(recovered):
     model, fits, _, weights = recovered
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert fits.best()[0].abs().min() > 0
 
 
-def test_a_code_is_fitted_alone_as_among_others(split, recovered):
+def test_a_code_is_fitted_alone_as_in_a_batch(split, recovered):
     model, codes = make_model()
     alone = make_observed(split, model, codes[1:2], specific_ins=["ball_b"])
     found = fit(make_fits(model, alone, mean_of(codes)[:1], num_rays=64), 150)
@@ -105,8 +105,8 @@ def test_small_blocks_of_rays_change_rounding_only(split):
     assert torch.allclose(*found, atol=1e-4)
 
 
-def test_a_fit_that_is_done_leaves_the_others_going(split):
-    """The first starts where it will be, and makes no progress."""
+def test_a_converged_fit_does_not_stop_the_others(split):
+    """The first code starts at its solution and makes no progress."""
     model, codes = make_model()
     starts = mean_of(codes)
     starts[0, 0] = codes[0]
@@ -116,13 +116,13 @@ def test_a_fit_that_is_done_leaves_the_others_going(split):
         fits.step(step)
         is_done.append(fits.best()[1].tolist())
     assert is_done[-1] == [True, False, False] and len(fits.rows) == 2
-    assert torch.equal(fits.best()[0][0], codes[0])  # the best is kept, not the last
+    assert torch.equal(fits.best()[0][0], codes[0])  # the best code is kept, not the last
     done_at = is_done.index([True, False, False]) + 1
     assert fits.state["step"].tolist() == [done_at, 160, 160]
 
 
 def test_the_best_of_several_starts_is_kept(split):
-    """The first is a bad start, far from all; one of the trained codes is the very one."""
+    """The first start is far from the solution; one of the trained codes is the solution."""
     model, codes = make_model()
     observed = make_observed(split, model, codes)
     loss = code_solver.RayLoss(model, IMAGES)
@@ -132,7 +132,7 @@ def test_the_best_of_several_starts_is_kept(split):
     fits = make_fits(model, observed, starts)
     assert len(fits.rows) == 9
     fit(fits, 10)
-    assert fits.instances.tolist() == [0, 0, 1, 1, 2, 2]  # half of the starts are given up
+    assert fits.instances.tolist() == [0, 0, 1, 1, 2, 2]  # half of the starts are dropped
     fit(fits, 10)
     assert fits.instances.tolist() == [0, 1, 2]
     found = fit(fits, 20)
@@ -146,11 +146,11 @@ def test_the_starts_of_an_instance_share_its_rays(split):
     model, codes = make_model()
     fits = make_fits(model, make_observed(split, model, codes), codes.unsqueeze(1).repeat(1, 4, 1), num_rays=128)
     assert [fits.rays_at(step) for step in (1, 10, 11, 20, 21, 500)] == [32, 32, 64, 64, 128, 128]
-    fits.num_rays = 8  # fewer than a start gets else
+    fits.num_rays = 8  # fewer than the default per start
     assert fits.rays_at(1) == 8
 
 
-def test_starts_are_ranked_alike_in_pieces_of_any_size(split):
+def test_the_ranking_of_starts_does_not_depend_on_the_block_size(split):
     model, codes = make_model()
     observed = make_observed(split, model, codes)
     loss, first = code_solver.RayLoss(model, IMAGES), torch.zeros(3, 6)
@@ -160,7 +160,7 @@ def test_starts_are_ranked_alike_in_pieces_of_any_size(split):
     assert (found[0][1] == 0).all()  # not asked for
 
 
-def test_more_starts_than_trained_codes_are_as_many_as_there_are(split):
+def test_the_number_of_starts_is_limited_by_the_trained_codes(split):
     model, codes = make_model()
     observed = make_observed(split, model, codes)
     loss = code_solver.RayLoss(model, IMAGES)
@@ -170,7 +170,7 @@ def test_more_starts_than_trained_codes_are_as_many_as_there_are(split):
 
 @pytest.mark.parametrize("latent", [0, 5])
 def test_terms_are_those_of_the_objective(split, latent):
-    """On all rays of one instance, weighted as in stage 1."""
+    """On all rays of one instance, with the weights of stage 1."""
     model, codes = make_model()
     torch.manual_seed(1)
     head = srns.LinearHead(16, 3)
@@ -197,14 +197,14 @@ def test_a_gradient_that_is_not_finite_moves_no_code(split):
     assert fits.state["codes"][[0, 2]].ne(codes.mean(dim=0)).all()
 
 
-def test_a_start_without_a_finite_loss_is_told(split):
+def test_a_start_without_a_finite_loss_is_reported(split):
     model, codes = make_model()
     observed = make_observed(split, model, codes)
     with pytest.raises(FloatingPointError, match="before the first step"):
         make_fits(model, observed, torch.full((3, 1, 6), torch.nan))
 
 
-def test_a_fit_goes_on_as_if_it_had_not_stopped(split):
+def test_a_resumed_fit_gives_the_same_numbers(split):
     model, codes = make_model()
     observed = make_observed(split, model, codes)
     starts = torch.stack([codes + 0.5, codes - 0.5], dim=1)
@@ -232,7 +232,7 @@ def test_the_spread_is_that_of_the_codes():
 
 
 def fit_own(split):
-    """Runs in each process: the instances that are its own, then what all have found."""
+    """Runs in each process: fits its own instances, then gathers all results."""
     model, codes = make_model()
     own = range(distributed.rank(), 3, distributed.world_size())
     observed = make_observed(split, model, codes[list(own)], instances=list(own))
@@ -243,7 +243,7 @@ def fit_own(split):
     return fits.state, summary
 
 
-def test_two_processes_find_what_one_does(split, tmp_path):
+def test_two_processes_find_the_result_of_one(split, tmp_path):
     expected, (terms, psnr, num_done) = fit_own(split)
     for state, found in many_processes.run(functools.partial(fit_own, split), tmp_path):
         for name, tensor in expected.items():

@@ -39,12 +39,12 @@ def test_only_the_main_process_prints(capsys, monkeypatch):
     assert capsys.readouterr().out == "from 0\n"
 
 
-# What cannot work
+# Refused
 
 
 @pytest.fixture
 def as_one_of_two(monkeypatch):
-    """Two processes on a machine with one CUDA device, or so it seems."""
+    """Makes torch report one CUDA device to two processes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in many_processes.environment().items():
@@ -63,7 +63,7 @@ def test_several_processes_on_one_named_device_are_refused(as_one_of_two):
         distributed.start("cuda:0")
 
 
-def test_a_launcher_that_leaves_something_open_is_refused(as_one_of_two):
+def test_an_incomplete_environment_of_the_launcher_is_refused(as_one_of_two):
     as_one_of_two.delenv("MASTER_ADDR")
     with pytest.raises(util.InputError, match="but not MASTER_ADDR; .* torchrun"):
         distributed.start("cpu")
@@ -73,7 +73,7 @@ def test_a_launcher_that_leaves_something_open_is_refused(as_one_of_two):
 
 
 class Net(nn.Module):
-    """A table of codes and a layer that clamps what goes back through it. (B, 2), (B,) rows -> (B, 1)."""
+    """A table of codes and a layer that clamps gradients. (B, 2), (B,) rows -> (B, 1)."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ def make_net(seed):
     return Net()
 
 
-BATCH = torch.arange(12.0).reshape(6, 2).sin(), torch.tensor([0, 2, 0, 1, 3, 1])  # a process takes three of the six
+BATCH = torch.arange(12.0).reshape(6, 2).sin(), torch.tensor([0, 2, 0, 1, 3, 1])  # each process takes three of the six rows
 
 
 def loss_of(net, x, rows):
@@ -109,7 +109,7 @@ def what_a_process_finds():
     found["gathered"] = [distributed.gather_rows(rows, values, limit) for limit in (None, 3)]
     found["nothing"] = distributed.gather_rows(rows[:0], values[:0])[0]
 
-    net = make_net(seed=rank)  # another start in each process
+    net = make_net(seed=rank)  # different initial weights in each process
     wrapped = distributed.wrap(net, [net.codes.weight])
     found["start"] = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     for _ in range(2):
@@ -131,7 +131,7 @@ def two(tmp_path_factory):
     return many_processes.run(what_a_process_finds, tmp_path_factory.mktemp("two"))
 
 
-def test_sums_are_the_same_everywhere(two):
+def test_sums_are_the_same_in_all_processes(two):
     assert [found["rank"] for found in two] == [0, 1]
     assert [found["sum"].tolist() for found in two] == [[3, 30]] * 2
 
@@ -171,7 +171,7 @@ def test_running_statistics_are_averaged_when_asked_for(two):
         assert torch.equal(found["variance"], two[0]["variance"])
 
 
-def test_a_module_of_which_nothing_else_learns_is_not_wrapped(two):
+def test_a_module_without_other_trainable_parameters_is_not_wrapped(two):
     assert all(found["nothing to wrap"] for found in two)
 
 

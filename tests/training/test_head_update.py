@@ -1,4 +1,4 @@
-"""Stage 2 as the convex problem that it is; tests/test_stages.py has what all heads share."""
+"""The linear head of stage 2 as a convex problem; test_stages.py tests what all heads share."""
 
 import many_processes
 import pytest
@@ -41,14 +41,14 @@ def penalised_loss(state, features, labels, penalty):
 
 
 @pytest.mark.slow
-def test_the_solver_leaves_adam_nothing_to_gain(ball_split, vanilla_run, tmp_path, capsys):
+def test_adam_does_not_improve_the_solution(ball_split, vanilla_run, tmp_path, capsys):
     solved = linear(ball_split, tmp_path, "newton", vanilla_run, head_reg_weight=8 * PENALTY)
     assert "as given" in (printed := capsys.readouterr().out) and "not converged" not in printed
     options = dict(update_solver="adam", head_reg_weight=8 * PENALTY, max_steps_per_img_sidelength=400, lr=1e-2)
     trained = linear(ball_split, tmp_path, "adam", vanilla_run, **options)
     features, labels, _ = inputs_of(ball_split, vanilla_run)
     found = [penalised_loss(run["model"], features, labels, PENALTY) for run in (solved, trained)]
-    assert found[0] <= found[1] and found[1] - found[0] < 0.2  # the same problem, solved better
+    assert found[0] <= found[1] and found[1] - found[0] < 0.2  # the loss of the solver, then of Adam
 
 
 def test_its_answer_does_not_depend_on_schedule_or_seed(ball_split, vanilla_run, tmp_path):
@@ -74,7 +74,7 @@ def test_one_object_is_held_out_view_by_view_and_one_view_not_at_all(ball_split,
     assert "no second view to hold out" in capsys.readouterr().out
 
 
-def test_it_goes_on_from_a_head_and_stays_there(ball_split, vanilla_run, tmp_path):
+def test_it_starts_from_a_head_and_stays_at_the_solution(ball_split, vanilla_run, tmp_path):
     before = linear(ball_split, tmp_path, "head", vanilla_run, head_reg_weight=0.01)
     after = linear(ball_split, tmp_path, "again", vanilla_run, head_reg_weight=0.01, linear_path=tmp_path / "head")
     assert after["step"] > before["step"]
@@ -97,11 +97,11 @@ def test_a_solution_can_be_trained_on_by_adam(ball_split, vanilla_run, tmp_path,
         (dict(overwrite_embeddings=True, update_solver="adam", class_weight=0), "--update_solver is for stage 2"),
     ],
 )
-def test_a_solver_where_there_is_nothing_for_it_to_solve_is_refused(refuses, ball_split, tmp_path, options, reason):
+def test_a_solver_is_refused_for_stages_and_heads_that_it_cannot_solve(refuses, ball_split, tmp_path, options, reason):
     refuses(train.main, scenes.train_options(ball_split, tmp_path, "run", checkpoint_path="x", **options), reason)
 
 
-ARGUMENTS = None  # of `solve`, which other processes find by name
+ARGUMENTS = None  # arguments of `solve`, which other processes call by its name
 
 
 def solve():
@@ -109,7 +109,7 @@ def solve():
     return torch.zeros(1)
 
 
-def test_two_processes_find_what_one_finds(ball_split, vanilla_run, tmp_path, monkeypatch):
+def test_two_processes_find_the_result_of_one(ball_split, vanilla_run, tmp_path, monkeypatch):
     one = linear(ball_split, tmp_path, "one", vanilla_run, head_reg_weight=0.01)
     options = dict(checkpoint_path=vanilla_run, model_type="linear", head_reg_weight=0.01)
     monkeypatch.setattr(f"{__name__}.ARGUMENTS", scenes.train_options(ball_split, tmp_path, "two", **options))

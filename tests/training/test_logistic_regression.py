@@ -13,7 +13,7 @@ from training import logistic_regression
 
 
 def problem(num_rays=600, channels=8, num_classes=4, seed=0, dtype=torch.float32):
-    """Features as of a ReLU and labels by a noisy linear rule, over half of them 0. (L, C), (L,)."""
+    """Features as after a ReLU, and labels by a noisy linear rule, of which over half are 0. (L, C), (L,)."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(num_rays, channels, generator=generator, dtype=dtype).relu() * torch.logspace(0, 1, channels)
     scores = features @ torch.randn(channels, num_classes, generator=generator, dtype=dtype)
@@ -53,7 +53,7 @@ def test_the_layer_is_the_one_that_scipy_finds(penalty):
     torch.testing.assert_close(found.bias, bias, atol=1e-4, rtol=0)
 
 
-def test_no_gradient_is_left_at_the_solution():
+def test_the_gradient_is_zero_at_the_solution():
     features, labels = problem()
     found = logistic_regression.fit(features, labels, 4, 1e-3)
     loss, *gradient = loss_and_gradient(features, labels, found.weight, found.bias, 1e-3)
@@ -64,7 +64,7 @@ def test_no_gradient_is_left_at_the_solution():
     assert found.weight.dtype == torch.float32 and found.weight.shape == (4, 8) and found.bias.shape == (4,)
 
 
-def test_many_rays_go_by_blocks_and_samples_to_the_same_layer(monkeypatch):
+def test_blocks_and_samples_of_many_rays_give_the_same_layer(monkeypatch):
     features, labels = problem(3000)
     whole = logistic_regression.fit(features, labels, 4, 1e-3, tolerance=1e-6)
     monkeypatch.setattr(logistic_regression, "BLOCK", {"cpu": 700})
@@ -108,7 +108,7 @@ class Processes:
         self.tensors[rank] = tensor.clone()
         self.barrier.wait()
         summed = sum(self.tensors)
-        self.barrier.wait()  # nobody begins the next sum before all have this one
+        self.barrier.wait()  # no thread starts the next sum before all have read this one
         return tensor.copy_(summed)
 
     def run(self, shares, *arguments, **options):
@@ -121,7 +121,7 @@ class Processes:
 
 def test_processes_that_share_the_rays_find_the_layer_of_all_rays(monkeypatch):
     features, labels = problem(900)
-    order = labels.argsort()  # the last process knows the last class only
+    order = labels.argsort()  # the last process has only the last class
     features, labels = features[order], labels[order]
     whole = logistic_regression.fit(features, labels, 4, 1e-3, tolerance=1e-6)
     monkeypatch.setattr(logistic_regression, "SAMPLE_RAYS", 200)
@@ -133,7 +133,7 @@ def test_processes_that_share_the_rays_find_the_layer_of_all_rays(monkeypatch):
         assert torch.equal(other.weight, first.weight) and torch.equal(other.bias, first.bias)
 
 
-def test_an_error_in_one_process_is_told_by_all():
+def test_an_error_in_one_process_is_raised_in_all():
     features, labels = problem(20)
     shares = [(features, labels), (features, labels + 1)]
     for future in Processes().run(shares, 4, 1e-3):
@@ -141,7 +141,7 @@ def test_an_error_in_one_process_is_told_by_all():
             future.result()
 
 
-def test_separable_classes_without_a_penalty_end():
+def test_the_solver_ends_on_separable_classes_without_a_penalty():
     features = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 0.5], [0.5, 2.0]])
     labels = torch.tensor([0, 1, 1, 0])
     found = logistic_regression.fit(features, labels, 2, 0.0, tolerance=0.0, max_iterations=7)
@@ -175,7 +175,8 @@ def test_dead_and_equal_features_do_no_harm():
 
 
 def instances(nuisance, num_instances=6, rays=300):
-    """Two classes by the sign of a clean feature. With `nuisance`, others tell the instance and, by chance, the class.
+    """Two classes by the sign of a clean feature. With `nuisance`, other features identify the instance and, by chance,
+    the class.
 
     returns (L, C), (L,), (L,) instance
     """
@@ -205,21 +206,21 @@ def test_of_equal_scores_the_largest_penalty_is_chosen():
     assert penalty == 1e-5
 
 
-def test_a_larger_penalty_is_kept_where_the_best_one_is_better_by_luck_only():
+def test_a_larger_penalty_is_kept_if_the_best_score_is_within_chance():
     best = torch.tensor([0.8, 0.7, 0.9, 0.6])
     luck, worse = torch.tensor([0.9, 0.6, 0.8, 0.62]), best - torch.tensor([0.02, 0.03, 0.02, 0.04])
     assert logistic_regression._is_as_good(luck, best) and logistic_regression._is_as_good(best, best)
     assert not logistic_regression._is_as_good(worse, best)
 
 
-def test_a_choice_is_repeatable_and_survives_folds_that_lack_a_class():
+def test_the_choice_is_repeatable_and_allows_folds_that_lack_a_class():
     features, labels, instance = instances(nuisance=True)
     labels = torch.where((instance == 2) & (features[:, 0] > 1), 2, labels)
     chosen = [logistic_regression.choose_penalty(features, labels, instance, 4, max_rays=1000, folds=3) for _ in range(2)]
     assert chosen[0] == chosen[1] and all(0 < score <= 1 for score in chosen[0][1].values())
 
 
-def test_errors_say_what_is_wrong():
+def test_errors_name_the_fault():
     features, labels = problem(20)
     fit, choose = logistic_regression.fit, logistic_regression.choose_penalty
     with pytest.raises(ValueError, match="20 labels are out of range, expected 0 to 3; leave unlabelled rays out"):

@@ -16,7 +16,7 @@ from training import loop, objectives, row_adam
 
 
 class PlainRun:
-    """Stands in for loop.Run where nothing is to be written."""
+    """Replaces loop.Run and writes nothing."""
 
     def __init__(self):
         self.seen = []
@@ -53,7 +53,7 @@ def test_steps_are_counted_from_the_start_step():
     assert [step for step, _ in fit_a_line(3, start_step=5)[1].seen] == [6, 7, 8]
 
 
-def test_the_gradient_of_one_step_does_not_pile_up_onto_the_next():
+def test_gradients_do_not_accumulate_over_steps():
     """Plain gradient descent on a constant gradient: three steps of the same length."""
     weight, run = torch.nn.Parameter(torch.zeros(1)), PlainRun()
     loop.fit(lambda batch: {"linear": weight.sum()}, [{}] * 3, [torch.optim.SGD([weight], lr=0.5)], run)
@@ -74,8 +74,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(value):
 
 
 @pytest.mark.parametrize("end", [5, 250])
-def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_told(monkeypatch, end):
-    """There the loss is not read in every step; the optimizers are told on the device to leave everything as it is."""
+def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_raised(monkeypatch, end):
+    """The loss is not read in every step, so a flag on the device makes the optimizers skip the step."""
     monkeypatch.setattr(loop, "is_cheap_to_read", lambda tensor: False)
     weight, table = torch.nn.Parameter(torch.ones(2)), torch.nn.Embedding(3, 2, sparse=True)
     optimizers = [torch.optim.Adam([weight], lr=0.1, fused=True), row_adam.RowAdam([table.weight], lr=0.1)]
@@ -103,7 +103,7 @@ def test_a_step_does_not_wait_for_the_gpu(ball_split):
     run = PlainRun()
     run.to_device = lambda batch: {name: tensor.to("cuda", non_blocking=True) for name, tensor in batch.items()}
     num_steps = 5
-    modes = {num_steps: "default"}  # from the second step on nothing may wait; at the end the loss is checked
+    modes = {num_steps: "default"}  # no wait from the second step on; the loss is checked at the end
     run.after_step = lambda step, *_: torch.cuda.set_sync_debug_mode(modes.get(step, "error"))
     try:
         loop.fit(objective, dataio.training_batches(dataset, 2, 0, num_steps), optimizers, run)
@@ -111,7 +111,7 @@ def test_a_step_does_not_wait_for_the_gpu(ball_split):
         torch.cuda.set_sync_debug_mode("default")
 
 
-# What reads ahead
+# Reading ahead
 
 
 def test_batches_come_in_order_and_errors_come_through():
@@ -127,7 +127,7 @@ def test_batches_come_in_order_and_errors_come_through():
     assert list(dataio.prefetched(range(20), depth=1)) == list(range(20))
 
 
-def test_who_stops_reading_ahead_leaves_no_thread_behind():
+def test_stopping_early_ends_the_thread_that_reads_ahead():
     before, made = threading.active_count(), []
 
     def batches():
@@ -145,8 +145,8 @@ def test_who_stops_reading_ahead_leaves_no_thread_behind():
     assert threading.active_count() == before and len(made) < 10
 
 
-def test_the_learning_rate_factor_is_of_every_optimizers_own_rate():
-    """Steps of plain gradient descent on a gradient of 1 are as long as the rate."""
+def test_the_factor_multiplies_the_rate_of_each_optimizer():
+    """With plain gradient descent on a gradient of 1 a step is as long as the rate."""
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizers = [torch.optim.SGD([weight], lr=lr) for weight, lr in zip(weights, (1.0, 10.0))]
     loop.fit(
@@ -171,7 +171,7 @@ def test_warmup_is_linear_and_decay_a_cosine_to_zero():
         assert factor(step) == pytest.approx(value, abs=1e-12), step
 
 
-# What surrounds the loop
+# Intervals and logs
 
 
 def event_scalars(folder):
@@ -215,7 +215,7 @@ def assert_same_tensors(a, b):
 
 
 def assert_same_state(a, b):
-    """Optimizers' state dicts, moments and all."""
+    """State dicts of the optimizers, with their moments."""
     assert a["param_groups"] == b["param_groups"]
     for index in a["state"]:
         for name, value in a["state"][index].items():
@@ -245,7 +245,7 @@ def run_through(ball_split, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stopped_at", [1, 3, 4], ids=["in the warm-up", "at full rate", "in the decay"])
-def test_stopped_and_resumed_gives_the_numbers_of_a_run_through(ball_split, run_through, tmp_path, stopped_at):
+def test_stopped_and_resumed_gives_the_numbers_of_an_uninterrupted_run(ball_split, run_through, tmp_path, stopped_at):
     halfway = next((run_through / "checkpoints").glob(f"*_iter_{stopped_at:06d}.pth"))
     train.main(scenes.train_options(ball_split, tmp_path, "resumed", checkpoint_path=halfway, **RESUMABLE))
     through, resumed = (final_checkpoint(folder, 6) for folder in (run_through, tmp_path / "resumed"))
@@ -253,11 +253,13 @@ def test_stopped_and_resumed_gives_the_numbers_of_a_run_through(ball_split, run_
     for name in ("optimizer_0", "optimizer_1"):
         assert_same_state(through[name], resumed[name])
     before = checkpoints.load(halfway)["model"]["latent_codes.weight"]
-    assert (before - resumed["model"]["latent_codes.weight"]).abs().min() > 1e-5  # else this would prove nothing
+    assert (
+        before - resumed["model"]["latent_codes.weight"]
+    ).abs().min() > 1e-5  # otherwise the comparison would prove nothing
 
 
 class Recorder:
-    """Notes the side, batch size and rays of every batch that training asks for."""
+    """Records the side, batch size and rays of every training batch."""
 
     def __init__(self, monkeypatch):
         self.batches = []
@@ -285,8 +287,8 @@ def test_the_image_side_changes_after_the_steps_of_a_stage(ball_split, tmp_path,
 
 
 @pytest.mark.parametrize("done, left", [(1, [EIGHT] + [SIXTEEN] * 3), (2, [SIXTEEN] * 3), (4, [SIXTEEN])])
-def test_resuming_goes_on_in_the_stage_where_it_was(ball_split, tmp_path, monkeypatch, done, left):
-    """The published code trains the first stage for ever when it is resumed past its end."""
+def test_resuming_continues_in_the_stage_of_the_checkpoint(ball_split, tmp_path, monkeypatch, done, left):
+    """The published code trains the first stage forever if it is resumed after the end of that stage."""
     train.main(scenes.train_options(ball_split, tmp_path, "first", class_weight=0, max_steps_per_img_sidelength=1))
     recorder = Recorder(monkeypatch)
     options = dict(SCHEDULE, checkpoint_path=tmp_path / "first", start_step=done)
@@ -317,7 +319,7 @@ def test_resuming_into_the_same_folder_goes_on_counting(ball_split, tmp_path):
     assert {2, 4} <= set(event_scalars(tmp_path / "run")["total_loss"])
 
 
-def test_a_folder_of_a_run_holds_what_was_asked_for(semantic_run):
+def test_a_run_folder_holds_the_options(semantic_run):
     assert isinstance(semantic_run, Path)
     lines = (semantic_run / "params.txt").read_text().splitlines()
     assert "tracing_steps: 3" in lines and "img_sidelengths: [16]" in lines

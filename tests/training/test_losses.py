@@ -31,7 +31,7 @@ def test_unlabelled_rays_neither_count_nor_pull():
 
 
 def test_a_batch_without_any_label_gives_no_loss_and_no_gradient():
-    """A nan here would end a training run over one unlabelled image."""
+    """A nan would end a training run because of one unlabelled image."""
     seg_logits = torch.zeros(1, 4, 3, requires_grad=True)
     loss = losses.segmentation_loss(seg_logits, torch.full((1, 4), util.UNLABELLED))
     loss.backward()

@@ -1,4 +1,4 @@
-"""train.py in two processes against train.py in one that draws the same data, and torchrun itself."""
+"""train.py in two processes compared with one process that draws the same data, and torchrun."""
 
 import functools
 import shutil
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 SCHEDULE = dict(max_steps_per_img_sidelength=5, batch_size_per_img_sidelength=4, lr=1e-2, steps_til_ckpt=2)
 RAYS = SCHEDULE | dict(class_weight=0, rays_per_image=40, rays_per_block=0)
-TOLERANCE = 1e-4  # of a tensor's largest entry: sums are added up in another order, and Adam divides by small numbers
+TOLERANCE = 1e-4  # of a tensor's largest entry: the order of sums differs, and Adam divides by small numbers
 
 
 def run_train(arguments, changes=None):
-    """train.main, which reports every step. returns the exit code"""
+    """Run train.main, which logs every step; returns the exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SECONDS_PER_REPORT", 0)
         if changes is not None:
@@ -40,7 +40,7 @@ def run_train(arguments, changes=None):
 
 
 def in_two(split, logs, name, changes=None, expected=0, **options):
-    """The folder of a run in two processes."""
+    """The run folder of two processes."""
     function = functools.partial(run_train, scenes.train_options(split, logs, name, **options), changes)
     codes = many_processes.run(function, logs, joins=False)
     assert [code.item() for code in codes] == [expected] * 2
@@ -48,13 +48,13 @@ def in_two(split, logs, name, changes=None, expected=0, **options):
 
 
 def in_one(split, logs, name, changes=None, **options):
-    """The folder of a run in one process that draws what two would draw."""
+    """The run folder of one process that draws the data of two."""
     assert run_train(scenes.train_options(split, logs, name, **dict(data_shards=2) | options), changes) == 0
     return logs / name
 
 
 def scalars(folder):
-    """{tag: {step: value}}; there is one file of events."""
+    """{tag: {step: value}} of the only event file."""
     assert len(list(folder.rglob("events.out*"))) == 1
     events = EventAccumulator(str(folder / "events"))
     events.Reload()
@@ -62,7 +62,7 @@ def scalars(folder):
 
 
 def assert_same(a, b, where=""):
-    """Dicts of dicts of tensors and plain values, tensors within TOLERANCE of their largest entry."""
+    """Compare nested dicts of tensors and plain values, tensors within TOLERANCE of their largest entry."""
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:
@@ -75,7 +75,7 @@ def assert_same(a, b, where=""):
 
 
 def assert_same_runs(one, two, num_steps=5):
-    """The same files; in each checkpoint the same weights, codes and optimizers' states; the same losses in every step."""
+    """Compare files, weights, codes and optimizer states of each checkpoint, and the losses of every step."""
     files = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (one, two)]
     assert files[0] == files[1]
     for name in files[0]:
@@ -99,7 +99,7 @@ def assert_same_runs(one, two, num_steps=5):
     ],
     ids=lambda options: ",".join(options),
 )
-def test_two_processes_train_what_one_trains(ball_split, tmp_path, options):
+def test_two_processes_train_the_model_of_one(ball_split, tmp_path, options):
     if "cache" in options:
         options["cache"] = tmp_path / "cache"
     options = RAYS | options
@@ -108,16 +108,16 @@ def test_two_processes_train_what_one_trains(ball_split, tmp_path, options):
 
 
 def test_more_instances_than_processes(tmp_path):
-    """Five instances in four shards: a process has two shards, and a batch may have an instance twice, or not at all."""
+    """Five instances in four shards: a process has two shards, and an instance may be in a batch twice or not at all."""
     split = scenes.write_split(tmp_path / "Ball" / "Ball.train", names=[f"ball_{i}" for i in range(5)], num_views=3)
     options = RAYS | dict(data_shards=4, steps_til_ckpt=5)
     assert_same_runs(in_one(split, tmp_path, "one", **options), in_two(split, tmp_path, "two", **options))
 
 
 def with_a_fixed_unet(patch):
-    """The class U-Net neither normalises by the images of a process nor drops anything, as in eval mode.
+    """Put the class U-Net in eval mode: no statistics of the images of one process, no dropout.
 
-    It has weights with next to no gradient, which Adam would move by a full step all the same, whichever way.
+    Some of its weights have almost no gradient, and Adam would move them by a full step of arbitrary sign.
     """
     patch.setattr(torch.optim, "Adam", functools.partial(torch.optim.Adam, eps=1e-3))
     original = pretraining.srn_objective
@@ -131,14 +131,14 @@ def with_a_fixed_unet(patch):
 
 
 @pytest.mark.parametrize("rays_per_block", [0, 100])
-def test_a_semantic_srn_but_for_its_batch_norm_and_dropout(ball_split, tmp_path, rays_per_block):
+def test_a_semantic_srn_without_batch_norm_and_dropout(ball_split, tmp_path, rays_per_block):
     options = SCHEDULE | dict(rays_per_block=rays_per_block, max_steps_per_img_sidelength=1)
     runs = [run(ball_split, tmp_path, run.__name__, with_a_fixed_unet, **options) for run in (in_one, in_two)]
-    assert_same_runs(*runs, num_steps=1)  # later, one ReLU that rounding has turned off moves a whole U-Net
+    assert_same_runs(*runs, num_steps=1)  # in later steps, a ReLU that rounding turned off changes the whole U-Net
 
 
-def test_a_semantic_srn_as_it_is(ball_split, tmp_path):
-    """Each process normalises its own images and drops other features, so that only what comes before that is equal."""
+def test_a_semantic_srn_with_batch_norm_and_dropout(ball_split, tmp_path):
+    """Each process normalises its own images and drops other features, so only the parts before the U-Net are equal."""
     options = SCHEDULE | dict(max_steps_per_img_sidelength=10, val_root=ball_split, steps_til_val=6)
     one, two = (scalars(run(ball_split, tmp_path, run.__name__, **options)) for run in (in_one, in_two))
     for term in ("distortion", "latent", "regularization"):
@@ -148,8 +148,8 @@ def test_a_semantic_srn_as_it_is(ball_split, tmp_path):
     assert list(two["val_miou"]) == [6, 10]
 
 
-def test_parts_that_have_no_use_stay_as_they_are(ball_split, semantic_run, tmp_path):
-    """A semantic SRN goes on without labels: its U-Net gets no gradient in any process."""
+def test_unused_parts_stay_unchanged(ball_split, semantic_run, tmp_path):
+    """A semantic SRN is trained on without labels: its U-Net gets no gradient in any process."""
     options = RAYS | dict(checkpoint_path=semantic_run, start_step=0)
     one, two = (run(ball_split, tmp_path, run.__name__, **options) for run in (in_one, in_two))
     assert_same_runs(one, two)
@@ -173,7 +173,7 @@ def test_two_processes_resume_into_the_folder_of_the_run(ball_split, tmp_path):
     assert checkpoints.load(tmp_path / "run")["step"] == 5 and not list(tmp_path.glob("run.1"))
 
 
-def test_a_process_preloads_its_own_instances_alone(ball_split):
+def test_a_process_preloads_only_its_own_instances(ball_split):
     instances = dataio.index_split(ball_split)
     settings = dataio.dataset_settings(ball_split)
     whole = dataio.SceneClassDataset(instances, scenes.SIDE, settings)
@@ -203,7 +203,7 @@ def test_a_head_is_trained_in_two_processes(ball_split, semantic_run, tmp_path):
     "options", [dict(rays_per_image=40, class_weight=0), dict(class_weight=8, l1_weight=0)], ids=["to images", "to labels"]
 )
 def test_codes_are_fitted_in_two_processes_as_in_one(semantic_run, tmp_path, options):
-    """Through the frozen networks of a semantic SRN, in eval mode, so that labels too give the same."""
+    """The networks of the semantic SRN are in eval mode, so the losses of labels are equal too."""
     split = scenes.write_split(tmp_path / "Ball" / "Ball.test", names=("ball_x", "ball_y", "ball_z"))
     options = SCHEDULE | options | dict(checkpoint_path=semantic_run, overwrite_embeddings=True, code_solver="published")
     one, two = (run(split, tmp_path, run.__name__, **options) for run in (in_one, in_two))
@@ -224,7 +224,7 @@ def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path)
     assert fits.keys() == expected.keys() and torch.equal(fits["is_active"], expected["is_active"])
 
 
-# What cannot work
+# Refused
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_two_processes_share_the_fits_of_the_fast_solver(semantic_run, tmp_path)
     ],
     ids=["batch", "a later batch", "shards", "one instance"],
 )
-def test_what_cannot_be_dealt_is_refused_at_the_start(ball_split, tmp_path, capfd, monkeypatch, options, reason):
+def test_data_that_cannot_be_divided_are_refused_at_the_start(ball_split, tmp_path, capfd, monkeypatch, options, reason):
     monkeypatch.setattr("util.SECONDS_UNTIL_ENDED", 0)
     in_two(ball_split, tmp_path, "run", expected=2, **RAYS | options)
     written = capfd.readouterr().err
@@ -248,7 +248,7 @@ def test_what_cannot_be_dealt_is_refused_at_the_start(ball_split, tmp_path, capf
     assert not (tmp_path / "run").exists()
 
 
-def test_a_head_s_batch_that_cannot_be_dealt_is_refused(ball_split, semantic_run, tmp_path, capfd, monkeypatch):
+def test_a_batch_of_stage_2_that_cannot_be_divided_is_refused(ball_split, semantic_run, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("util.SECONDS_UNTIL_ENDED", 0)
     options = dict(checkpoint_path=semantic_run, model_type="mlp", batch_size_per_img_sidelength=3, rays_per_image=5)
     in_two(ball_split, tmp_path, "run", expected=2, **options)
@@ -273,7 +273,7 @@ def torchrun(arguments, folder):
 
 
 def test_torchrun_trains(ball_split, tmp_path):
-    """What two processes print, they print once; an earlier run of that name steps aside once."""
+    """Messages are printed once, and an earlier run of the same name is renamed once."""
     split = shutil.copytree(ball_split.parent, tmp_path / "Ball") / "Ball.train"
     options = RAYS | dict(obj_name=None, class_weight=None)
     in_one(split, tmp_path, "run", **options)
@@ -284,7 +284,7 @@ def test_torchrun_trains(ball_split, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("run*")) == ["run", "run.1"]
     for run in (tmp_path / "run", tmp_path / "run.1"):
         assert len(list(run.rglob("*.pth"))) == 3 and len(list(run.rglob("events.out*"))) == 1
-        assert not list(run.rglob(".*"))  # nothing half-written
+        assert not list(run.rglob(".*"))  # no temporary files
     assert_same(checkpoints.load(tmp_path / "run")["model"], checkpoints.load(tmp_path / "run.1")["model"])
 
 

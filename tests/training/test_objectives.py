@@ -1,4 +1,4 @@
-"""The fast ways of computing a loss against the plain one: same terms, same gradients, same weights after a step."""
+"""The fast objectives give the same terms, gradients and weights after a step as the plain one."""
 
 import threading
 
@@ -17,7 +17,7 @@ SIZES = dict(num_instances=5, latent_dim=8, hidden_features=16, tracing_steps=3)
 
 
 def make_batch(instances=(3, 1, 3), side=SIDE, dtype=torch.float64):
-    """Views of some instances, the cameras at different places, a few pixels without a label."""
+    """Views of some instances from different cameras, with a few unlabelled pixels."""
     torch.manual_seed(1)
     num_views = len(instances)
     eyes = geometry.on_sphere(50.0 * torch.arange(num_views), torch.full((num_views,), 20.0), 1.3)
@@ -45,7 +45,7 @@ def make_model(dtype=torch.float64, **sizes):
 
 
 def reference_terms(model, batch, head=None, with_classes=False):
-    """The loss as the paper has it: everything at once."""
+    """The loss of the paper, over all rays at once."""
     outputs = model(batch, with_classes)
     if head is not None:
         outputs["seg_logits"] = head(outputs[head.reads])
@@ -89,7 +89,7 @@ def test_blocks_give_the_losses_and_gradients_of_all_rays_at_once(name):
     model, batch = make_model(**sizes), make_batch(instances)
     with_classes = model.class_generator is not None
     if with_classes:
-        model.eval()  # batch norm sees whole images either way, but let it not move
+        model.eval()  # batch norm sees whole images in both, but its running statistics must not change
     expected = reference_terms(model, batch, with_classes=with_classes)
     gradients = gradients_of(model, expected)
     terms = objectives.SRNObjective(model, WEIGHTS, None, with_classes, rays_per_block)(batch)
@@ -132,7 +132,7 @@ def test_views_of_one_instance_are_one_matrix_product():
         torch.testing.assert_close(model(one)[name], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_march_that_keeps_no_activations_has_the_same_gradients():
+def test_marching_without_stored_activations_has_the_same_gradients():
     model, batch = make_model(), make_batch()
     gradients = gradients_of(model, reference_terms(model, batch))
     model.ray_marcher.checkpoint_steps = True
@@ -148,7 +148,7 @@ def test_the_march_that_keeps_no_activations_has_the_same_gradients():
 
 
 @pytest.mark.parametrize("kept_rays, marches", [(0, 2 * 9), (200, 2 * 9 - 2), (299, 2 * 9 - 2), (10**6, 9)])
-def test_what_is_kept_for_a_unet_is_not_computed_again(monkeypatch, kept_rays, marches):
+def test_kept_rays_are_not_computed_twice_for_a_unet(monkeypatch, kept_rays, marches):
     model, batch = make_model(num_classes=3).eval(), make_batch()
     gradients = gradients_of(model, reference_terms(model, batch, with_classes=True))
     march, marched = model.ray_marcher.march, []
@@ -163,7 +163,7 @@ def test_blocks_made_smaller_for_threads_are_kept_by_their_own_size(two_threads,
     march, marched = model.ray_marcher.march, []
     monkeypatch.setattr(model.ray_marcher, "march", lambda *given: marched.append(1) or march(*given))
     gradients_of(model, objectives.SRNObjective(model, WEIGHTS, None, True, rays_per_block=768, kept_rays=512)(batch))
-    assert len(marched) == 2 * 3 - 2  # a view in each block, two of which are kept
+    assert len(marched) == 2 * 3 - 2  # a view per block, two of them kept
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for():
@@ -190,7 +190,7 @@ def test_a_random_start_is_drawn_once_though_blocks_may_be_computed_twice(with_c
 
 
 def test_the_clamp_of_the_marcher_acts_in_blocks_as_it_does_at_once():
-    """With a loss so large that gradients at the hidden state are cut off."""
+    """The loss is so large that gradients at the hidden state are clamped."""
     weights = WEIGHTS._replace(image=1e9)
     model, batch = make_model(), make_batch()
     at_once = gradients_of(model, objectives.SRNObjective(model, weights)(batch))
@@ -246,8 +246,8 @@ def test_a_block_without_a_label_adds_nothing_and_the_mean_is_over_all_labels():
 
 
 @pytest.mark.slow
-def test_what_is_compiled_gives_the_same_and_is_compiled_once(monkeypatch):
-    """Traced as for the real compiler, which takes a minute; its own fusing is left out."""
+def test_compiled_code_gives_the_same_and_is_compiled_once(monkeypatch):
+    """Traced without code generation, which takes a minute."""
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
     torch.compiler.reset()
@@ -277,7 +277,7 @@ def test_threads_share_the_blocks_and_nothing_else_changes(two_threads, monkeypa
     objective = objectives.SRNObjective(model, WEIGHTS, None, with_classes, rays_per_block=50, kept_rays=kept_rays)
     found = [gradients_of(model, objective(batch)) for _ in range(2)]
     assert_same(found[0], gradients, 1e-10)
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])  # always added in the same order
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])  # always summed in the same order
     assert {name for name, _ in by_whom} >= {"blocks_0", "blocks_1"}
     assert all(count == 1 for name, count in by_whom if name.startswith("blocks"))
     assert torch.get_num_threads() == 2
@@ -290,7 +290,7 @@ def test_no_thread_is_left_without_a_block(two_threads):
     assert blocks.split(4, 300, 0, cpu) == blocks.split(4, 300, 2048, torch.device("cuda")) == whole
     used = []
     blocks.map_in_threads(lambda piece: used.append(torch.get_num_threads()), [1], cpu)
-    assert used == [1]  # a block alone is computed as among others
+    assert used == [1]  # a single block runs without threads
 
 
 def test_an_error_in_a_thread_is_raised(two_threads):

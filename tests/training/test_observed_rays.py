@@ -18,7 +18,7 @@ def opened(split, **choice):
     return dataio.SceneClassDataset(instances, 16, dataio.dataset_settings(split), num_classes=3)
 
 
-def test_a_draw_of_as_many_pixels_as_there_are_is_all_of_them(dataset):
+def test_a_draw_of_all_pixels_has_each_pixel_once(dataset):
     observed = observed_rays.ObservedRays(dataset, "cpu")
     drawn = observed.draw(torch.tensor([1, 0]), 7, 4 * 256)
     assert drawn.places.tolist() == [list(range(1024, 2048)), list(range(1024))]
@@ -39,7 +39,7 @@ def test_rays_of_several_cameras_are_those_of_each(dataset):
     assert torch.equal(rays.origin[0, 768:], expected.origin.expand(256, 3))
 
 
-def test_what_is_drawn_depends_on_seed_name_and_number_alone(ball_split, dataset):
+def test_a_draw_depends_only_on_seed_name_and_number(ball_split, dataset):
     both = observed_rays.ObservedRays(dataset, "cpu")
     alone = observed_rays.ObservedRays(opened(ball_split, specific_ins=["ball_b"]), "cpu")
     shared = observed_rays.ObservedRays(dataset, "cpu", instances=[1])

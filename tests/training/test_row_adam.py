@@ -32,7 +32,7 @@ def take_steps(optimizer, table, rows_of_steps, first=0):
 
 
 def both(**settings):
-    """[(table, optimizer)] of PyTorch and of this project, from the same start."""
+    """[(table, optimizer)] of PyTorch and of this project, with the same initial table."""
     return [
         (table, kind([table], **SETTINGS | settings))
         for kind in (torch.optim.SparseAdam, RowAdam)
@@ -52,7 +52,7 @@ def assert_same_state(one, other, **tolerance):
 
 @pytest.mark.parametrize("repeats", [False, True])
 def test_the_steps_are_those_of_sparse_adam(repeats):
-    """Also where the rate changes and a gradient is missing; to the last bit where there is nothing to sum."""
+    """Also if the rate changes or a gradient is missing; bit for bit if no rows are summed."""
     tolerance = dict(rtol=1e-5, atol=1e-6) if repeats else dict(rtol=0, atol=0)
     steps = [[4, 1, 4, 4], [1, 1], [], [6, 0, 6]] if repeats else [[4, 1], [1], [], [6, 0, 4]]
     (theirs, expected), (ours, found) = both()
@@ -66,7 +66,7 @@ def test_the_steps_are_those_of_sparse_adam(repeats):
     assert_same_state(expected.state[theirs], found.state[ours], **tolerance)
 
 
-def test_the_gradient_of_an_embedding_is_understood():
+def test_gradients_of_an_embedding_are_accepted():
     tables = [nn.Embedding(NUM_ROWS, SIZE, sparse=True, _weight=make_table().data) for _ in range(2)]
     for table, kind in zip(tables, (torch.optim.SparseAdam, RowAdam)):
         table(torch.tensor([5, 2, 5])).square().sum().backward()
@@ -111,7 +111,7 @@ def test_a_dense_gradient_is_refused():
 
 
 def test_a_step_with_an_infinite_gradient_changes_nothing():
-    """Not the count of steps either, whether it is the first one or a later one."""
+    """Not even the step count, in the first step or a later one."""
     (skipped, optimizer), (expected, other) = both()[1], both()[1]
     for step, bad in enumerate([1.0, 0.0, 1.0, 0.0]):
         rows, optimizer.found_inf = [step, 1, 1], torch.tensor(bad)
@@ -129,7 +129,7 @@ def test_a_step_with_an_infinite_gradient_changes_nothing():
     assert states[0]["step"] == 3
 
 
-# Two processes: rows of each in four steps, None for no gradient at all
+# Two processes: rows of each in four steps, None for no gradient
 
 STEPS = [([1, 4, 4], [2, 4]), (None, [0, 1]), ([6], []), ([0], [5, 5, 6])]
 
@@ -147,7 +147,7 @@ def steps_of_a_process():
 
     table = make_table()
     optimizer = RowAdam([table], **SETTINGS, rows_per_process=3)
-    optimizer.step()  # nobody names a row: also row 0, which fills empty places, stays
+    optimizer.step()  # no process has a row: row 0, the padding, must not change either
     optimizer.found_inf = torch.tensor(1.0)
     take_steps(optimizer, table, [[0, 1]])
     tables.append((table.detach(), optimizer.state_dict()["state"][0]))
@@ -160,7 +160,7 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.parametrize("known_number_of_rows", [0, 1])
-def test_two_processes_do_what_one_does_with_the_gradients_of_both(two, known_number_of_rows):
+def test_two_processes_step_as_one_does_with_the_gradients_of_both(two, known_number_of_rows):
     table = make_table()
     optimizer = RowAdam([table], **SETTINGS)
     for step, rows_of_processes in enumerate(STEPS):

@@ -1,4 +1,4 @@
-"""Variants of the stages; the plain ones are tested in test_train.py."""
+"""Variants of the stages; test_train.py tests the default ones."""
 
 import functools
 import shutil
@@ -24,7 +24,7 @@ TINY_UNET = dict(num_down=2, base_channels=4, max_channels=8, dropout=0.2)
 
 @pytest.fixture
 def small_unets(monkeypatch):
-    """U-Nets that need sides of a multiple of 4, in place of the published ones of 70 million parameters."""
+    """Replaces the published U-Nets of 70 million parameters with small ones, whose sides are multiples of 4."""
     monkeypatch.setattr(srns.UNetBaseline, "SIZES", TINY_UNET)
     monkeypatch.setattr(unet.UNetRenderer, "SIZES", TINY_UNET)
 
@@ -44,7 +44,7 @@ def vanilla_run(ball_split, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def linear_run(ball_split, vanilla_run, tmp_path_factory):
-    """A linear head that has learnt something on `vanilla_run`."""
+    """A linear head trained on `vanilla_run`."""
     logs = tmp_path_factory.mktemp("linear_run")
     options = dict(checkpoint_path=vanilla_run, model_type="linear", max_steps_per_img_sidelength=100, lr=1e-2)
     train.main(scenes.train_options(ball_split, logs, "linear", **options))
@@ -94,7 +94,7 @@ def test_a_single_srn_of_several_objects_is_refused(refused, ball_split, tmp_pat
 
 @pytest.fixture
 def split_with_params(ball_split, tmp_path):
-    """`ball_split` with a latent vector of six numbers beside each view."""
+    """`ball_split` with a latent vector of six numbers for each view."""
     split = tmp_path / "Ball" / "Ball.train"
     shutil.copytree(ball_split.parent, split.parent)
     for instance, folder in enumerate(sorted(split.iterdir())):
@@ -173,7 +173,7 @@ def test_variants_that_cannot_work_are_refused_before_data_are_read(refused, tmp
 
 
 @pytest.mark.parametrize("flag", ["fit_single_srn", "has_params", "use_unet_renderer"])
-def test_a_variant_that_the_checkpoint_is_not_is_refused(refused, ball_split, vanilla_run, tmp_path, flag):
+def test_a_variant_that_contradicts_the_checkpoint_is_refused(refused, ball_split, vanilla_run, tmp_path, flag):
     split = ball_split
     if flag == "has_params":
         split = tmp_path / "Ball" / "Ball.train"
@@ -201,8 +201,8 @@ def test_a_batch_of_one_image_with_classes_can_be_trained_on(ball_split, tmp_pat
 
 
 @pytest.mark.parametrize("form, optimizer", [("srn2019", "adam"), ("semantic", "sparse_adam")])
-def test_a_published_file_is_trained_on_as_ours(ball_split, tmp_path, form, optimizer):
-    """SRN 2019 had one Adam for all, codes included."""
+def test_training_continues_from_a_published_file(ball_split, tmp_path, form, optimizer):
+    """SRN 2019 had one Adam for the networks and the codes."""
     options = dict(class_weight=0, code_optimizer=optimizer, rgb_channels=4 if form == "semantic" else 3)
     train.main(scenes.train_options(ball_split, tmp_path, "run", **options))
     contents, _ = published.to_published(checkpoints.load(tmp_path / "run"), form)
@@ -223,7 +223,7 @@ def test_the_unet_baseline_learns_on_rendered_images_in_train_mode(small_unets, 
     train.main(scenes.train_options(ball_split, tmp_path, "run", steps_til_val=10, **options))
     checkpoint = checkpoints.load(tmp_path / "run")
     assert checkpoint["sizes"] == {"kind": "unet", "in_features": 3, "num_classes": 3}
-    assert checkpoint["model"]["unet.in_layer.1.num_batches_tracked"] == 30  # validation has not moved it
+    assert checkpoint["model"]["unet.in_layer.1.num_batches_tracked"] == 30  # validation has not changed it
     losses = scalars(tmp_path / "run", "val_class_loss")
     assert losses[-1] < losses[0]
     head = checkpoints.load_head(checkpoint, checkpoints.load_srn(checkpoints.load(vanilla_run)))
@@ -231,8 +231,8 @@ def test_the_unet_baseline_learns_on_rendered_images_in_train_mode(small_unets, 
 
 
 @pytest.mark.parametrize("kind", ["mlp", "unet"])
-def test_a_heads_training_goes_on_where_it_stopped(small_unets, ball_split, vanilla_run, tmp_path, kind):
-    """The U-Net with the same channels dropped out."""
+def test_training_of_a_head_can_be_resumed(small_unets, ball_split, vanilla_run, tmp_path, kind):
+    """The U-Net drops the same channels."""
     options = dict(checkpoint_path=vanilla_run, model_type=kind)
     train.main(scenes.train_options(ball_split, tmp_path, "through", max_steps_per_img_sidelength=6, **options))
     train.main(scenes.train_options(ball_split, tmp_path, "parts", max_steps_per_img_sidelength=4, **options))
@@ -299,7 +299,7 @@ def without_images(split):
 
 
 def test_codes_are_fitted_to_label_maps_alone_through_the_srns_own_unet(semantic_run, test_split, tmp_path):
-    """The reverse mode, with no image at hand."""
+    """The reverse mode, without images."""
     options = dict(checkpoint_path=semantic_run, overwrite_embeddings=True, l1_weight=0, specific_observation_idcs=1)
     train.main(scenes.train_options(without_images(test_split), tmp_path, "run", **options))
     before, after = checkpoints.load(semantic_run), checkpoints.load(tmp_path / "run")
@@ -309,7 +309,7 @@ def test_codes_are_fitted_to_label_maps_alone_through_the_srns_own_unet(semantic
 
 
 def test_codes_are_fitted_to_label_maps_alone_through_a_head(vanilla_run, linear_run, test_split, tmp_path):
-    """The codes learn, the head and the networks do not; codes and depths are regularised."""
+    """Only the codes learn; codes and depths are regularised."""
     options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, linear_path=linear_run, model_type="Linear")
     options |= dict(max_steps_per_img_sidelength=40, lr=3e-2, rays_per_image=128, steps_til_val=20)
     train.main(scenes.train_options(without_images(test_split), tmp_path, "run", **options))
@@ -338,7 +338,7 @@ def test_a_head_of_another_kind_than_said_is_refused(refused, vanilla_run, linea
 
 
 @pytest.mark.parametrize("published_optimizer", ["sparse_adam", "adam"])
-def test_fitting_goes_on_where_it_stopped(vanilla_run, test_split, tmp_path, published_optimizer):
+def test_fitting_can_be_resumed(vanilla_run, test_split, tmp_path, published_optimizer):
     options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, class_weight=0)
     options |= dict(code_optimizer=published_optimizer, code_init="normal")
     train.main(scenes.train_options(test_split, tmp_path, "through", max_steps_per_img_sidelength=5, **options))
@@ -350,8 +350,8 @@ def test_fitting_goes_on_where_it_stopped(vanilla_run, test_split, tmp_path, pub
     assert parts["step"] == 5
 
 
-def test_a_reverse_fit_goes_on_without_touching_the_head(vanilla_run, linear_run, test_split, tmp_path, monkeypatch):
-    """No gradient reaches it, and it would drop nothing out."""
+def test_a_resumed_reverse_fit_leaves_the_head_unchanged(vanilla_run, linear_run, test_split, tmp_path, monkeypatch):
+    """It gets no gradient, and it has no dropout."""
     heads, original = [], stage_data.open_head
     monkeypatch.setattr(stage_data, "open_head", lambda *arguments: heads.append(original(*arguments)) or heads[-1])
     options = dict(checkpoint_path=vanilla_run, overwrite_embeddings=True, linear_path=linear_run, model_type="linear")
@@ -365,7 +365,7 @@ def test_a_reverse_fit_goes_on_without_touching_the_head(vanilla_run, linear_run
 
 
 def test_adam_moves_the_codes_of_a_step_that_does_not_see_them(ball_split, tmp_path):
-    """As SRN 2019 had it; by default only the codes of the batch move."""
+    """As in SRN 2019; by default only the codes of the batch move."""
     moved = {}
     for optimizer in ("sparse_adam", "adam"):
         options = dict(code_optimizer=optimizer, class_weight=0, batch_size_per_img_sidelength=1, kl_weight=0)
@@ -391,7 +391,7 @@ def test_a_checkpoint_without_optimizers_is_trained_on_with_fresh_ones(ball_spli
     assert checkpoints.load(tmp_path / "run")["step"] == 3
 
 
-def test_label_maps_without_a_label_are_told(refused, ball_split, vanilla_run, tmp_path):
+def test_label_maps_without_a_label_are_reported(refused, ball_split, vanilla_run, tmp_path):
     split = tmp_path / "Ball" / "Ball.train"
     shutil.copytree(ball_split.parent, split.parent)
     for path in split.glob("*/seg/*.npy"):
@@ -400,7 +400,7 @@ def test_label_maps_without_a_label_are_told(refused, ball_split, vanilla_run, t
     refused(scenes.train_options(split, tmp_path, "run", **options), "none of the chosen label maps has a labelled pixel")
 
 
-def test_vectors_of_another_size_than_trained_with_are_told(refused, split_with_params, tmp_path):
+def test_vectors_of_another_size_than_in_training_are_refused(refused, split_with_params, tmp_path):
     options = dict(has_params=True, class_weight=0, embedding_size=None)
     train.main(scenes.train_options(split_with_params, tmp_path, "run", **options))
     for path in split_with_params.glob("*/params/*.txt"):
@@ -419,8 +419,8 @@ def test_an_srn_without_codes_has_none_to_fit(refused, ball_split, test_split, t
 # Resuming
 
 
-def test_resuming_beyond_the_first_side_goes_on_at_the_second(ball_split, tmp_path, monkeypatch):
-    """The published loop compares with == and then trains the first side for ever."""
+def test_resuming_after_the_first_side_continues_with_the_second(ball_split, tmp_path, monkeypatch):
+    """The published loop compares with == and then trains the first side forever."""
     options = dict(class_weight=0, img_sidelengths="8,16", batch_size_per_img_sidelength="2,1")
     train.main(scenes.train_options(ball_split, tmp_path, "run", max_steps_per_img_sidelength="2,2", **options))
     sides, original = [], stage_data.make_dataset
