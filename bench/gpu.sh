@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measure on a GPU: parity, training, rendering, the demo, fitting, the linear update, a profile. From any folder:
 #     bench/gpu.sh                  # SECONDS_IN_ALL=570 OUT=logs/gpu DEVICE=cuda PYTHON=python3 are the defaults
+#     PARTS="parity training" bench/gpu.sh                                   # these parts only
 # Each part has a time limit and writes its log and JSON to $OUT as it ends; parts that do not fit are skipped.
 # On a machine without network, wheels in .whl/ and the demo's data in .demo/demo.tgz are used where they exist.
 set -u
@@ -16,6 +17,7 @@ fi
 [ ! -f .demo/demo.tgz ] || [ -d data/demo ] || tar -xzf .demo/demo.tgz -C data
 
 part() {  # NAME SECONDS COMMAND...
+    [[ " ${PARTS:-$1} " == *" $1 "* ]] || return 0
     local name=$1 limit=$2 left=$((SECONDS_IN_ALL - SECONDS)) start=$SECONDS code
     shift 2
     [ "$left" -ge 5 ] || { echo "== $name: skipped, no time left"; return; }
@@ -29,7 +31,8 @@ bench() {  # NAME SECONDS MODULE OPTION...
 }
 
 part machine 30 "$PYTHON" -c "import sys, torch; print(sys.version, torch.__version__, torch.cuda.get_device_name(), torch.cuda.mem_get_info())"
-part parity 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests -k "cuda and parity or wait_for_the_gpu or published_ones and cuda"
+part nowait 30 "$PYTHON" -m pytest -q -p no:cacheprovider tests/training/test_loop.py -k wait_for_the_gpu
+part parity 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_parity.py -k cuda
 LINES_SHOWN=8 bench training 60 training --reference --batches 1,8 --steps 10
 LINES_SHOWN=30 bench trace 30 trace
 LINES_SHOWN=14 part demo 150 "$PYTHON" demo.py
