@@ -139,8 +139,7 @@ def add_stage_2(group):
     group.add(
         "--head_features",
         choices=srns.FeatureHead.FEATURES,
-        default="last",
-        help="what a linear or MLP head reads: the last layer of phi (published), all its layers, or the surface point too",
+        help="what a new head reads: the last layer of phi, all layers, or the surface point too (default: last)",
     )
     group.add(
         "--update_solver",

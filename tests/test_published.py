@@ -87,7 +87,7 @@ def test_a_published_file_fills_our_model_and_our_optimizers(parity, tmp_path, v
     sizes = VARIANTS[variant][1]
     assert checkpoint["sizes"] == sizes and checkpoint["step"] == 80_000
     assert checkpoint["instances"] is checkpoint["split"] is None and checkpoint["views"] == {}
-    assert checkpoints.settings_of(checkpoint).pixel_center == 0
+    assert checkpoints.OpenSRN(None, checkpoint).settings.pixel_center == 0
 
     number = {
         entry["key"].replace("slave_params", "hypo_params"): i

@@ -61,7 +61,7 @@ def open_update(plan, device):
     rows = srn.rows(stage_data.names_of(data.train), sources.data_root)
     model.freeze_networks()
     kind, resumed, start_step = plan.head.model_type, None, 0
-    features = {} if plan.head.head_features == "last" else {"features": plan.head.head_features}
+    features = {} if plan.head.head_features in (None, "last") else {"features": plan.head.head_features}
     if plan.linear_path:
         head, resumed = stage_data.open_head(plan, model, data)
         start_step = resumed["step"] if plan.schedule.start_step is None else plan.schedule.start_step
