@@ -150,6 +150,8 @@ def srn_sizes(model, parts, path):
         fit_single_srn=fit_single_srn,
         has_params=not has_table and not fit_single_srn,
         use_unet_renderer=use_unet_renderer,
+        positional_encoding=0,
+        scene_radius=1.0,
     )
 
 
