@@ -50,7 +50,7 @@ def find(path):
         raise util.InputError(f"{path}: no such checkpoint; expected a .pth file or a folder that holds some")
     files = list(path.glob("[!.]*.pth")) or list(path.glob("checkpoints/[!.]*.pth"))
     if not files:
-        raise util.InputError(f"{path}: no .pth file in this folder or in its checkpoints folder")
+        raise util.InputError(f"{path}: found no .pth file in this folder or in its checkpoints folder")
     return max(files, key=lambda file: (steps_in_name(file), file.stat().st_mtime))
 
 
@@ -102,8 +102,8 @@ def restore_optimizers(checkpoint, optimizers):
         state = checkpoint.get(f"optimizer_{i}", {}).get("state")
         if not state:
             raise util.InputError(
-                f"{checkpoint['path']}: cannot be resumed, it has the state of {i} of {len(optimizers)} optimizers; if it "
-                f"was written while latent codes were fitted, pass --freeze_networks to go on with that"
+                f"{checkpoint['path']}: cannot be resumed, found the state of {i} of {len(optimizers)} optimizers; if it is "
+                "from stage 3, pass --freeze_networks to continue that"
             )
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -141,9 +141,7 @@ def load_head(checkpoint, model):
         raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
     if "srn" in checkpoint and checkpoint["srn"] != fingerprint(model):
         raise util.InputError(
-            f"{checkpoint['path']}: was learnt on the features of another SRN; give the SRN that it was learnt "
-            f"on, or learn a "
-            f"head for this one"
+            f"{checkpoint['path']}: was learnt on the features of another SRN; give that SRN, or learn a head for this one"
         )
     head = kind(sizes["in_features"], sizes["num_classes"], **features)
     load_state(head, checkpoint["model"], checkpoint["path"])
@@ -152,20 +150,19 @@ def load_head(checkpoint, model):
 
 def fingerprint(model):
     """Checksum of everything that determines an SRN's features except the codes, as hex digits."""
-    parts = ("hyper_phi.", "phi.", "ray_marcher.")
     checksum = 0
     for key, tensor in model.state_dict().items():
-        if key.startswith(parts):
+        if key.startswith(("hyper_phi.", "phi.", "ray_marcher.")):
             checksum = zlib.crc32(tensor.cpu().contiguous().numpy(), checksum)
     return f"{checksum:08x}"
 
 
 def with_names(checkpoint, folders, where, chosen=()):
-    """The checkpoint with `instances` filled in where the file does not store them, as published files do not.
+    """The checkpoint with `instances` filled in if the file does not store them, as published files do not.
 
     folders: names of all instance folders of the split `where`, sorted; chosen: names of those that are used now
-    By the published rule row i belongs to the i-th folder. It applies where there are as many rows as folders, or as many as
-    are chosen; otherwise InputError.
+    By the published rule row i belongs to the i-th folder. Raises util.InputError unless there are as many rows as folders,
+    or as many as are chosen.
     """
     num_codes = checkpoint["sizes"].get("num_instances")
     if checkpoint["instances"] is not None or not num_codes:
@@ -174,14 +171,11 @@ def with_names(checkpoint, folders, where, chosen=()):
         folders = chosen
     if num_codes != len(folders):
         raise util.InputError(
-            f"{checkpoint['path']}: does not store instance names, and its {num_codes} latent codes cannot be "
-            f"matched with the "
-            f"{len(folders)} instances of {where}; add the names with convert_checkpoint.py --instances"
+            f"{checkpoint['path']}: does not store instance names, and its {num_codes} latent codes cannot be matched with "
+            f"the {len(folders)} instances of {where}; add the names with convert_checkpoint.py --instances"
         )
-    print(
-        f"note: {checkpoint['path']} does not store instance names; its {num_codes} codes are assigned to the folders of "
-        f"{where} in sorted order"
-    )
+    names = f"the folders of {where} in sorted order"
+    print(f"note: {checkpoint['path']} does not store instance names; its {num_codes} codes are assigned to {names}")
     return checkpoint | {"instances": list(folders)}
 
 
@@ -205,7 +199,7 @@ class OpenSRN:
 
     @property
     def instances(self):
-        """Names of the instances, row by row of the latent table; None where the file has none."""
+        """Names of the instances, row by row of the latent table; None if the file has none."""
         return self.contents["instances"]
 
     @property
@@ -216,10 +210,12 @@ class OpenSRN:
     def rows(self, names, where):
         """Rows of the latent table for the named instances of the split `where`, a list of int.
 
-        Zeros, which nothing reads, for a model without a table. An InputError where an instance has no code.
+        Zeros, which nothing reads, for a model without a table. Raises util.InputError if an instance has no code.
         """
         if self.model.latent_codes is None:
-            self._expect_single_object(names, where)
+            if self.model.sizes["fit_single_srn"] and (len(names) != 1 or self.instances not in (None, names)):
+                known = f", {self.instances[0]}" if self.instances else ""
+                raise util.InputError(f"{self.path}: holds one object only{known}; choose it in {where} with --specific_ins")
             return [0] * len(names)
         row = {name: i for i, name in enumerate(self.instances)}
         missing = [name for name in names if name not in row]
@@ -230,13 +226,8 @@ class OpenSRN:
             )
         return [row[name] for name in names]
 
-    def _expect_single_object(self, names, where):
-        if self.model.sizes["fit_single_srn"] and (len(names) != 1 or self.instances not in (None, names)):
-            known = f", {self.instances[0]}" if self.instances else ""
-            raise util.InputError(f"{self.path}: holds one object only{known}; choose it in {where} with --specific_ins")
-
     def expect_instances(self, names, where):
-        """An InputError unless the names are those of the latent table, in its order."""
+        """Raise util.InputError unless the names are those of the latent table, in its order."""
         if self.instances is not None and names != self.instances:
             raise util.InputError(
                 f"{self.path}: was trained on other instances than {where} gives; resume on the same instances, or fit codes "
@@ -244,24 +235,17 @@ class OpenSRN:
             )
 
     def note_other_settings(self, settings):
-        """Print a note where the data's settings are not those that the model was trained with."""
+        """Print a note if the data's settings differ from those that the model was trained with."""
         if settings != self.settings:
-            found, trained = settings, self.settings
-            print(
-                f"note: the data have pixel_center {found.pixel_center:g} and blend_alpha {found.blend_alpha}, "
-                f"but {self.path} "
-                f"was trained with {trained.pixel_center:g} and {trained.blend_alpha}"
-            )
+            print(f"note: the data have {vars(settings)}, but {self.path} was trained with {vars(self.settings)}")
 
     def expect_width(self, instances):
-        """An InputError where codes come with the data and have another size than the model's."""
+        """Raise util.InputError if codes come with the data and have another size than the model's."""
         width = self.model.sizes["latent_dim"]
         for instance in instances if self.model.sizes["has_params"] else ():
             if instance.params is not None and instance.params.shape[1] != width:
-                raise util.InputError(
-                    f"{instance.folder}/params: found vectors of {instance.params.shape[1]} numbers, expected {width} as in "
-                    f"{self.path}"
-                )
+                found = f"vectors of {instance.params.shape[1]} numbers"
+                raise util.InputError(f"{instance.folder}/params: found {found}, expected {width} as in {self.path}")
 
 
 def open_srn(path, split=None, max_num_instances=dataio.ALL, specific_ins=(), **wanted):
@@ -289,7 +273,5 @@ def open_head(path, model, option=None, kind=None):
     head = load_head(contents, model)
     found = contents["sizes"]["kind"]
     if kind not in (None, found):
-        raise util.InputError(
-            f"{contents['path']}: holds a head of kind {found}, but {option} is {kind}; give {option} {found}"
-        )
+        raise util.InputError(f"{contents['path']}: holds a head of kind {found}; give {option} {found}, not {kind}")
     return head, contents

@@ -30,9 +30,7 @@ def load(path):
     try:
         results = json.loads(path.read_text())
     except OSError as error:
-        raise util.InputError(
-            f"{path}: cannot read it ({error.strerror}); expected a folder with the results.json of test.py"
-        ) from None
+        raise util.InputError(f"{path}: cannot read it ({error.strerror}); expected the results.json of test.py") from None
     except ValueError as error:
         raise util.InputError(f"{path}: expected JSON ({error}); run test.py again") from None
     if not isinstance(results, dict) or not isinstance(results.get("num_images"), int):

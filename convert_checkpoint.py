@@ -14,6 +14,7 @@ import dataio
 import published
 import srns
 import util
+from options import positive_int
 
 OURS = "ours"
 ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published files do not store these
@@ -21,28 +22,18 @@ ONLY_OURS = ("instances", "split", "views", "observed", "srn")  # published file
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder whose latest one is converted"
-    )
-    parser.add_argument("target", metavar="TARGET", help="the .pth file to write")
-    parser.add_argument(
-        "--form",
-        choices=(OURS, *published.FORMS),
-        required=True,
-        help="form of TARGET; semantic: for Semantic SRN (2020); srn2019: for SRN (2019)",
-    )
-    parser.add_argument(
-        "--instances",
-        help="with --form ours: names of the instances in the order of the latent codes, as a text file with a name "
-        "per line or as the split folder that the model was trained on",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder whose latest one is converted")
+    add("target", metavar="TARGET", help="the .pth file to write")
+    forms = (OURS, *published.FORMS)
+    add("--form", choices=forms, required=True, help="semantic: for Semantic SRN (2020); srn2019: for SRN (2019)")
+    add("--instances", help="with --form ours: text file of the names of the codes in order, or the training split")
+    add(
         "--tracing_steps",
-        type=int,
-        help="with --form ours: steps of the ray marcher, which published files do not store "
-        f"(default: {published.TRACING_STEPS})",
+        type=positive_int,
+        help="with --form ours: steps of the ray marcher (default: 10 for published files)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
+    add("--overwrite", action="store_true", help="replace TARGET if it exists")
     return parser
 
 
@@ -53,8 +44,6 @@ def read_options(argv):
     for name in ("instances", "tracing_steps"):
         if options.form != OURS and getattr(options, name) is not None:
             parser.error(f"--{name}: --form {options.form} cannot store it; leave it out")
-    if options.tracing_steps is not None and options.tracing_steps < 1:
-        parser.error(f"--tracing_steps {options.tracing_steps}: expected a positive number")
     return options
 
 
@@ -87,9 +76,8 @@ def names_for(checkpoint, path):
     names = read_names(path)
     num_codes = len(checkpoint["model"].get(published.CODES, ()))
     if len(names) != num_codes:
-        raise util.InputError(
-            f"--instances {path}: found {len(names)} names, but {checkpoint['path']} has {num_codes} latent codes"
-        )
+        found = f"{len(names)} names, but {checkpoint['path']} has {num_codes} latent codes"
+        raise util.InputError(f"--instances {path}: found {found}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise util.InputError(f"--instances {path}: found {twice} more than once; expected different names")
@@ -103,9 +91,8 @@ def describe(sizes):
         return f"{sizes['kind']} head from {sizes['in_features']} channels to {sizes['num_classes']} classes"
     codes = f"{sizes['num_instances'] or 'no'} codes of {sizes['latent_dim']}"
     variants = [name for name in published.ONLY_IN_2019 if sizes[name]]
-    return ", ".join(
-        [f"SRN with {codes}", f"{sizes['hidden_features']} features", f"{sizes['num_classes'] or 'no'} classes", *variants]
-    )
+    classes = f"{sizes['num_classes'] or 'no'} classes"
+    return ", ".join([f"SRN with {codes}", f"{sizes['hidden_features']} features", classes, *variants])
 
 
 @util.command

@@ -8,8 +8,6 @@ import options as common  # first: it reports a missing package in one sentence
 
 # isort: split
 
-import argparse
-
 import imageio.v3 as iio
 import torch
 from tqdm import tqdm
@@ -21,18 +19,12 @@ import geometry
 import util
 import visual
 from evaluation import picture_writer, videos
+from options import at_least, comma_separated, positive_int
 from rendering import renderer
 
 ELEVATION_DEG, UP = 20, "z"  # defaults of an orbit
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
 GIF_FPS = 50  # players slow faster GIFs down
-
-
-def elevation(text):
-    value = float(text)
-    if not -89 <= value <= 89:
-        raise argparse.ArgumentTypeError(f"expected degrees from -89 to 89, found {value:g}")
-    return value
 
 
 def build_parser():
@@ -41,44 +33,26 @@ def build_parser():
 
     group = parser.add_argument_group("model and instances")
     group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or its folder")
+    group.add("--linear_path", help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net)")
     group.add(
-        "--linear_path",
-        help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net, if it has one)",
+        "--specific_ins", type=comma_separated(str), help="instances in order; A,B,A returns to A (default: the first two)"
     )
-    group.add(
-        "--specific_ins",
-        type=common.comma_separated(str),
-        help="names of the instances in the order of the video, with commas; A,B,A returns to A "
-        "(default: the first two of the checkpoint)",
-    )
-    group.add("--tracing_steps", type=common.positive, help="steps of the ray marcher; published checkpoints do not store it")
+    group.add("--tracing_steps", type=positive_int, help="steps of the ray marcher; published checkpoints do not store it")
 
     group = parser.add_argument_group("camera")
-    group.add(
-        "--data_root",
-        required=True,
-        help="split folder, whose cameras are used; for a published checkpoint, its folders also name the codes",
-    )
-    group.add(
-        "--path",
-        choices=("orbit", "views"),
-        default="orbit",
-        help="orbit: a full turn around the point that the first instance's cameras look at, at their mean distance; "
-        "views: the poses of these cameras in order, evenly spread over the frames",
-    )
-    group.add("--elevation_deg", type=elevation, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
+    group.add("--data_root", required=True, help="split folder, whose cameras are used; it names codes without names, too")
+    group.add("--path", choices=("orbit", "views"), default="orbit", help="around the object, or through its cameras' poses")
+    degrees = common.number("degrees from -89 to 89", lambda angle: -89 <= angle <= 89)
+    group.add("--elevation_deg", type=degrees, help=f"orbit: angle above the horizon (default: {ELEVATION_DEG})")
     group.add("--up", choices=("x", "y", "z"), help=f"orbit: axis of the world that points up (default: {UP})")
 
     group = parser.add_argument_group("frames")
-    group.add("--num_frames", type=common.at_least(2), default=60, help="frames of the whole video")
-    group.add("--img_sidelength", type=common.at_least(3), default=128, help="side of the rendered images, in pixels")
-    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
-    group.add(
-        "--format",
-        choices=("mp4", "gif", "none"),
-        help="format of the videos; none: pictures only (default: mp4 if imageio-ffmpeg is installed, else gif)",
-    )
-    group.add("--fps", type=common.positive, default=20, help="frames per second of the videos")
+    group.add("--num_frames", type=at_least(2), default=60, help="frames of the whole video")
+    group.add("--img_sidelength", type=at_least(3), default=128, help="side of the rendered images, in pixels")
+    group.add("--batch_size", type=positive_int, default=32, help="images rendered at once")
+    formats = ("mp4", "gif", "none")
+    group.add("--format", choices=formats, help="of the videos; none: pictures only (default: mp4 if possible, else gif)")
+    group.add("--fps", type=positive_int, default=20, help="frames per second of the videos")
     group.add("--logging_root", default="./logs", help="parent folder of all runs")
     group.add("--log_dir", required=True, help="folder of this run, relative to --logging_root")
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -143,7 +117,7 @@ def camera_path(options, poses):
 
 
 def open_models(options, device):
-    """The SRN and the head (or None) on the device; names and latent codes (N, D) of the instances; the data settings.
+    """The checkpoints.OpenSRN and the head (or None), on the device. Sets --specific_ins to its default.
 
     Raises util.InputError if the checkpoints do not fit each other or the options.
     """
@@ -151,14 +125,12 @@ def open_models(options, device):
     model = srn.model.to(device).eval()
     if model.latent_codes is None:
         raise util.InputError(f"{srn.path}: found no latent codes; interpolation needs the SRN of a class")
-    head = None
-    if options.linear_path:
-        head = checkpoints.open_head(options.linear_path, model)[0].to(device).eval()
-    names = options.specific_ins or srn.instances[:2]
-    if len(names) < 2:
+    options.specific_ins = options.specific_ins or srn.instances[:2]
+    if len(options.specific_ins) < 2:
         raise util.InputError(f"{srn.path}: found one latent code; interpolation needs two")
-    rows = srn.rows(names, "--specific_ins")
-    return model, head, names, model.latent_codes.weight.detach()[rows], srn.settings
+    head = checkpoints.open_head(options.linear_path, model)[0].to(device).eval() if options.linear_path else None
+    renderer.expect_side(options.img_sidelength, model, head)
+    return srn, head
 
 
 @util.command
@@ -168,19 +140,22 @@ def main(argv=None):
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    srn, head, options.specific_ins, codes, settings = open_models(options, device)
-    renderer.expect_side(options.img_sidelength, srn, head)
+    srn, head = open_models(options, device)
+    codes = srn.model.latent_codes.weight.detach()[srn.rows(options.specific_ins, "--specific_ins")]
     intrinsics, poses = read_cameras(options)
     side = options.img_sidelength
     frames = {"z": blend(codes, options.num_frames), "cam2world": camera_path(options, poses).to(device)}
     view = {
-        "uv": geometry.pixel_grid(side, side, settings.pixel_center, device),
+        "uv": geometry.pixel_grid(side, side, srn.settings.pixel_center, device),
         "intrinsics": torch.from_numpy(intrinsics.matrix(side)).to(device),
     }
     folder = common.start_run(options)
-    kinds = render_frames(options, srn, head, frames, view, folder)
+    kinds = render_frames(options, srn.model, head, frames, view, folder)
     if options.format != "none":
-        write_videos(options, kinds, folder)
+        for kind in kinds:
+            pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
+            videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
+        print(f"video: {folder / f'comparison.{options.format}'}")
 
 
 @torch.inference_mode()
@@ -208,14 +183,6 @@ def render_frames(options, srn, head, frames, view, folder):
 
 def frame_name(index):
     return f"{index:06d}.png"
-
-
-def write_videos(options, kinds, folder):
-    """Write a video of each kind of pictures, read back from their folder."""
-    for kind in kinds:
-        pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
-        videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
-    print(f"video: {folder / f'comparison.{options.format}'}")
 
 
 if __name__ == "__main__":

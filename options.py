@@ -68,17 +68,15 @@ def parser(description, shown=()):
         config_file_parser_class=configargparse.YAMLConfigFileParser,
         add_config_file_help=False,
         allow_abbrev=False,  # a mistyped or unknown option is an error, never taken for another
-        add_help=False,
+        add_help=not shown,
         formatter_class=HelpFormatter,
     )
-    help_options = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    hidden = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     if shown:
         shown = {*shown, argparse.SUPPRESS}
-        made.add("-h", "--help", action=ShortHelp, const=shown, help="print the common options and exit", **help_options)
+        made.add("-h", "--help", action=ShortHelp, const=shown, help="print the common options and exit", **hidden)
         made.add("--help_all", action="help", help="print all options and exit", dest=argparse.SUPPRESS)
-    else:
-        made.add("-h", "--help", action="help", help="print all options and exit", dest=argparse.SUPPRESS)
-    made.add("--version", action=Version, help="print the version and exit", **help_options)
+    made.add("--version", action=Version, help="print the version and exit", **hidden)
     return made
 
 
@@ -120,9 +118,6 @@ def positive_int(text):
     return at_least(1)(text)
 
 
-positive = positive_int
-
-
 def octaves(text):
     value = at_least(0)(text)
     if value > MAX_OCTAVES:
@@ -137,27 +132,15 @@ def count_or_all(text):
     return value
 
 
-def weight(text):
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number that is not negative, found {value}")
-    return value
+def number(expected, is_valid):
+    """Type of an option that is one finite number, for which is_valid(number) holds."""
+    return lambda text: _numbers(text, 1, expected, is_valid)[0]
 
 
-def fraction(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {value}")
-    return value
-
-
-def positive_float(text):
-    return _numbers(text, 1, "a number above 0", lambda value: value > 0)[0]
-
-
-def field_of_view(text):
-    """Type of an option that is the opening angle of a pinhole camera, in degrees."""
-    return _numbers(text, 1, "an angle above 0 and below 180 degrees", lambda angle: 0 < angle < 180)[0]
+weight = number("a number of at least 0", lambda value: value >= 0)
+fraction = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+positive_float = number("a number above 0", lambda value: value > 0)
+field_of_view = number("an angle above 0 and below 180 degrees", lambda angle: 0 < angle < 180)
 
 
 def elevations(text):
@@ -206,68 +189,34 @@ def add_common(parser, seed_help="of the weights, the order of views and the cho
     group.add("--seed", type=at_least(0), default=0, help=seed_help)
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: the main process reads")
     kept = group.add_mutually_exclusive_group()
-    kept.add(
-        "--preload",
-        action="store_true",
-        help="hold decoded images in memory: 64 KiB each at 128 x 128, 16 more with labels; 256 KiB if resized to that",
-    )
-    kept.add(
-        "--cache",
-        metavar="DIR",
-        help="keep decoded images in memory-mapped files below this folder, in the sizes of --preload; later runs decode "
-        "nothing",
-    )
-    group.add(
-        "--blend_alpha",
-        action="store_true",
-        default=None,
-        help="composite half-transparent pixels over white (default: as dataset.json beside the split says, else off)",
-    )
+    kept.add("--preload", action="store_true", help="hold decoded images in memory (sizes: docs/data.md)")
+    kept.add("--cache", metavar="DIR", help="keep decoded images in memory-mapped files below this folder")
+    group.add("--blend_alpha", action="store_true", default=None, help="composite over white (default: as dataset.json says)")
     group.add("--specific_observation_idcs", type=comma_separated(int), help="indices into the sorted views, comma-separated")
     group.add(
-        "--specific_ins",
-        type=comma_separated(str),
-        default=[],
-        nargs="+",
-        action=Joined,
-        help="names of the instances to use, separated by commas or blanks; a list in YAML",
+        "--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined, help="names, comma-separated"
     )
 
 
 def add_model_variants(group):
     """Options that choose the variant of the model. A checkpoint stores its variant; a contradiction is an error."""
-    group.add("--embedding_size", type=positive, help="size of a latent code (published: 256)")
-    group.add("--tracing_steps", type=positive, help="steps of the ray marcher (published: 10)")
+    group.add("--embedding_size", type=positive_int, help="size of a latent code (published: 256)")
+    group.add("--tracing_steps", type=positive_int, help="steps of the ray marcher (published: 10)")
     group.add("--fit_single_srn", action="store_true", help="one object only: no latent codes, no hypernetwork")
     group.add("--has_params", action="store_true", help="read latent codes from the params/ folders of the instances")
-    group.add(
-        "--use_unet_renderer",
-        action="store_true",
-        help="compute colours by a U-Net on the image of features; sides must be multiples of 128",
-    )
+    group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on features, at multiples of 128 pixels")
 
 
 def add_encoding(group):
     """Options of the positional encoding, which only training asks for: a checkpoint stores it."""
-    group.add(
-        "--positional_encoding",
-        type=octaves,
-        help="octaves of sines and cosines that phi reads beside the points (default: 0, as published)",
-    )
-    group.add(
-        "--scene_radius",
-        type=positive_float,
-        help="scale of the encoding in world units (default: the cameras' mean distance from the point that they look at)",
-    )
+    group.add("--positional_encoding", type=octaves, help="octaves of waves that phi reads beside points (published: 0)")
+    group.add("--scene_radius", type=positive_float, help="scale of the encoding (default: the cameras' mean distance)")
 
 
 def add_fused(group):
+    choices = ("auto", "on", "off")
     group.add_argument(
-        "--fused",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="on a CPU, compute the march and the layers in C, compiled at the first start; auto: if gcc or clang is "
-        "installed; on: an error if neither is",
+        "--fused", choices=choices, default="auto", help="on a CPU, march in C; auto: if gcc or clang is there"
     )
 
 

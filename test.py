@@ -13,7 +13,6 @@ import options as common  # first: it reports a missing package in one sentence
 # isort: split
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,13 +23,14 @@ import dataio
 import srns
 import util
 from evaluation import evaluate, metrics
+from options import at_least, comma_separated, count_or_all, positive_int
 from rendering import renderer
 from rendering.precision import PRECISIONS
 
-SHOWN = (  # the options that --help prints
-    *("config_filepath", "data_root", "obj_name", "logging_root", "log_dir", "device", "img_sidelength", "eval_mode"),
-    *("checkpoint_path", "linear_path", "unet_path", "input_idcs", "max_num_observations", "point_cloud"),
-)
+SHOWN = """
+    config_filepath data_root obj_name logging_root log_dir device img_sidelength eval_mode checkpoint_path linear_path
+    unet_path input_idcs max_num_observations point_cloud
+""".split()  # the options that --help prints
 
 
 def build_parser():
@@ -39,45 +39,27 @@ def build_parser():
     add_evaluation(parser.add_argument_group("evaluation"))
     group = parser.add_argument_group("model: read from the checkpoint; an option that contradicts it is an error")
     common.add_model_variants(group)
-    group.add("--num_instances", type=common.positive, help="number of latent codes that the checkpoint must hold")
+    group.add("--num_instances", type=positive_int, help="number of latent codes that the checkpoint must hold")
     group.add("--freeze_networks", action="store_true", help=argparse.SUPPRESS)  # published; nothing here is trained
     return parser
 
 
 def add_evaluation(group):
     group.add("--checkpoint_path", required=True, help="SRN with codes of these instances: a .pth file or its folder")
-    group.add(
-        "--eval_mode",
-        type=str.lower,
-        choices=("srn", *srns.HEADS),
-        default="srn",
-        help="what predicts classes: the SRN's own U-Net, if it has one; the linear or MLP head of --linear_path; "
-        "the U-Net baseline of --unet_path",
-    )
+    group.add("--eval_mode", type=str.lower, choices=("srn", *srns.HEADS), default="srn", help="what predicts classes")
     group.add("--linear_path", help="linear or MLP head of stage 2: a .pth file or its folder")
     group.add("--unet_path", help="U-Net baseline of stage 2: a .pth file or its folder")
+    group.add("--max_num_instances", type=count_or_all, default=-1, help="instances, the first ones; -1: all")
+    group.add("--max_num_observations", type=count_or_all, default=-1, help="views per instance, spread evenly; -1: all")
     group.add(
-        "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, the first ones; -1: all"
-    )
-    group.add(
-        "--max_num_observations", type=common.count_or_all, default=-1, help="views per instance, evenly spread; -1: all"
-    )
-    group.add(
-        "--input_idcs",
-        type=common.comma_separated(int),
-        help="indices of the views that the codes were fitted to, with commas; these are shown, but not scored "
-        "(default: the views that the checkpoint names for this split)",
+        "--input_idcs", type=comma_separated(int), help="views that the codes were fitted to (default: the checkpoint's)"
     )
     group.add("--score_input_views", action="store_true", help="also score the views that the codes were fitted to")
-    group.add(
-        "--reverse",
-        action="store_true",
-        help="show label maps as input views, if the codes were fitted to them; only published checkpoints need this flag",
-    )
+    group.add("--reverse", action="store_true", help="the codes of a published checkpoint were fitted to label maps")
     group.add("--point_cloud", action="store_true", help="write point clouds, coloured by image and by class")
-    group.add("--save_out_first_n", type=common.at_least(0), default=250, help="instances with written pictures and clouds")
-    group.add("--img_sidelength", type=common.at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
-    group.add("--batch_size", type=common.positive, default=32, help="images rendered at once")
+    group.add("--save_out_first_n", type=at_least(0), default=250, help="instances with written pictures and clouds")
+    group.add("--img_sidelength", type=at_least(metrics.SSIM_WINDOW), default=128, help="side of the images in pixels")
+    group.add("--batch_size", type=positive_int, default=32, help="images rendered at once")
     group.add("--precision", choices=sorted(PRECISIONS), default="float32", help="number format of matrix products")
     common.add_fused(group)
     group.add("--compile", action="store_true", help="compile the layers that every ray passes with torch.compile")
@@ -96,71 +78,55 @@ def read_options(argv):
     return options
 
 
-@dataclass(frozen=True)
-class Models:
-    """An SRN, and the head that predicts classes instead of its U-Net, or None."""
-
-    srn: checkpoints.OpenSRN
-    rows: torch.Tensor  # (N,) int64, the row of each instance's latent code
-    head: torch.nn.Module | None
-    head_path: Path | None
-
-    @property
-    def num_classes(self):
-        return self.head.num_classes if self.head is not None else self.srn.model.sizes["num_classes"]
-
-
 def open_models(options, device):
-    """The Models that the options name, on the device."""
+    """The checkpoints.OpenSRN, the head that predicts classes instead of its U-Net, and the head's file; on the device.
+
+    Head and file are None if the options name none.
+    """
     srn = checkpoints.open_srn(options.checkpoint_path, options.data_root, **common.wanted_sizes(options))
     model = srn.model.to(device).eval()
     num_codes = model.sizes["num_instances"]
     if options.num_instances not in (None, num_codes):
         raise util.InputError(f"{srn.path}: holds {num_codes} latent codes, but --num_instances is {options.num_instances}")
-    head = head_path = None
-    if options.linear_path or options.unet_path:
-        path = options.linear_path or options.unet_path
-        head, contents = checkpoints.open_head(path, model, "--eval_mode", options.eval_mode)
-        head, head_path = head.to(device).eval(), contents["path"]
-    srn.note_other_settings(dataio.dataset_settings(options.data_root, options.blend_alpha))
-    names = [x.name for x in dataio.instance_folders(options.data_root, options.max_num_instances, options.specific_ins)]
-    return Models(srn, torch.tensor(srn.rows(names, options.data_root)), head, head_path)
+    path = options.linear_path or options.unet_path
+    if not path:
+        return srn, None, None
+    head, contents = checkpoints.open_head(path, model, "--eval_mode", options.eval_mode)
+    return srn, head.to(device).eval(), contents["path"]
 
 
 def open_data(options, srn):
     """The split's data set, with labels if --obj_name names a class list and there are labels; class names or None."""
     class_names = None
+    which = {"max_num_instances": options.max_num_instances, "specific_ins": options.specific_ins}
     if options.obj_name:
         class_names = data_util.load_class_names(dataio.find_class_list(options.data_root, options.obj_name))
-    with_labels = class_names is not None and has_labels(options)
+    folders = dataio.instance_folders(options.data_root, **which)
+    # If one of the instances has label maps, all of them need some.
+    with_labels = class_names is not None and any((folder / "seg").is_dir() for folder in folders)
     if class_names and not with_labels:
         print(f"note: {options.data_root} has no label maps, so parts are shown but not scored")
     instances = dataio.index_split(
         options.data_root,
         with_labels=with_labels,
         with_params=srn.model.sizes["has_params"],
-        max_num_instances=options.max_num_instances,
-        specific_ins=options.specific_ins,
         specific_observation_idcs=options.specific_observation_idcs,
         max_num_observations=options.max_num_observations,
+        **which,
     )
     srn.expect_width(instances)
+    settings = dataio.dataset_settings(options.data_root, options.blend_alpha)
+    srn.note_other_settings(settings)
     dataset = dataio.SceneClassDataset(
         instances,
         options.img_sidelength,
-        dataio.dataset_settings(options.data_root, options.blend_alpha),
+        settings,
         len(class_names) if with_labels else None,
         preload=options.preload,
         cache=options.cache,
         num_workers=options.num_workers,
     )
     return dataset, class_names
-
-
-def has_labels(options):
-    """Whether any of the chosen instances has a folder of label maps; then all of them need one."""
-    folders = dataio.instance_folders(options.data_root, options.max_num_instances, options.specific_ins)
-    return any((folder / "seg").is_dir() for folder in folders)
 
 
 def find_input_views(options, srn, dataset):
@@ -176,20 +142,16 @@ def find_input_views(options, srn, dataset):
     return {(name, view) for name, views in srn.contents["views"].items() for view in views}
 
 
-def make_plan(options, models, dataset, class_names):
-    """The evaluate.Plan of these options; util.InputError if they do not fit the models or the data."""
-    srn, num_classes = models.srn, models.num_classes
+def make_plan(options, srn, head, dataset, class_names):
+    """The evaluate.Plan of these options. Raises util.InputError if they do not fit the models or the data."""
+    num_classes = srn.model.sizes["num_classes"] if head is None else head.num_classes
     if class_names and num_classes and len(class_names) != num_classes:
-        raise util.InputError(
-            f"{dataio.find_class_list(options.data_root, options.obj_name)}: lists {len(class_names)} classes, "
-            f"expected {num_classes} as in the model"
-        )
-    renderer.expect_side(options.img_sidelength, srn.model, models.head)
+        path = dataio.find_class_list(options.data_root, options.obj_name)
+        raise util.InputError(f"{path}: lists {len(class_names)} classes, expected {num_classes} as in the model")
+    renderer.expect_side(options.img_sidelength, srn.model, head)
     input_views = find_input_views(options, srn, dataset)
     if options.reverse and not (input_views and dataset.num_classes):
-        raise util.InputError(
-            "--reverse: shows the label maps of the input views; name these views with --input_idcs, and provide label maps"
-        )
+        raise util.InputError("--reverse shows the label maps of input views: provide them, and name the views: --input_idcs")
     fitted_to_labels = dataset.num_classes and (options.reverse or srn.contents.get("observed") == ["seg"])
     plan = evaluate.Plan(
         dataset,
@@ -215,18 +177,6 @@ def load_labelled_clouds(dataset):
     return {name: cloud for name, cloud in found.items() if cloud is not None}
 
 
-def describe_run(options, models):
-    """What was evaluated, for results.json."""
-    return {
-        "checkpoint": str(models.srn.path.resolve()),
-        "head": str(models.head_path.resolve()) if models.head_path else None,
-        "eval_mode": options.eval_mode,
-        "data_root": str(Path(options.data_root).resolve()),
-        "img_sidelength": options.img_sidelength,
-        "score_input_views": options.score_input_views,
-    }
-
-
 @util.command
 def main(argv=None):
     util.expect_one_process("test.py")
@@ -234,19 +184,28 @@ def main(argv=None):
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    models = open_models(options, device)
+    srn, head, head_path = open_models(options, device)
     if options.compile:
-        models.srn.model.compile_rays()
-    dataset, class_names = open_data(options, models.srn)
-    plan = make_plan(options, models, dataset, class_names)
+        srn.model.compile_rays()
+    dataset, class_names = open_data(options, srn)
+    rows = torch.tensor(srn.rows([instance.name for instance in dataset.instances], options.data_root))
+    plan = make_plan(options, srn, head, dataset, class_names)
 
     def render(batch):
-        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, models.rows).items()}
-        return batch, renderer.render(models.srn.model, batch, models.head, precision=options.precision)
+        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
+        return batch, renderer.render(srn.model, batch, head, precision=options.precision)
 
     evaluation = evaluate.Evaluation(plan, common.start_run(options))
     evaluation.run(render, options.batch_size, options.num_workers)
-    evaluation.write(describe_run(options, models) | plan.facts())
+    evaluated = {
+        "checkpoint": str(srn.path.resolve()),
+        "head": str(head_path.resolve()) if head_path else None,
+        "eval_mode": options.eval_mode,
+        "data_root": str(Path(options.data_root).resolve()),
+        "img_sidelength": options.img_sidelength,
+        "score_input_views": options.score_input_views,
+    }
+    evaluation.write(evaluated | plan.facts())
 
 
 if __name__ == "__main__":

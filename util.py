@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import random
+import re
 import sys
 import time
 import uuid
@@ -18,7 +19,7 @@ UNLABELLED = -1  # the class of pixels without a label: left out of the segmenta
 
 
 class InputError(Exception):
-    """A user's mistake, told in one sentence: what was found where, what was expected, what to do."""
+    """A user's mistake, in one sentence: what was found where, what was expected, what to do."""
 
 
 def command(main):
@@ -30,18 +31,13 @@ def command(main):
             return main(argv)
         except InputError as error:
             sentence = str(error).rsplit("InputError: ", 1)[-1].strip()  # a data loader's worker wraps it in its traceback
-            print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
-            sys.exit(2)
         except BrokenProcessPool:
-            print(
-                f"{Path(sys.argv[0]).name}: error: one of its processes was ended from outside, perhaps for want of "
-                f"memory; run it again with a smaller --num_workers",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+            sentence = "a process was ended from outside, perhaps for lack of memory; rerun with a smaller --num_workers"
         except KeyboardInterrupt:
             print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
             sys.exit(130)
+        print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
+        sys.exit(2)
 
     return wrapped
 
@@ -63,27 +59,22 @@ def let_first_process_fail():
 
 
 def expect_one_process(program):
-    """An InputError where torchrun has started several processes of a program that runs in one."""
+    """Raise InputError if torchrun has started several processes of a program that runs in one."""
     if launched_by_torchrun():
         let_first_process_fail()
-        raise InputError(
-            f"{program} runs in one process, but the environment sets WORLD_SIZE to {os.environ['WORLD_SIZE']}; start it "
-            f"without torchrun"
-        )
+        found = f"WORLD_SIZE {os.environ['WORLD_SIZE']} in the environment"
+        raise InputError(f"{program} runs in one process, found {found}; start it without torchrun")
 
 
 def pick_device(name):
-    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
+    """torch.device for "auto" (CUDA if there is a GPU), "cpu", "cuda" or "cuda:N"."""
     import torch  # here, since it takes two seconds and programs such as compare_results.py do without
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu(:0)?|cuda(:\d+)?", name):
         raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -101,11 +92,10 @@ def seed_everything(seed):
 
 
 def keep_freed_memory():
-    """Have this process keep the memory that its tensors free, for the tensors of the next step. returns whether it does
+    """Make glibc keep freed memory for the tensors of the next step. Returns whether it does; no other C library is changed.
 
-    glibc hands large ones back to the system each time, and to have the same pages mapped and cleared again can take
-    longer than the sums they are for. All threads use one arena, since those of threads hold nothing that is larger than
-    64 MiB. Other C libraries are left as they are.
+    By default, glibc returns large blocks to the system; mapping and clearing them again can take longer than the
+    computation. All threads share one arena, since the arenas of threads cannot hold blocks above 64 MiB.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -131,7 +121,7 @@ def replacing(path):
 
 
 def as_image(per_ray, height=None):
-    """(B, R, C) values per ray of whole images to (B, C, H, W); square images where no height is given."""
+    """(B, R, C) values per ray of whole images to (B, C, H, W); square images if no height is given."""
     batch, num_rays, channels = per_ray.shape
     height = height or round(num_rays**0.5)
     return per_ray.transpose(1, 2).reshape(batch, channels, height, num_rays // height)

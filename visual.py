@@ -1,10 +1,7 @@
 """Tensors to pictures. A picture is an (H, W, 3) uint8 numpy array, RGB over the full range 0..255."""
 
-import functools
-
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 import geometry
 import util
@@ -12,9 +9,6 @@ import util
 WHITE = 255
 UNLABELLED_COLOR = (160, 160, 160)
 FARTHEST_GREY = 40  # of depth pictures; black marks rays without a finite depth
-
-INK, FAINT_INK, FRAME = (30,) * 3, (110,) * 3, (205,) * 3  # colours of text, of notes, of frames around pictures
-MARGIN, GAP = 24, 10  # of sheets of pictures, in pixels
 
 
 def class_colors(num_classes):
@@ -44,16 +38,12 @@ def label_colors(seg_labels, num_classes):
 
     Unlabelled pixels are grey. Raises ValueError for other labels outside 0..K-1.
     """
-    palette = np.rint(class_colors(num_classes) * 255).astype(np.uint8)
     labels = torch.as_tensor(seg_labels).cpu().numpy().astype(np.int64)
-    labelled = labels != util.UNLABELLED
-    beyond = labels[labelled & ((labels < 0) | (labels >= num_classes))]
+    beyond = labels[(labels < util.UNLABELLED) | (labels >= num_classes)]
     if len(beyond):
         raise ValueError(f"label {beyond[0]} has no colour: expected classes 0 to {num_classes - 1}")
-    colors = np.empty((*labels.shape, 3), np.uint8)
-    colors[labelled] = palette[labels[labelled]]
-    colors[~labelled] = UNLABELLED_COLOR
-    return colors
+    palette = np.concatenate([np.rint(class_colors(num_classes) * 255), [UNLABELLED_COLOR]]).astype(np.uint8)
+    return palette[labels]  # UNLABELLED, -1, is the last
 
 
 def normal_picture(normals):
@@ -68,18 +58,17 @@ def normal_picture(normals):
     return picture
 
 
-def depth_picture(depth, near=None, far=None):
+def depth_picture(depth):
     """Depth (1, H, W) or (H, W) as a grey picture, near light and far dark.
 
-    The range defaults to the 2nd and 98th percentile of the finite depths, which ignores stray rays. Pass `near`
-    and `far` to compare pictures. Depths that are not finite are black.
+    The range is from the 2nd to the 98th percentile of the finite depths, which ignores stray rays. Depths that are not
+    finite are black.
     """
     depth = depth.detach().double().cpu().numpy().reshape(depth.shape[-2:])
     finite = np.isfinite(depth)
     grey = np.zeros(depth.shape, np.uint8)
     if finite.any():
-        low, high = np.percentile(depth[finite], [2, 98])
-        near, far = low if near is None else near, high if far is None else far
+        near, far = np.percentile(depth[finite], [2, 98])
         closeness = ((far - depth[finite]) / max(far - near, 1e-9)).clip(0, 1)
         grey[finite] = np.rint(FARTHEST_GREY + (255 - FARTHEST_GREY) * closeness)
     return np.repeat(grey[..., None], 3, axis=-1)
@@ -127,43 +116,17 @@ def strip(pictures, gap=2):
 
 
 def grid(pictures, columns, gap=2):
-    """Pictures row by row, in tiles of the largest height and width; the rest of the last row is white."""
-    tile_height, tile_width = np.max([picture.shape[:2] for picture in pictures], axis=0)
+    """Pictures row by row, centred in tiles of the largest height and width; the rest of the last row is white."""
+    tile = np.max([picture.shape[:2] for picture in pictures], axis=0)
     rows = -(-len(pictures) // columns)
-    canvas = np.full((rows * (tile_height + gap) - gap, columns * (tile_width + gap) - gap, 3), WHITE, np.uint8)
+    canvas = np.full((*(tile + gap) * (rows, columns) - gap, 3), WHITE, np.uint8)
     for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        _paste(canvas, picture, row * (tile_height + gap), column * (tile_width + gap), tile_height, tile_width)
+        height, width = picture.shape[:2]
+        top, left = (tile + gap) * divmod(index, columns) + (tile - (height, width)) // 2
+        canvas[top : top + height, left : left + width] = picture
     return canvas
 
 
 def enlarge(picture, factor):
     """Every pixel becomes a block of factor x factor, without smoothing."""
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def blank_band(width, height):
-    """A white PIL image, and the brush that draws on it."""
-    band = Image.new("RGB", (width, height), "white")
-    return band, ImageDraw.Draw(band)
-
-
-@functools.cache
-def load_font(size):
-    return ImageFont.load_default(size=size)
-
-
-def _paste(canvas, picture, top, left, tile_height, tile_width):
-    """Centre a picture in a tile of the canvas."""
-    height, width = picture.shape[:2]
-    top, left = top + (tile_height - height) // 2, left + (tile_width - width) // 2
-    canvas[top : top + height, left : left + width] = picture
-
-
-def fit_text(text, font, width):
-    """The text, or an ellipsis and the end that fits: long instance names differ in their ends."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength("..." + text) > width:
-        text = text[1:]
-    return "..." + text

@@ -18,9 +18,9 @@ def parser(name, doc, device=True):
 
 
 def add_model(group):
-    group.add_argument("--hidden_features", type=common.positive, default=256, help="width of phi and of the colour head")
-    group.add_argument("--embedding_size", type=common.positive, default=256, help="size of a latent code")
-    group.add_argument("--tracing_steps", type=common.positive, default=10, help="steps of the ray marcher")
+    group.add_argument("--hidden_features", type=common.positive_int, default=256, help="width of phi and of the colour head")
+    group.add_argument("--embedding_size", type=common.positive_int, default=256, help="size of a latent code")
+    group.add_argument("--tracing_steps", type=common.positive_int, default=10, help="steps of the ray marcher")
 
 
 def add_trained(parser, data_help):
@@ -35,7 +35,7 @@ def add_reference(group):
 
 
 def add_repeats(group, default=1):
-    group.add_argument("--repeats", type=common.positive, default=default, help="processes per mode; the tables show medians")
+    group.add_argument("--repeats", type=common.positive_int, default=default, help="processes per mode; tables show medians")
 
 
 def positives(text):

@@ -49,7 +49,7 @@ def times(text):
 
 def build_parser():
     parser = command_line.parser("data", __doc__, device=False)
-    add, positive = parser.add_argument, common.positive
+    add, positive = parser.add_argument, common.positive_int
     add("--data_root", help="split to read (default: one made in a temporary folder)")
     add("--instances", type=positive, default=8, help="instances to make, or to read of --data_root")
     add("--views", type=positive, default=50, help="views of each instance")

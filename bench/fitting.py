@@ -51,16 +51,14 @@ def build_parser():
         "--linear_path",
         help="linear head of stage 2, to score the classes of novel views (default: the demo's, unless --data_root is given)",
     )
-    add("--img_sidelength", type=common.positive, default=64, help="side of the images in pixels")
+    add("--img_sidelength", type=common.positive_int, default=64, help="side of the images in pixels")
     add("--specific_observation_idcs", default="65", help="views that codes are fitted to, comma-separated")
     add(
         "--max_num_instances", type=common.count_or_all, default=-1, help="number of instances, taken from the first; -1: all"
     )
-    add("--max_steps", type=common.positive, default=1000, help="limit for mode fast, which may converge earlier")
+    add("--max_steps", type=common.positive_int, default=1000, help="limit for mode fast, which may converge earlier")
     add("--budget", type=common.weight, default=60.0, help="limit for each mode in seconds")
-    add(
-        "--novel_views", type=common.positive, default=4, help="evenly spaced views of each object that are scored at the end"
-    )
+    add("--novel_views", type=common.positive_int, default=4, help="evenly spaced views of each object to score at the end")
     command_line.add_reference(parser)
     return parser
 

@@ -25,6 +25,7 @@ from bench import command_line, measuring
 from kernels import backends
 from rendering import renderer
 from training import head_update, logistic_regression, objectives, stage_data, watch
+from training.plan import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED_STEPS, PUBLISHED_BATCH, PUBLISHED_RATE = 5000, 4, 4e-4
@@ -44,8 +45,8 @@ def build_parser():
     add("--obj_name", help="class name, as in train.py (default: Chair, the demo's)")
     add("--val_root", help="split with other views of the same instances, to score the head (default: the demo's, or none)")
     add("--config_filepath", help="YAML file of options, as in train.py")
-    add("--reference_steps", type=common.positive, default=20, help="measured steps of the published method")
-    add("--adam_steps", type=common.positive, default=PUBLISHED_STEPS, help="all steps of the published method")
+    add("--reference_steps", type=common.positive_int, default=20, help="measured steps of the published method")
+    add("--adam_steps", type=common.positive_int, default=PUBLISHED_STEPS, help="all steps of the published method")
     add("--full", action="store_true", help="measure all steps of the published method")
     command_line.add_reference(parser)
     return parser
@@ -58,7 +59,7 @@ def read_options(argv):
     command_line.use_demo(parser, options, DEMO, required=["checkpoint_path", "obj_name"])
     names = ("data_root", "checkpoint_path", "obj_name", "val_root", "config_filepath", "device")
     given = [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)]
-    return options, train.resolve(train.read_options([*given, "--model_type=linear", *others]))
+    return options, resolve(train.read_options([*given, "--model_type=linear", *others]))
 
 
 def solved(plan, update, device):

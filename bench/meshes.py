@@ -30,9 +30,9 @@ def build_parser():
     parser = command_line.parser("meshes", __doc__, device=False)
     add = parser.add_argument
     add("--views", type=common.at_least(OBJECTS), default=1000, help=f"rendered views of all {OBJECTS} objects together")
-    add("--faces", type=common.positive, default=50_000, help="faces of each object, approximately")
-    add("--sidelength", type=common.positive, default=128, help="side of the images in pixels")
-    add("--num_workers", type=common.positive, default=os.cpu_count(), help="processes (default: one per core)")
+    add("--faces", type=common.positive_int, default=50_000, help="faces of each object, approximately")
+    add("--sidelength", type=common.positive_int, default=128, help="side of the images in pixels")
+    add("--num_workers", type=common.positive_int, default=os.cpu_count(), help="processes (default: one per core)")
     return parser
 
 

@@ -68,7 +68,7 @@ def build_parser():
         default=",".join(map(str, range(len(CHANGES)))),
         help="variants to train, comma-separated; 0 is the reference",
     )
-    parser.add_argument("--threads", type=common.positive, help="threads of PyTorch on a CPU (default: its own choice)")
+    parser.add_argument("--threads", type=common.positive_int, help="threads of PyTorch on a CPU (default: its own choice)")
     parser.add_argument("--options", default="", help="further options for train.py, for all variants")
     parser.add_argument("--picture", metavar="PNG", help="draw the curves in this file")
     return parser

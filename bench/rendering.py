@@ -37,7 +37,7 @@ def build_parser():
     )
     add(
         "--views",
-        type=common.positive,
+        type=common.positive_int,
         help="rendered views of one object (default: up to 32, together at most 65,536 pixels on a CPU, 4 million on a GPU)",
     )
     command_line.add_model(parser)

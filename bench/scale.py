@@ -35,7 +35,7 @@ MIB = measuring.MIB
 
 def build_parser():
     parser = command_line.parser("scale", __doc__)
-    add, positive, positives = parser.add_argument, common.positive, command_line.positives
+    add, positive, positives = parser.add_argument, common.positive_int, command_line.positives
     add("--instances", type=positives, default="10,1000,100000,1000000", help="rows of the latent table, comma-separated")
     names = ",".join(OPTIMIZERS)
     add("--optimizers", type=command_line.names_among(OPTIMIZERS), default=names, help="optimizers, comma-separated")

@@ -37,7 +37,7 @@ def build_parser():
     parser = command_line.parser("startup", __doc__, device=False)
     command_line.add_repeats(parser, default=3)
     command_line.add_reference(parser)
-    parser.add_argument("--top", type=common.positive, default=8, help="packages listed in the table of imports")
+    parser.add_argument("--top", type=common.positive_int, default=8, help="packages listed in the table of imports")
     return parser
 
 

@@ -24,10 +24,10 @@ COLUMNS = {
 
 def build_parser():
     parser = command_line.parser("trace", __doc__)
-    parser.add_argument("--side", type=common.positive, default=128, help="side of the images in pixels")
-    parser.add_argument("--batch", type=common.positive, default=8, help="images per step")
+    parser.add_argument("--side", type=common.positive_int, default=128, help="side of the images in pixels")
+    parser.add_argument("--batch", type=common.positive_int, default=8, help="images per step")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="float32", help="as in train.py")
-    parser.add_argument("--rows", type=common.positive, default=25, help="rows of the table")
+    parser.add_argument("--rows", type=common.positive_int, default=25, help="rows of the table")
     command_line.add_model(parser)
     return parser
 

@@ -24,7 +24,7 @@ NUM_CLASSES = 7
 
 def build_parser():
     parser = command_line.parser("training", __doc__)
-    add, positive = parser.add_argument, common.positive
+    add, positive = parser.add_argument, common.positive_int
     add("--side", type=positive, default=128, help="side of the images in pixels")
     add("--batches", type=command_line.positives, default="1,4", help="batch sizes in images, comma-separated")
     add("--instances", type=positive, default=100, help="rows of the latent table; the views of a batch use different rows")

@@ -1,17 +1,16 @@
 """The contact sheet of an evaluation: a whole run on one page."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import visual
-from evaluation import picture_writer
-from visual import FAINT_INK, FRAME, GAP, INK, MARGIN
 
 NUM_INSTANCES = 8
 TITLES = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": "true parts", "seg": "parts"}
 NAME_WIDTH = 190  # pixels left of the pictures, for names and scores
 TITLE, HEADING, SCORE = 44, 30, 23  # heights in pixels: the title; a line of column titles or of the key; of a score
-RULE = (225,) * 3  # colour of the lines between rows
+MARGIN, GAP = 24, 10  # pixels around the sheet and between pictures
+INK, FAINT_INK, FRAME, RULE = (30,) * 3, (110,) * 3, (205,) * 3, (225,) * 3  # names, scores, frames, lines between rows
 
 
 class Sheet:
@@ -51,18 +50,13 @@ class Sheet:
         num_views = max(map(len, self.views.values()))
         rows, row_titles = [], []
         for instance, views in self.views.items():
-            row = [self.pictures[instance, view][kind] for view in views for kind in kinds]
-            row += [None] * (num_views * len(kinds) - len(row))
-            if has_input:
-                of_input = self.pictures.get((instance, self.input_of[instance]))
-                row.insert(0, of_input[self.input_kind] if of_input else None)
-            rows.append(row)
+            of_input = self.pictures.get((instance, self.input_of[instance]), {})
+            row = [of_input.get(self.input_kind)] * has_input
+            row += [self.pictures[instance, view][kind] for view in views for kind in kinds]
+            rows.append(row + [None] * ((num_views - len(views)) * len(kinds)))
             row_titles.append("\n".join([instance, *format_scores(scores_of.get(instance))]))
         column_titles = ["input view"] * has_input + [TITLES[kind] for kind in kinds] * num_views
         return draw(rows, column_titles, row_titles, title_of(name, scores.summary()), class_names)
-
-    def write(self, path, scores, class_names):
-        picture_writer.write_picture(path, self.draw(path.parent.name, scores, class_names))
 
 
 def title_of(name, summary):
@@ -106,7 +100,8 @@ def draw(rows, column_titles, row_titles, title=None, class_names=None, width=15
     row_height = 2 * GAP + max(tile[1], SCORE * max(text.count("\n") + 1 for text in row_titles) + 10)
 
     most = 2 * MARGIN + TITLE + HEADING + row_height * len(rows) + HEADING * len(class_names or ())
-    sheet, brush = visual.blank_band(right + MARGIN, most)  # cropped at the end
+    sheet = Image.new("RGB", (right + MARGIN, most), "white")  # cropped at the end
+    brush = ImageDraw.Draw(sheet)
     top = MARGIN
     if title:
         _write(brush, MARGIN, top, title, 26, right - MARGIN)
@@ -132,13 +127,17 @@ def draw(rows, column_titles, row_titles, title=None, class_names=None, width=15
 
 
 def _write(brush, x, y, text, size, width, ink=INK, anchor="la"):
-    font = visual.load_font(size)
-    brush.text((x, y), visual.fit_text(text, font, width), ink, font=font, anchor=anchor)
+    """Write a line; if it is wider than `width`, only its end, since the ends of instance names tell them apart."""
+    font, shown = ImageFont.load_default(size), text
+    while text and font.getlength(shown) > width:
+        text = text[1:]
+        shown = f"...{text}"
+    brush.text((x, y), shown, ink, font=font, anchor=anchor)
 
 
 def _draw_key(brush, top, right, class_names):
     """The classes' colours and names, on as many lines as they need. Returns the bottom."""
-    left, font, swatch = MARGIN, visual.load_font(16), 18
+    left, font, swatch = MARGIN, ImageFont.load_default(16), 18
     palette = visual.label_colors(np.arange(len(class_names)), len(class_names)).tolist()
     for name, color in zip(class_names, palette):
         entry_width = swatch + 8 + font.getlength(name)

@@ -120,6 +120,6 @@ class Evaluation:
         """Write the tables and contact_sheet.png, and print the summary. `run`: facts about the run for results.json."""
         self.scores.write(self.folder, run)
         path = self.folder / "contact_sheet.png"
-        self.sheet.write(path, self.scores, self.plan.class_names)
+        picture_writer.write_picture(path, self.sheet.draw(self.folder.name, self.scores, self.plan.class_names))
         print(scoring.format_summary(self.scores.summary()), end="")
         print(f"contact sheet: {path}")

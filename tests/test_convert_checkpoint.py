@@ -1,4 +1,4 @@
-"""convert_checkpoint.py converts files between all forms."""
+"""convert_checkpoint.py: files of any form become files of any other."""
 
 import pytest
 import scenes
@@ -15,7 +15,7 @@ TINY = dict(num_instances=2, latent_dim=4, hidden_features=8, tracing_steps=3, r
 
 @pytest.fixture
 def ours(tmp_path):
-    """A file in this project's form with a tiny semantic SRN."""
+    """A file of ours with a tiny semantic SRN."""
     torch.manual_seed(0)
     model = srns.SRN(**TINY)
     contents = {
@@ -42,7 +42,7 @@ def semantic(ours):
 
 @pytest.fixture
 def head(tmp_path):
-    """A file in this project's form with a linear head."""
+    """A file of ours with a linear head."""
     sizes = dict(kind="linear", in_features=8, num_classes=3)
     checkpoints.save(tmp_path / "head.pth", {"model": srns.LinearHead(8, 3).state_dict(), "sizes": sizes})
     return tmp_path / "head.pth"
@@ -53,7 +53,7 @@ def convert(source, target, form, *flags):
 
 
 def refused(capsys, *arguments):
-    """Asserts that a conversion fails; returns its one-line message."""
+    """The one line in which a conversion is refused."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as error:
         convert(*arguments)
@@ -75,7 +75,7 @@ def test_a_published_file_becomes_ours_with_names_and_steps_and_the_same_weights
     assert checkpoints.open_srn(target).rows(["ant"], "data") == [1]
 
 
-def test_by_default_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
+def test_without_a_word_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
     convert(semantic, tmp_path / "again.pth", "ours")
     assert written(tmp_path / "again.pth")["sizes"]["tracing_steps"] == 10
 
@@ -93,7 +93,7 @@ def test_between_the_published_forms(semantic, tmp_path, capsys):
     assert "left out: nothing" in capsys.readouterr().out
 
 
-def test_the_output_names_what_is_written_and_what_is_lost(ours, tmp_path, capsys):
+def test_what_is_written_and_what_is_lost_is_told(ours, tmp_path, capsys):
     target = tmp_path / "theirs.pth"
     convert(ours, target, "semantic")
     *notes, line = capsys.readouterr().out.splitlines()
@@ -177,14 +177,14 @@ def test_names_that_cannot_be_read_or_are_not_wanted_are_refused(ours, semantic,
 
 
 @pytest.mark.parametrize("flags", [("--tracing_steps", 3), ("--instances", "names.txt")])
-def test_entries_that_a_published_form_cannot_hold_are_refused(ours, tmp_path, capsys, flags):
+def test_what_a_published_form_has_no_place_for_is_refused(ours, tmp_path, capsys, flags):
     assert flags[0] in refused(capsys, ours, tmp_path / "theirs.pth", "semantic", *flags)
 
 
 def test_other_tracing_steps_than_trained_with_are_refused(ours, head, tmp_path, capsys):
     target = tmp_path / "again.pth"
     assert "trained with tracing_steps 3" in refused(capsys, ours, target, "ours", "--tracing_steps", 4)
-    assert "positive" in refused(capsys, ours, target, "ours", "--tracing_steps", 0)
+    assert "expected an integer of at least 1" in refused(capsys, ours, target, "ours", "--tracing_steps", 0)
     assert "head" in refused(capsys, head, target, "ours", "--tracing_steps", 3)
 
 

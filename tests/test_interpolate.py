@@ -371,7 +371,7 @@ def test_tracing_steps_can_be_given_if_the_checkpoint_lacks_them(ball_split, sav
         (dict(path="spiral"), "invalid choice: 'spiral'"),
         (dict(path="views", elevation_deg=0), "need --path orbit"),
         (dict(path="views", up="z"), "need --path orbit"),
-        (dict(elevation_deg=90), "expected degrees from -89 to 89, found 90"),
+        (dict(elevation_deg=90), "expected degrees from -89 to 89, found '90'"),
         (dict(elevation_deg="nan"), "expected degrees"),
         (dict(format="gif", fps=60), "--fps 60: expected at most 50"),
         (dict(tracing_steps=4), "was trained with tracing_steps 3, but 4 is asked for"),

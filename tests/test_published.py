@@ -1,4 +1,4 @@
-"""published.py converts files of the two published programs to checkpoints of this project and back."""
+"""published.py: files of the two published programs become checkpoints of ours, and the other way round."""
 
 import copy
 
@@ -23,7 +23,7 @@ SIZES = dict(
     has_params=False,
     use_unet_renderer=False,
 )
-VARIANTS = {  # of the manifest: the published form, and the sizes stored in its file
+VARIANTS = {  # of the manifest: the published form, and the sizes that its file tells
     "srn_semantic": ("semantic", SIZES | dict(rgb_channels=4, num_classes=7)),
     "srn_vanilla": ("srn2019", SIZES),
     "srn_single": ("srn2019", SIZES | dict(num_instances=None, fit_single_srn=True)),
@@ -35,7 +35,7 @@ VARIANTS = {  # of the manifest: the published form, and the sizes stored in its
 
 
 def built(sizes):
-    """A model of the given sizes."""
+    """The model of some sizes."""
     if "kind" in sizes:
         return srns.HEADS[sizes["kind"]](sizes["in_features"], sizes["num_classes"])
     return srns.SRN(**sizes)
@@ -46,14 +46,14 @@ def tensors(arrays):
 
 
 def constant(value, shape):
-    """A tensor of one value that takes no memory and no space in a file."""
+    """A tensor of one value that takes no memory, in a file neither."""
     return torch.tensor(float(value)).expand(shape)
 
 
 def published_file(parity, variant):
-    """A file as a published program writes it, with other values.
+    """A file as a published program writes it, but for the values.
 
-    All values of entry i of the manifest and of its aliases are i; its parameter's exp_avg is i + 1000, exp_avg_sq
+    Entry i of the manifest is i everywhere, its aliases as well; its parameter's exp_avg is i + 1000, exp_avg_sq
     i + 2000 and step i + 3000. Parameters' indices in the optimizers are large, as old versions of torch had them.
     """
     entries = parity.manifest["variants"][variant]["state_dict"]
@@ -193,7 +193,7 @@ def batch_of(num_instances, side=16):
 
 
 def optimizers_of(model):
-    """Optimizers as in the stages."""
+    """As the stages make them."""
     sparse = []
     if model.latent_codes is not None:
         sparse = [torch.optim.SparseAdam([model.latent_codes.weight], lr=1e-2, betas=(0.5, 0.5), eps=1e-5)]
@@ -238,7 +238,7 @@ def contents_of(model, optimizers):
 
 
 def there_and_back(contents, form, tmp_path):
-    """A checkpoint of this project written in a published form and read again; and the notes."""
+    """Ours, written in a published form, read again as a user would; and the notes."""
     written, notes = published.to_published(contents, form)
     checkpoints.save(tmp_path / "epoch_0000_iter_000002.pth", written)
     return checkpoints.load(tmp_path), notes
@@ -265,7 +265,7 @@ def assert_same_moments(found, expected):
         ("srn2019", dict(fit_single_srn=True)),
     ],
 )
-def test_a_round_trip_changes_nothing_and_training_continues(form, sizes, tmp_path):
+def test_there_and_back_nothing_changes_and_training_goes_on_as_if_nothing_had_happened(form, sizes, tmp_path):
     model, optimizers, batch = trained(**sizes)
     contents = contents_of(model, optimizers)
     back, notes = there_and_back(contents, form, tmp_path)
@@ -283,7 +283,7 @@ def test_a_round_trip_changes_nothing_and_training_continues(form, sizes, tmp_pa
         assert torch.equal(tensor, again), name
 
 
-def test_a_model_whose_codes_come_with_the_data_survives_a_round_trip(tmp_path):
+def test_a_model_that_is_given_its_codes_goes_there_and_back(tmp_path):
     contents = contents_of(srns.SRN(**TINY, has_params=True), [])
     back, _ = there_and_back(contents, "srn2019", tmp_path)
     assert_same_state(back["model"], contents["model"])
@@ -291,7 +291,7 @@ def test_a_model_whose_codes_come_with_the_data_survives_a_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_heads_survive_a_round_trip_with_their_optimizer(kind, tmp_path):
+def test_heads_go_there_and_back_with_their_optimizer(kind, tmp_path):
     torch.manual_seed(0)
     head = srns.HEADS[kind](8, 3)
     optimizer = torch.optim.Adam(head.parameters(), fused=True)
@@ -317,7 +317,7 @@ def test_after_fitting_codes_only_their_optimizer_is_kept(form, tmp_path):
     assert_same_moments(back["optimizer_0"]["state"][0], optimizers[0].state_dict()["state"][0])
 
 
-def test_an_optimizer_without_state_is_left_out(capsys):
+def test_an_optimizer_without_any_state_is_as_none(capsys):
     contents, _ = published.to_published(contents_of(*trained(rgb_channels=4)[:2]), "semantic")
     contents["optimizer_1"] = {"state": {}, "param_groups": [{"params": []}]}
     assert "optimizer_1" not in published.from_published(contents, "fitted.pth")
@@ -325,7 +325,7 @@ def test_an_optimizer_without_state_is_left_out(capsys):
 
 
 def test_the_published_programs_can_load_the_optimizers():
-    """Into optimizers of the same classes, with the parameters in the order of the published modules."""
+    """Into optimizers of their kinds, over the parameters in the order that their modules register them."""
     model, optimizers, batch = trained(rgb_channels=4, num_classes=3)
     contents, _ = published.to_published(contents_of(model, optimizers), "semantic")
     ours = dict(model.named_parameters())
@@ -387,10 +387,10 @@ def test_codes_are_written_in_the_order_of_the_names_with_their_optimizer(form):
     assert torch.equal(contents["model"][published.CODES], model.latent_codes.weight[[1, 2, 0]])
     moments = contents["optimizer" if form == "srn2019" else "optimizer_0"]["state"][0]["exp_avg_sq"]
     assert torch.equal(moments, ours["optimizer_0"]["state"][0]["exp_avg_sq"][[1, 2, 0]])
-    assert torch.equal(ours["model"][published.CODES], model.latent_codes.weight)  # the given contents do not change
+    assert torch.equal(ours["model"][published.CODES], model.latent_codes.weight)  # and ours is as it was
 
 
-def test_options_that_the_published_programs_need_are_noted():
+def test_what_the_published_programs_must_be_told_is_noted():
     contents = contents_of(srns.SRN(**TINY), []) | {"settings": {"pixel_center": 0.5, "blend_alpha": True}}
     notes = " ".join(published.to_published(contents, "srn2019")[1])
     for words in ("--tracing_steps 2", "--embedding_size 4", "phi has 8 features", "0.5"):
@@ -398,19 +398,19 @@ def test_options_that_the_published_programs_need_are_noted():
 
 
 @pytest.mark.parametrize("variant", published.ONLY_IN_2019)
-def test_features_that_the_semantic_program_lacks_are_refused(variant):
+def test_what_the_semantic_program_does_not_have_is_refused(variant):
     contents = {"model": {}, "sizes": SIZES | {variant: True}, "path": "ours.pth"}
     with pytest.raises(util.InputError, match=f"^ours.pth: .* has no {published.ONLY_IN_2019[variant]}"):
         published.to_published(contents, "semantic")
 
 
-def test_features_that_the_program_of_2019_lacks_are_refused():
+def test_what_the_program_of_2019_does_not_have_is_refused():
     contents = {"model": {}, "sizes": VARIANTS["linear_head"][1], "path": "head.pth"}
     with pytest.raises(util.InputError, match="^head.pth: holds a segmentation head"):
         published.to_published(contents, "srn2019")
 
 
-# Invalid files
+# Files that are not as they should be
 
 
 SEMANTIC = dict(rgb_channels=4, num_classes=3)
@@ -418,12 +418,12 @@ SEMANTIC = dict(rgb_channels=4, num_classes=3)
 
 @pytest.fixture(scope="module")
 def semantic():
-    """A tiny semantic SRN in the published form. Tests must not change it."""
+    """A tiny semantic SRN in the published form. Not to be changed."""
     return published.to_published(contents_of(srns.SRN(**TINY | SEMANTIC), []), "semantic")[0]["model"]
 
 
 def load_spoilt(tmp_path, state, changes):
-    """Load an SRN's state dict with some entries replaced, or omitted if None."""
+    """Load an SRN's state dict with some entries replaced, or left out where they are None."""
     state = {key: tensor for key, tensor in (state | changes).items() if tensor is not None}
     torch.save({"model": state}, tmp_path / "spoilt.pth")
     return checkpoints.load_srn(checkpoints.load(tmp_path / "spoilt.pth"))
@@ -462,27 +462,27 @@ HYPER = "hyper_phi.layers.0.hyper_linear."
         ),
     ],
 )
-def test_an_invalid_entry_is_named(semantic, tmp_path, changes, complaint):
+def test_an_entry_that_is_not_as_it_should_be_is_named(semantic, tmp_path, changes, complaint):
     with pytest.raises(util.InputError, match=f"spoilt.pth: .*{complaint}") as error:
         load_spoilt(tmp_path, semantic, changes)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("keys, found", [([], "found nothing"), (["conv.weight", "fc"], "found conv.weight, fc")])
-def test_a_file_of_something_else_is_named_by_its_contents(tmp_path, keys, found):
+def test_a_file_of_something_else_is_told_by_what_it_holds(tmp_path, keys, found):
     torch.save({"model": {key: torch.zeros(1) for key in keys}}, tmp_path / "other.pth")
     with pytest.raises(util.InputError, match=f"other.pth: not a checkpoint of an SRN .* {found}"):
         checkpoints.load(tmp_path / "other.pth")
 
 
 def test_a_diverged_model_can_still_be_read(semantic, tmp_path):
-    """NaN does not equal itself, but aliases that share memory are the same."""
+    """NaN does not equal itself, but aliases that share their memory are the same."""
     state = copy.deepcopy(semantic)
     state["class_generator.out_layer_weight"].fill_(float("nan"))
     assert load_spoilt(tmp_path, state, {}).class_generator.out_layer[0].net[1].weight.isnan().all()
 
 
-def test_tensors_are_the_same_if_they_share_memory_or_have_equal_values():
+def test_what_shares_memory_or_values_need_not_be_the_same():
     ones = torch.ones(2, 3)
     assert published.same(ones, ones.clone()) and published.same(ones, ones.view(2, 3))
     for other in (ones[:1], ones.view(3, 2), ones.double(), 2 * ones):
@@ -511,14 +511,14 @@ def test_a_model_saved_from_within_data_parallel_is_read(semantic, tmp_path):
         {"state": {0: 3}, "param_groups": [{"params": [0]}]},
     ],
 )
-def test_an_optimizer_that_does_not_fit_is_left_out_with_a_note(semantic, capsys, optimizer):
+def test_an_optimizer_that_does_not_fit_is_left_out_with_a_word(semantic, capsys, optimizer):
     checkpoint = published.from_published({"model": semantic, "optimizer_0": optimizer}, "odd.pth")
     assert "optimizer_0" not in checkpoint
     assert "note: odd.pth: left out optimizer_0, which does not fit the model" in capsys.readouterr().out
 
 
 def test_parameters_without_a_state_stay_without(semantic):
-    """In the code of 2019 one Adam held all parameters, and latent fitting moved only the codes."""
+    """In the code of 2019 one Adam held everything, and latent fitting moved only the codes."""
     state = {name.replace("slave_params", "hypo_params"): tensor for name, tensor in semantic.items()}
     num_parameters = sum(1 for _ in srns.SRN(**TINY | SEMANTIC).parameters())
     moments = {"step": 7, "exp_avg": torch.ones(3, 4), "exp_avg_sq": torch.ones(3, 4)}

@@ -13,7 +13,7 @@ import demo
 import make_dataset
 import test
 import train
-from training.plan import Stage, stage_of
+from training.plan import Stage, resolve, stage_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEMANTIC = [
@@ -112,7 +112,7 @@ def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tm
     monkeypatch.chdir(ROOT)
     options = train.read_options(arguments)
     assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
-    assert train.resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+    assert resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
 
 
 def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):
         with monkeypatch.context() as context:
             context.chdir(ROOT)
             options = train.read_options(arguments)
-        plan = train.resolve(options)
+        plan = resolve(options)
         assert not plan.sources.reads_images and plan.observed == ["seg"]
 
 

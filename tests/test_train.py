@@ -14,6 +14,7 @@ import data_util
 import train
 from rendering import renderer
 from training import head_update, objectives
+from training.plan import resolve
 
 PROGRAM = Path(train.__file__)
 
@@ -49,14 +50,11 @@ def refused(refuses, tmp_path):
         (dict(img_sidelengths=24), "segmentation U-Net needs multiples of 16"),
         (dict(rays_per_image=10), "the segmentation U-Net needs whole images"),
         (dict(foreground_fraction=0.5, class_weight=0), "set --rays_per_image too"),
-        (dict(foreground_fraction=1.5), "expected a number from 0 to 1, found 1.5"),
+        (dict(foreground_fraction=1.5), "expected a number from 0 to 1, found '1.5'"),
         (dict(obj_name=None, class_weight=8), "labels need a class list"),
         (dict(overwrite_embeddings=True), "--overwrite_embeddings needs the SRN of stage 1"),
         (dict(model_type="linear"), "--model_type needs the SRN of stage 1"),
-        (
-            dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"),
-            "together only to fit codes through a head",
-        ),
+        (dict(model_type="linear", overwrite_embeddings=True, checkpoint_path="x"), "to fit codes through that head"),
         (dict(model_type="tree", checkpoint_path="x"), "invalid choice: 'tree'"),
         (dict(no_such_option=1), "--no_such_option"),
         (dict(linear="x", class_weight=0), "--linear"),
@@ -95,7 +93,7 @@ def test_the_command_line_wins_over_the_config(tmp_path):
     arguments += ["--max_steps_per_img_sidelength", "1,2", "--batch_size_per_img_sidelength", "3,4"]
     options = train.read_options(arguments)
     assert (options.lr, options.class_weight, options.img_sidelengths) == (0.5, 0, [8, 32])
-    assert train.resolve(options).schedule.parts() == [(8, 3, 0, 1), (32, 4, 1, 3)]
+    assert resolve(options).schedule.parts() == [(8, 3, 0, 1), (32, 4, 1, 3)]
 
 
 PUBLISHED_CONFIG = """
@@ -136,7 +134,7 @@ embedding_size: 256
 def test_a_config_with_every_published_flag_is_understood(tmp_path):
     (tmp_path / "config.yml").write_text(PUBLISHED_CONFIG)
     options = train.read_options(["-c", str(tmp_path / "config.yml")])
-    assert train.resolve(options).schedule.parts() == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
+    assert resolve(options).schedule.parts() == [(64, 4, 0, 5000), (128, 8, 5000, 155_000)]
     assert options.preload and options.validation is False and options.checkpoint_path is None
     assert not (options.has_params or options.fit_single_srn or options.freeze_networks or options.overwrite_embeddings)
     update = "model_type: linear\nlinear_path: null\nnum_classes: 6\nvalidation_path: null\nspecific_ins: [a, b]\n"
@@ -155,7 +153,7 @@ def test_a_published_config_of_2019_is_one_without_labels(tmp_path, capsys):
 
 def test_defaults_are_the_published_ones():
     options = train.read_options(["--data_root", "x", "--log_dir", "y", "--obj_name", "Chair"])
-    assert train.resolve(options).schedule.parts() == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
+    assert resolve(options).schedule.parts() == [(64, 92, 0, 10_000), (128, 16, 10_000, 210_000)]
     assert (options.lr, options.l1_weight, options.class_weight) == (4e-4, 200, 8)
     assert (options.kl_weight, options.reg_weight) == (1, 1e-3)
 
@@ -347,7 +345,7 @@ def test_the_weights_of_the_loss_terms_are_applied():
         "seg_logits": torch.zeros(1, 4, 2),
     }
     batch = {"rgb": torch.cat([torch.ones(1, 4, 3), torch.full((1, 4, 1), 9.0)], -1), "seg_labels": torch.zeros(1, 4).long()}
-    weights = train.resolve(options).weights
+    weights = resolve(options).weights
     terms = {name: term.item() for name, term in objectives.srn_terms(weights, outputs, batch).items()}
     expected = {"distortion": 2, "regularization": 3 * 100, "latent": 5 * 4, "class": 7 * np.log(2)}
     assert terms == pytest.approx(expected)

@@ -36,13 +36,10 @@ def fault_of_stage(options, stage):
         return f"--{needs_srn} needs the SRN of stage 1: give its --checkpoint_path"
     if options.overwrite_embeddings and options.model_type and not options.linear_path:
         return (
-            "--model_type (stage 2) and --overwrite_embeddings (stage 3) go together only to fit codes through a head: give "
-            "its --linear_path"
+            "--model_type (stage 2) and --overwrite_embeddings (stage 3) need --linear_path, to fit codes through that head"
         )
     if options.linear_path and stage is Stage.PRETRAIN:
-        return (
-            "--linear_path: give --model_type to train that head further, or --overwrite_embeddings to fit codes through it"
-        )
+        return "--linear_path: give --model_type to train the head further, or --overwrite_embeddings to fit codes through it"
     if options.code_init and stage is not Stage.FIT_CODES:
         return "--code_init is for new codes: give --overwrite_embeddings too"
     if stage is not Stage.UPDATE_HEAD:
@@ -76,10 +73,8 @@ def fault_of_variant(options, stage):
     if len(without_table) == 2:
         return "--fit_single_srn has no latent codes, so --has_params cannot go with it"
     if without_table and stage is Stage.FIT_CODES:
-        return (
-            f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out --overwrite_embeddings and "
-            f"--freeze_networks"
-        )
+        to_leave_out = "--overwrite_embeddings and --freeze_networks"
+        return f"--{without_table[0]}: such a model has no latent codes of its own to fit; leave out {to_leave_out}"
     if options.use_unet_renderer and options.rays_per_image:
         return "--rays_per_image: the U-Net renderer needs whole images; set it to 0"
 

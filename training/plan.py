@@ -1,14 +1,14 @@
 """What a run of train.py does: its stage, and what the stage reads, trains and minimises. Resolved once, from the options.
 
-Fields that come straight from an option bear its name.
+A stage gets the group of options that it needs. Fields bear the options' names, unless their class says otherwise.
 """
 
-import dataclasses
 import enum
-from dataclasses import dataclass
+from collections import namedtuple
 
 import numpy as np
 
+import options as common
 import util
 from training import objectives
 
@@ -27,53 +27,42 @@ def stage_of(options):
     return Stage.UPDATE_HEAD if options.model_type else Stage.PRETRAIN
 
 
-@dataclass(frozen=True)
-class Sources:
+SOURCES = """
+    data_root obj_name num_classes blend_alpha has_params no_check
+    specific_ins specific_observation_idcs max_num_instances_train max_num_observations_train
+    val_root validation validation_path max_num_instances_val max_num_observations_val
+    reads_images reads_labels preload cache num_workers data_shards
+"""
+
+
+class Sources(namedtuple("Sources", SOURCES)):
     """The data that a run reads.
 
-    val_root: None where nothing is validated; validation: True where the user insists on it
-    reads_images, reads_labels: whether the stage needs them, beside the cameras
+    val_root: None if nothing is validated; reads_images, reads_labels: whether the stage needs them, beside the cameras
     """
 
-    data_root: str
-    obj_name: str
-    blend_alpha: bool
-    specific_ins: list
-    specific_observation_idcs: list
-    max_num_instances_train: int
-    max_num_observations_train: int
-    val_root: str
-    validation: bool
-    validation_path: str
-    max_num_instances_val: int
-    max_num_observations_val: int
-    num_classes: int
-    reads_images: bool
-    reads_labels: bool
-    has_params: bool
-    no_check: bool
-    preload: bool
-    cache: str
-    num_workers: int
-    data_shards: int
+
+MODEL = """
+    sizes initial_distance initial_depth_std code_optimizer checkpoint_marching compile rays_per_block kept_rays precision
+"""
 
 
-@dataclass(frozen=True)
-class Schedule:
+class ModelOptions(namedtuple("ModelOptions", MODEL)):
+    """How the SRN is built and computed. sizes: arguments of srns.SRN; None where the user leaves one open."""
+
+
+HeadOptions = namedtuple("HeadOptions", "model_type head_features update_solver head_reg_weight")
+CodeOptions = namedtuple("CodeOptions", "overwrite_embeddings code_solver code_init code_step num_starts")
+
+
+SCHEDULE = """
+    img_sidelengths max_steps_per_img_sidelength batch_size_per_img_sidelength
+    rays_per_image foreground_fraction lr lr_warmup_steps lr_decay_fraction start_step steps_til_ckpt steps_til_val seed
+"""
+
+
+class Schedule(namedtuple("Schedule", SCHEDULE)):
     """How long a run trains, and on how much in each step. The first three fields have an entry per image side."""
-
-    img_sidelengths: list
-    max_steps_per_img_sidelength: list
-    batch_size_per_img_sidelength: list
-    rays_per_image: int
-    foreground_fraction: float
-    lr: float
-    lr_warmup_steps: int
-    lr_decay_fraction: float
-    start_step: int
-    steps_til_ckpt: int
-    steps_til_val: int
-    seed: int
 
     def parts(self):
         """[(sidelength, batch size, first step, end step)], one per image side."""
@@ -81,7 +70,7 @@ class Schedule:
         return list(zip(self.img_sidelengths, self.batch_size_per_img_sidelength, [0, *ends], ends))
 
     def last_step(self, start_step):
-        """The last step of the schedule; an InputError where a run that starts at `start_step` has none to do."""
+        """The last step of the schedule. Raises util.InputError if it is not after `start_step`."""
         last = sum(self.max_steps_per_img_sidelength)
         if start_step >= last:
             raise util.InputError(
@@ -95,56 +84,8 @@ class Schedule:
         return sum(batch_size * max(0, min(step, end) - first) for _, batch_size, first, end in self.parts())
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """How the SRN is built and computed. sizes: arguments of srns.SRN; None where the user leaves one open."""
-
-    sizes: dict
-    initial_distance: float
-    initial_depth_std: float
-    code_optimizer: str
-    checkpoint_marching: bool
-    compile: bool
-    rays_per_block: int
-    kept_rays: int
-    precision: str
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """Stage 2: the kind of head (srns.HEADS), its solver, and the penalty on its squared weights, None to choose it."""
-
-    model_type: str
-    head_features: str
-    update_solver: str
-    head_reg_weight: float
-
-
-@dataclass(frozen=True)
-class CodeOptions:
-    """Stage 3. overwrite_embeddings: new codes; otherwise the fit of the checkpoint's codes goes on."""
-
-    overwrite_embeddings: bool
-    code_solver: str
-    code_init: str
-    code_step: float
-    num_starts: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run. checkpoint_path, linear_path: the SRN and the head to start from, or None."""
-
-    stage: Stage
-    sources: Sources
-    schedule: Schedule
-    model: ModelOptions
-    weights: objectives.Weights
-    head: HeadOptions
-    codes: CodeOptions
-    checkpoint_path: str
-    linear_path: str
-    options: object  # the namespace that all this comes from, for params.txt
+class Plan(namedtuple("Plan", "stage sources schedule model weights head codes checkpoint_path linear_path options")):
+    """A run. weights: objectives.Weights; options: the namespace that all this comes from, for params.txt."""
 
     @property
     def observed(self):
@@ -153,13 +94,12 @@ class Plan:
         return ["rgb"] * learns_from_images + ["seg"] * self.sources.reads_labels
 
 
-def resolve(options, sizes):
-    """The Plan of options that train.read_options has checked. sizes: see ModelOptions."""
+def resolve(options):
+    """The Plan of options that train.read_options has checked."""
     stage = stage_of(options)
 
     def pick(kind, **others):
-        names = {field.name for field in dataclasses.fields(kind)} - others.keys()
-        return kind(**{name: getattr(options, name) for name in names}, **others)
+        return kind(**{name: getattr(options, name) for name in kind._fields if name not in others}, **others)
 
     return pick(
         Plan,
@@ -171,7 +111,7 @@ def resolve(options, sizes):
             reads_labels=options.class_weight > 0,
         ),
         schedule=pick(Schedule),
-        model=pick(ModelOptions, sizes=sizes),
+        model=pick(ModelOptions, sizes=common.wanted_sizes(options)),
         weights=objectives.Weights(options.l1_weight, options.class_weight, options.kl_weight, options.reg_weight),
         head=pick(HeadOptions),
         codes=pick(CodeOptions),

@@ -22,7 +22,6 @@ PARAMETERS = {  # of the camera models that can be read
     "OPENCV": "fl_x fl_y cx cy k1 k2 p1 p2",
     "FULL_OPENCV": "fl_x fl_y cx cy k1 k2 p1 p2 k3 k4 k5 k6",
 }
-CAMERA_ID = 1  # of the one camera of a model that is written
 
 
 def _library():
@@ -116,24 +115,17 @@ def _view(model, images, name, image):
     if not path.is_file():
         blanks = "" if _suffix(model) == ".bin" else " (names in text models end at the first blank)"
         raise util.InputError(f"{where}: there is no image {path}{blanks}")
-    height, width = source_views.picture_size(path)
     camera = image.camera
     if camera.model_name not in PARAMETERS:
-        raise util.InputError(
-            f"{where}: found the camera model {camera.model_name}, expected one of {', '.join(PARAMETERS)}; undistort the "
-            "images first (colmap image_undistorter)"
-        )
-    if (camera.width, camera.height) != (width, height):
-        raise util.InputError(
-            f"{where}: the image has {width} x {height} pixels (width x height), but its camera {camera.width} x "
-            f"{camera.height}; give the images that the model was made from"
-        )
+        expected = f"expected one of {', '.join(PARAMETERS)}; run colmap image_undistorter"
+        raise util.InputError(f"{where}: found the camera model {camera.model_name}, {expected}")
+    source_views.check_size(where, source_views.picture_size(path), (camera.height, camera.width), "its camera in the model")
     numbers = dict(zip(PARAMETERS[camera.model_name].split(), map(float, camera.params)))
     if "f" in numbers:
         numbers["fl_x"] = numbers["fl_y"] = numbers.pop("f")
     if not np.isfinite(list(numbers.values())).all() or not min(numbers["fl_x"], numbers["fl_y"]) > 0:
         raise util.InputError(f"{where}: its camera has {numbers}; expected finite numbers and a focal length above 0")
-    lens = lenses.Lens(**numbers, height=height, width=width)
+    lens = lenses.Lens(**numbers, height=camera.height, width=camera.width)
     return source_views.SourceView(source_views.name_within(path, images), path, cam2world, lens)
 
 
@@ -146,17 +138,15 @@ def write(folder, names, cam2world, camera, binary):
     """
     pycolmap = _library()
     model = pycolmap.Reconstruction()
+    size = {"width": camera.width, "height": camera.height}
     parameters = [camera.focal, camera.focal, camera.cx, camera.cy]
-    model.add_camera_with_trivial_rig(
-        pycolmap.Camera(camera_id=CAMERA_ID, model="PINHOLE", width=camera.width, height=camera.height, params=parameters)
-    )
+    model.add_camera_with_trivial_rig(pycolmap.Camera(camera_id=1, model="PINHOLE", **size, params=parameters))
     for i, (name, pose) in enumerate(zip(names, cam2world), start=1):
         rotation = pycolmap.Rotation3d(np.linalg.inv(pose[:3, :3]))
         rotation.normalize()
         translation = -rotation.matrix() @ pose[:3, 3]  # of the normalized rotation, so that the camera does not move
-        model.add_image_with_trivial_frame(
-            pycolmap.Image(name=name, camera_id=CAMERA_ID, image_id=i), pycolmap.Rigid3d(rotation, translation)
-        )
+        image = pycolmap.Image(name=name, camera_id=1, image_id=i)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(rotation, translation))
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     (model.write_binary if binary else model.write_text)(str(place))

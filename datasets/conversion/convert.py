@@ -22,33 +22,19 @@ NOT_WITH_TO = ("obj_name", "split", "name", "masks", "labels", "classes", "unlab
 
 def add_options(parser):
     add = parser.add_argument
-    add(
-        "source",
-        metavar="SOURCE",
-        help="a folder with transforms.json, or with a COLMAP model and images/; or a folder of such folders, one per "
-        "instance; or a .json file; with --to, an instance folder or a split folder",
-    )
+    add("source", metavar="SOURCE", help="folder with transforms.json or a COLMAP model, or of such folders; or a .json file")
     add("--out", required=True, help="parent of the class folder <out>/<obj_name>; with --to, the folder to write")
-    add("--to", choices=export.FORMS, help="convert instances of a data set to this format")
+    add("--to", choices=export.FORMS, help="convert SOURCE, an instance or a split of a data set, to this form")
     add("--obj_name", type=folder_name, help="name of the class, such as Mug; required unless --to is given")
     add("--split", type=folder_name, help="split for the instances (default: as transforms_<split>.json says, else train)")
     add("--name", type=folder_name, help="name of the instance (default: that of its folder)")
-    per_instance = "with several instances, in a folder for each"
-    add("--masks", metavar="DIR", help=f"masks named as the images; black becomes transparent; {per_instance}")
-    add("--labels", metavar="DIR", help=f"label maps named as the images (.npy, grey or palette PNG); {per_instance}")
+    add("--masks", metavar="DIR", help="masks named as the images; black becomes transparent")
+    add("--labels", metavar="DIR", help="label maps named as the images: .npy, grey or palette PNG")
     add("--classes", metavar="FILE", help="class list for --labels: a line per class, the integer id first")
     add("--unlabelled", type=int, metavar="ID", help="value in the label maps that means no label, such as 255")
-    add(
-        "--recentre",
-        action="store_true",
-        help="move the point that the cameras look at to the origin, and scale the scene to --camera_distance",
-    )
-    add(
-        "--camera_distance",
-        type=positive_float,
-        default=viewpoints.DISTANCE,
-        help="with --recentre: mean distance of the cameras from the origin",
-    )
+    add("--recentre", action="store_true", help="move the point that the cameras look at to the origin and scale")
+    distance = {"type": positive_float, "default": viewpoints.DISTANCE}
+    add("--camera_distance", **distance, help="with --recentre: mean distance of the cameras from the origin")
     add("--overwrite", action="store_true", help="replace existing instances")
     add("--skip_broken", action="store_true", help="list broken views and instances and leave them out, instead of stopping")
 
@@ -74,8 +60,10 @@ def convert(options):
     class_folder = Path(options.out) / options.obj_name
     class_names = check_class_folder(options, class_folder)
     sources = find_sources(Path(options.source), options.split, options.name)
-    targets = [instance_folder(class_folder, split, name) for name, poses in sources.items() for split in poses]
-    for target in targets:
+    folders = {
+        (split, name): class_folder / f"{options.obj_name}.{split}" / name for name in sources for split in sources[name]
+    }
+    for target in folders.values():
         atomic_folders.check_target(target, options.overwrite)
         source_views.check_apart(target, (options.source, options.masks, options.labels))
 
@@ -84,13 +72,11 @@ def convert(options):
     for name, poses in sources.items():
         with faults.of(name):
             of_views, within = (faults.within(name), name) if len(sources) > 1 else (faults, "")
-            views = {split: read(path, of_views) for split, path in poses.items()}
-            folders = {split: instance_folder(class_folder, split, name) for split in poses}
-            objects.append(new_instance.plan(options, name, views, folders, len(class_names or ()), of_views, within))
+            views = {folders[split, name]: read(path, of_views) for split, path in poses.items()}
+            objects.append(new_instance.plan(options, name, views, len(class_names or ()), of_views, within))
     faults.expect_some(objects, f"{options.source}: nothing could be converted")
     check_labels(options, objects)
-    with _no_empty_folders([*targets, *{target.parent for target in targets}, class_folder, class_folder.parent]):
-        written = write(options, class_folder, objects, faults)
+    written = write(options, class_folder, objects, faults)
     folder = written[0].folder if len(written) == 1 else class_folder
     faults.report(folder, len(written), sum(instance.num_written for instance in written))
 
@@ -111,18 +97,6 @@ def write(options, class_folder, objects, faults):
     return written
 
 
-@contextlib.contextmanager
-def _no_empty_folders(paths):
-    """Deletes those of the paths, inner ones first, that the block has made and left empty."""
-    new = [path for path in paths if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in new:
-            with contextlib.suppress(OSError):  # raised for folders that are not empty
-                path.rmdir()
-
-
 def read(path, faults):
     """The views of a .json file or of a COLMAP model's folder, in order."""
     library = transforms_json if path.suffix == ".json" else colmap
@@ -134,10 +108,8 @@ def check_class_folder(options, class_folder):
     if (class_folder / "dataset.json").exists() or any(class_folder.glob(f"{options.obj_name}.*/*/rgb")):
         settings = data_util.load_dataset_settings(class_folder)
         if settings != SETTINGS:
-            raise util.InputError(
-                f"{class_folder}: its images have pixel_center {settings.pixel_center:g} and blend_alpha "
-                f"{str(settings.blend_alpha).lower()} (dataset.json), converted images 0.5 and true; choose another --out"
-            )
+            found = f"pixel_center {settings.pixel_center:g} and blend_alpha {str(settings.blend_alpha).lower()}"
+            raise util.InputError(f"{class_folder}: dataset.json has {found}, expected 0.5 and true; choose another --out")
     own_list = class_folder / f"{options.obj_name}-level-1.txt"
     class_names = data_util.load_class_names(own_list) if own_list.exists() else None
     if options.classes is not None:
@@ -174,10 +146,8 @@ def _sources_below(source):
     folders = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = {folder.name: poses for folder in folders if (poses := _poses_in(folder))}
     if not found:
-        raise util.InputError(
-            f"{source}: no transforms.json and no COLMAP model (cameras and images as .txt or .bin) in it, in sparse/0 or in "
-            "its folders"
-        )
+        found = "no transforms.json and no COLMAP model (cameras and images as .txt or .bin)"
+        raise util.InputError(f"{source}: {found} in it, in sparse/0 or in its folders; give another SOURCE")
     others = [folder.name for folder in folders if folder.name not in found]
     if others:
         print(f"note: {source}: {len(others)} folders have no transforms.json and no COLMAP model: {', '.join(others)}")
@@ -185,36 +155,27 @@ def _sources_below(source):
 
 
 def _poses_in(folder):
-    poses = transforms_json.find(folder)
-    model = None if poses else colmap.find(folder)
-    return {None: model} if model else poses
+    model = colmap.find(folder)
+    return transforms_json.find(folder) or ({None: model} if model else {})
 
 
 def _in_splits(source, poses, split):
     if None in poses:
         return {split or "train": poses[None]}
     if split is not None and split not in poses:
-        raise util.InputError(
-            f"--split {split}: {source} has transforms_<split>.json for {', '.join(poses)}; name one of these, or give a "
-            ".json file as SOURCE"
-        )
+        found = f"{source} has transforms_<split>.json for {', '.join(poses)}"
+        raise util.InputError(f"--split {split}: {found}; name one of these, or give a .json file as SOURCE")
     return poses if split is None else {split: poses[split]}
-
-
-def instance_folder(class_folder, split, name):
-    return class_folder / f"{class_folder.name}.{split}" / name
 
 
 def check_labels(options, objects):
     """Prints the label maps that belong to no view; an InputError if none belongs to one."""
     if options.labels is None:
         return
-    used = {path for instances in objects for instance in instances for path in instance.labels.values()}
-    if not used:
-        raise util.InputError(
-            f"--labels {options.labels}: no label map is named as a view; expected <name of the image>.npy or .png, with "
-            "several instances in a folder for each"
-        )
+    used = {view.labels for instances in objects for instance in instances for view in instance.views}
+    if used == {None}:
+        expected = "expected <name of the image>.npy or .png, with several instances in a folder for each"
+        raise util.InputError(f"--labels {options.labels}: no label map is named as a view; {expected}")
     label_maps = (path for path in Path(options.labels).rglob("*") if path.suffix in source_views.LABEL_MAPS)
     unused = sorted(path for path in label_maps if path not in used)
     if unused:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from tqdm import tqdm
 
 import data_util
 import dataio
-import util
 from datasets.conversion import colmap, source_views, transforms_json
 from datasets.making import atomic_folders, viewpoints
 
@@ -44,12 +44,8 @@ def export_instance(folder, target, form, pixel_center):
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none
     for name, path, pose in zip(names, instance.rgb_paths, poses):
         viewpoints.check_rigid(pose, f"{folder / 'pose' / path.stem}.txt")
-        size = source_views.picture_size(path)
-        if size != (intrinsics.height, intrinsics.width):
-            raise util.InputError(
-                f"{path}: has {size[1]} x {size[0]} pixels (width x height), but intrinsics.txt says {intrinsics.width} x "
-                f"{intrinsics.height}; expected the same"
-            )
+        size = intrinsics.height, intrinsics.width
+        source_views.check_size(path, source_views.picture_size(path), size, "but intrinsics.txt says")
         _copy(path, target / "images" / name)
     for name, path in zip(names, instance.seg_paths):
         _copy(path, target / "labels" / f"{os.path.splitext(name)[0]}.npy")
@@ -59,9 +55,7 @@ def export_instance(folder, target, form, pixel_center):
         _copy(class_list, target / "classes.txt")
 
     shift = 0.5 - pixel_center  # these formats have pixel centres at + 0.5
-    camera = data_util.Intrinsics(
-        intrinsics.focal, intrinsics.cx + shift, intrinsics.cy + shift, intrinsics.height, intrinsics.width
-    )
+    camera = replace(intrinsics, cx=intrinsics.cx + shift, cy=intrinsics.cy + shift)
     if form == "transforms":
         transforms_json.write(target, names, poses, camera)
     else:

@@ -71,13 +71,10 @@ def common_camera(lenses):
     if not any(needs_resampling(lens, camera) for lens in set(lenses)):
         return camera
     height, width = max(lens.height for lens in lenses), max(lens.width for lens in lenses)
-    return data_util.Intrinsics(
-        focal=float(np.median([(lens.fl_x + lens.fl_y) / 2 for lens in lenses])),
-        cx=width / 2 + float(np.median([lens.cx - lens.width / 2 for lens in lenses])),
-        cy=height / 2 + float(np.median([lens.cy - lens.height / 2 for lens in lenses])),
-        height=height,
-        width=width,
-    )
+    focal = float(np.median([(lens.fl_x + lens.fl_y) / 2 for lens in lenses]))
+    cx = width / 2 + float(np.median([lens.cx - lens.width / 2 for lens in lenses]))
+    cy = height / 2 + float(np.median([lens.cy - lens.height / 2 for lens in lenses]))
+    return data_util.Intrinsics(focal, cx, cy, height, width)
 
 
 def needs_resampling(lens, camera):
@@ -133,8 +130,7 @@ def _positions(lens, camera, offset):
     v, u = np.meshgrid(np.arange(camera.height) + offset[1], np.arange(camera.width) + offset[0], indexing="ij")
     x, y = _on_unit_plane(u, v, camera)
     radius = np.hypot(x, y)
-    reach = radius.max() * (1 + 1e-6)
-    within = radius <= lens.largest_radius(reach)
+    within = radius <= lens.largest_radius(radius.max() * (1 + 1e-6))
     u, v = lens.project(x, y)
     inside = within & (u >= 0) & (u <= lens.width) & (v >= 0) & (v <= lens.height)
     return np.where(inside, u, 0), np.where(inside, v, 0), inside

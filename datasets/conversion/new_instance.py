@@ -21,58 +21,51 @@ class NewInstance:
     folder: Path
     views: list  # of source_views.SourceView, in order
     faults: source_views.Faults
-    masks: dict  # {view name: file}; None without --masks
-    labels: dict  # {view name: file}; if empty, the instance gets no seg/
+    need_masks: bool
     num_classes: int
     unlabelled: int  # value in the label maps that means no label, or None
     camera: data_util.Intrinsics
-    centre: np.ndarray  # (3,) point of the source's world that becomes the origin
-    scale: float
+    moved: str  # how the views' world was moved, or None
     num_written: int = 0  # views
 
 
-def plan(options, name, views, folders, num_classes, faults, within=""):
+def plan(options, name, views, num_classes, faults, within):
     """The NewInstances of an object, one for each of its splits that has views.
 
-    views:   {split: list of source_views.SourceView}
-    folders: {split: path of the instance folder}
-    within:  subfolder of --masks and --labels
+    views:  {path of the instance folder: list of source_views.SourceView}; they get their masks, labels and, with
+            --recentre, other poses
+    within: subfolder of --masks and --labels
     """
     all_views = [view for of_split in views.values() for view in of_split]
     faults.expect_some(all_views, f"{name}: no view can be used")
-    centre, scale = np.zeros(3), 1.0
+    moved = None
     if options.recentre:
         centre, scale = recentring(np.stack([view.cam2world for view in all_views]), options.camera_distance, name)
+        for view in all_views:
+            view.cam2world[:3, 3] = scale * (view.cam2world[:3, 3] - centre)
+        x, y, z = centre.tolist()
+        moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then the scene scaled by {scale!r}"
     by_file_name = len({Path(view.name).stem for view in all_views}) == len(all_views)
-
-    def beside(folder, of_split, suffixes):
-        return source_views.find_beside(Path(folder) / within, of_split, suffixes, by_file_name)
-
+    for view in all_views:
+        if options.masks is not None:
+            masks = Path(options.masks) / within
+            view.mask = source_views.find_beside(masks, view.name, source_views.PICTURES, by_file_name)
+        if options.labels is not None:
+            labels = Path(options.labels) / within
+            view.labels = source_views.find_beside(labels, view.name, source_views.LABEL_MAPS, by_file_name)
     instances = []
-    for split, of_split in views.items():
+    for folder, of_split in views.items():
         if not of_split:
             continue
         camera = lenses.common_camera([view.lens for view in of_split])
         resampled = sum(lenses.needs_resampling(view.lens, camera) for view in of_split)
         if resampled:
-            print(
-                f"{name}: {resampled} of {len(of_split)} views are resampled to one pinhole camera, f {camera.focal:.2f}, "
-                f"centre {camera.cx:.2f} {camera.cy:.2f}, {camera.width} x {camera.height} pixels (width x height)"
-            )
+            facts = f"f {camera.focal:.2f}, centre {camera.cx:.2f} {camera.cy:.2f}"
+            size = f"{camera.width} x {camera.height} pixels (width x height)"
+            print(f"{name}: {resampled} of {len(of_split)} views are resampled to one pinhole camera, {facts}, {size}")
+        need_masks = options.masks is not None
         instances.append(
-            NewInstance(
-                name,
-                folders[split],
-                of_split,
-                faults,
-                masks=None if options.masks is None else beside(options.masks, of_split, source_views.PICTURES),
-                labels={} if options.labels is None else beside(options.labels, of_split, source_views.LABEL_MAPS),
-                num_classes=num_classes,
-                unlabelled=options.unlabelled,
-                camera=camera,
-                centre=centre,
-                scale=scale,
-            )
+            NewInstance(name, folder, of_split, faults, need_masks, num_classes, options.unlabelled, camera, moved)
         )
     return instances
 
@@ -85,66 +78,52 @@ def recentring(cam2world, distance, name):
     spread = np.linalg.eigvalsh((np.eye(3) - axes[:, :, None] * axes[:, None]).mean(axis=0))
     depth = geometry.depth_of(centre.expand(len(cameras), 1, 3), cameras)
     if spread[0] < 1e-4 or depth.median() <= 0:
-        raise util.InputError(
-            f"--recentre: the cameras of {name} do not look at one point (their axes are parallel or point away from each "
-            "other); remove --recentre and place the object yourself"
-        )
+        reason = "their axes are parallel or point away from each other"
+        raise util.InputError(f"--recentre: the cameras of {name} do not look at one point ({reason}); remove --recentre")
     return centre.numpy(), distance / geometry.viewing_distance(cameras)
 
 
 def write(folder, instance, progress):
     """Writes the views of a NewInstance into `folder`; returns the number of views written."""
-    for kind in ("rgb", "pose", *(["seg"] if instance.labels else [])):
+    with_labels = any(view.labels for view in instance.views)
+    for kind in ["rgb", "pose"] + ["seg"] * with_labels:
         (folder / kind).mkdir()
     camera, names = instance.camera, []
     for view in instance.views:
         with instance.faults.of(view.name):
-            image, seg_labels = load(view, instance)
+            image, seg_labels = load(view, instance, with_labels)
             file_name = f"{len(names):06d}"
             iio.imwrite(folder / "rgb" / f"{file_name}.png", image, compress_level=1)
-            if seg_labels is not None:
+            if with_labels:
                 np.save(folder / "seg" / f"{file_name}.npy", seg_labels)
-            pose = view.cam2world.copy()
-            pose[:3, 3] = instance.scale * (pose[:3, 3] - instance.centre)
-            np.savetxt(folder / "pose" / f"{file_name}.txt", pose, fmt="%.17g")
+            np.savetxt(folder / "pose" / f"{file_name}.txt", view.cam2world, fmt="%.17g")
             names.append(view.name)
         progress.update()
     instance.faults.expect_some(names, f"{instance.name}: no view can be used")
-    (folder / "intrinsics.txt").write_text(
-        f"{camera.focal!r} {camera.cx!r} {camera.cy!r} 0.\n0. 0. 0.\n1.\n{camera.height} {camera.width}\n"
-    )
-    x, y, z = instance.centre.tolist()
-    moved = f"the point {x!r} {y!r} {z!r} of the source was moved to the origin, then the scene scaled by {instance.scale!r}"
-    source_views.write_names(folder, names, moved if (x, y, z, instance.scale) != (0, 0, 0, 1) else None)
+    facts = f"{camera.focal!r} {camera.cx!r} {camera.cy!r} 0.\n0. 0. 0.\n1.\n{camera.height} {camera.width}\n"
+    (folder / "intrinsics.txt").write_text(facts)
+    source_views.write_names(folder, names, instance.moved)
     return len(names)
 
 
-def load(view, instance):
-    """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W), None for an instance without labels."""
+def load(view, instance, with_labels):
+    """The image (H, W, 3 or 4) uint8 of a view and its seg_labels (H, W) int16, None unless with_labels."""
     image, seg_labels = source_views.load_picture(view.path), None
-    if instance.masks is not None:
-        path = instance.masks.get(view.name)
-        if path is None:
+    if instance.need_masks:
+        if view.mask is None:
             raise util.InputError(f"{view.path}: --masks has no mask named {Path(view.name).stem}; add it or remove the view")
-        mask = source_views.load_mask(path)
-        _check_size(mask, image, path)
+        mask = source_views.load_mask(view.mask)
+        source_views.check_size(view.mask, mask.shape, image.shape[:2], "its image")
         alpha = image[..., 3] if image.shape[2] == 4 else np.full(mask.shape, 255, np.uint8)
         image = np.dstack([image[..., :3], np.where(mask, alpha, np.uint8(0))])
-    if instance.labels:
-        seg_labels = np.full(image.shape[:2], util.UNLABELLED)
-        if view.name in instance.labels:
-            path = instance.labels[view.name]
-            seg_labels = source_views.load_labels(path, instance.num_classes, instance.unlabelled)
-            _check_size(seg_labels, image, path)
-    if lenses.needs_resampling(view.lens, instance.camera):
+    needs_resampling = lenses.needs_resampling(view.lens, instance.camera)
+    if with_labels:
+        seg_labels = np.full(image.shape[:2], util.UNLABELLED, np.int16)
+        if view.labels is not None:
+            seg_labels = source_views.load_labels(view.labels, instance.num_classes, instance.unlabelled)
+            source_views.check_size(view.labels, seg_labels.shape, image.shape[:2], "its image")
+        if needs_resampling:
+            seg_labels = lenses.resample_labels(seg_labels, view.lens, instance.camera)
+    if needs_resampling:
         image = lenses.resample_image(image, view.lens, instance.camera)
-        seg_labels = None if seg_labels is None else lenses.resample_labels(seg_labels, view.lens, instance.camera)
-    return image, None if seg_labels is None else seg_labels.astype(np.int16)
-
-
-def _check_size(found, image, path):
-    if found.shape != image.shape[:2]:
-        raise util.InputError(
-            f"{path}: has {found.shape[1]} x {found.shape[0]} pixels (width x height), its image {image.shape[1]} x "
-            f"{image.shape[0]}; expected the same"
-        )
+    return image, seg_labels

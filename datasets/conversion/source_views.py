@@ -16,16 +16,20 @@ from datasets.conversion import lenses
 NAMES = "source_views.txt"  # in an instance folder: the names of its views in the source
 PICTURES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 LABEL_MAPS = (".npy", ".png", ".PNG")
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
+ONE_CHANNEL = ("1", "L", "P", "I", "I;16")
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceView:
-    """One posed image of a source."""
+    """One posed image of a source, and what belongs to it."""
 
     name: str  # of the image within the source, such as "train/r_0.png"
     path: Path
     cam2world: np.ndarray  # (4, 4) float64, OpenCV axes
     lens: lenses.Lens
+    mask: Path = None
+    labels: Path = None  # label map
 
 
 @dataclass
@@ -90,29 +94,35 @@ def picture_size(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path, modes=None, expected=""):
+    """The Pillow image in a file. An InputError if it cannot be read or if its mode is not one of `modes`."""
     try:
         with Image.open(path) as picture:
+            if modes is not None and picture.mode not in modes:
+                raise ValueError(f"expected {expected}, found mode {picture.mode}; convert it")
             yield picture
     except FileNotFoundError:
         raise util.InputError(f"{path}: no such image") from None
-    except util.InputError:
-        raise
     except Exception as error:  # Pillow raises any exception of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
+def check_size(where, found, expected, whose):
+    """An InputError, naming `where` and `whose` size is expected, unless two sizes (height, width) are equal."""
+    if found != expected:
+        sides = f"{found[1]} x {found[0]} pixels (width x height), {whose} {expected[1]} x {expected[0]}"
+        raise util.InputError(f"{where}: has {sides}; expected the same")
+
+
 def load_picture(path):
     """Reads an 8-bit image as (H, W, 3) uint8, or (H, W, 4) if it has transparency."""
-    with _opened(path) as picture:
-        _check_8_bit(picture, path)
+    with _opened(path, EIGHT_BIT, "8 bits a channel") as picture:
         return np.array(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
 
 
 def load_mask(path):
     """Reads a mask as (H, W) bool, True on the object: opaque or, in an image without transparency, not black."""
-    with _opened(path) as picture:
-        _check_8_bit(picture, path)
+    with _opened(path, EIGHT_BIT, "8 bits a channel") as picture:
         alpha = np.array(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             return alpha > 0
@@ -120,49 +130,35 @@ def load_mask(path):
         return (np.array(picture.convert("RGB")) > noise).any(axis=-1)
 
 
-def _check_8_bit(picture, path):
-    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise util.InputError(f"{path}: expected an image with 8 bits a channel, found mode {picture.mode}; convert it")
-
-
 def load_labels(path, num_classes, unlabelled=None):
-    """Reads a label map, .npy or a PNG with a class id per pixel (grey or palette), as (H, W) int64.
+    """Reads a label map, .npy or a PNG with a class id per pixel (grey or palette), as (H, W) int16.
 
     unlabelled: a value in the file that means no label, beside util.UNLABELLED
     """
     if Path(path).suffix == ".npy":
         labels = data_util.open_seg_labels(path).astype(np.int64)
     else:
-        with _opened(path) as picture:
-            if picture.mode not in ("1", "L", "P", "I", "I;16"):
-                raise util.InputError(
-                    f"{path}: found mode {picture.mode}, expected one channel, the class id of each pixel (.npy, or grey or "
-                    "palette PNG)"
-                )
+        with _opened(path, ONE_CHANNEL, "one channel, the class id of each pixel") as picture:
             labels = np.array(picture).astype(np.int64)
     if unlabelled is not None:
         labels[labels == unlabelled] = util.UNLABELLED
     wrong = labels[(labels < util.UNLABELLED) | (labels >= num_classes)]
     if len(wrong):
-        raise util.InputError(
-            f"{path}: holds the label {wrong[0]}, but the class list goes from 0 to {num_classes - 1}; add the class to the "
-            f"list, correct the label map, or pass --unlabelled {wrong[0]} if the value means no label"
-        )
-    return labels
+        expected = f"the class list goes from 0 to {num_classes - 1}"
+        advice = f"correct one of them, or pass --unlabelled {wrong[0]} if it means no label"
+        raise util.InputError(f"{path}: holds the label {wrong[0]}, but {expected}; {advice}")
+    return labels.astype(np.int16)
 
 
-def find_beside(folder, views, suffixes, by_file_name):
-    """{view name: file} of the masks or label maps in `folder`, named as the views with one of the suffixes.
+def find_beside(folder, name, suffixes, by_file_name):
+    """The mask or label map of the view `name` in a folder, with one of the suffixes; None if there is none.
 
-    by_file_name: also look for them without the views' subfolders; safe if file names are unique
+    by_file_name: also look for it without the view's subfolders; safe if file names are unique
     """
-    found = {}
-    for view in views:
-        names = [view.name, Path(view.name).name] if by_file_name else [view.name]
-        stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
-        candidates = (Path(folder) / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
-        found[view.name] = next((path for path in candidates if path.is_file()), None)
-    return {name: path for name, path in found.items() if path is not None}
+    names = [name, Path(name).name] if by_file_name else [name]
+    stems = [stem for name in names for stem in (os.path.splitext(name)[0], name)]  # COLMAP: IMG_1.jpg.png
+    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def write_names(folder, names, comment=None):

@@ -5,6 +5,7 @@ A frame's transform_matrix is camera to world with OpenGL axes: x right, y up, z
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +71,12 @@ def _view(path, found, frame):
 
 def _find_picture(folder, file_path, where):
     """The image of a frame; NeRF's own scenes omit the extension, files from Windows may have backslashes."""
-    for text in dict.fromkeys((file_path, file_path.replace("\\", "/"))):
-        for suffix in ("", *source_views.PICTURES):
-            try:
-                if (folder / (text + suffix)).is_file():
-                    return folder / (text + suffix)
-            except (OSError, ValueError):  # not a valid file name
-                break
-    raise util.InputError(f"{where}: there is no image {folder / file_path}, with or without .png or .jpg after it")
+    texts = dict.fromkeys((file_path, file_path.replace("\\", "/")))
+    candidates = (folder / (text + suffix) for text in texts for suffix in ("", *source_views.PICTURES))
+    found = next(filter(os.path.isfile, candidates), None)  # False for names that no file can have, too
+    if found is None:
+        raise util.InputError(f"{where}: there is no image {folder / file_path}, with or without .png or .jpg after it")
+    return found
 
 
 def _lens(found, frame, height, width, where):
@@ -90,22 +89,15 @@ def _lens(found, frame, height, width, where):
         value = facts.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise util.InputError(f"{where}: {key} is {value!r}, expected a number")
-    if (facts.get("w", width), facts.get("h", height)) != (width, height):
-        raise util.InputError(
-            f"{where}: the image has {width} x {height} pixels (width x height), but w and h are {facts.get('w')} and "
-            f"{facts.get('h')}; resize the images or scale the camera"
-        )
+    source_views.check_size(where, (height, width), (facts.get("h", height), facts.get("w", width)), "but w and h are")
     model = facts.get("camera_model", "OPENCV")
     if model not in PERSPECTIVE or facts.get("is_fisheye"):
-        raise util.InputError(
-            f"{where}: found a {model if model not in PERSPECTIVE else 'fisheye'} camera, expected a perspective one "
-            f"({', '.join(PERSPECTIVE)}); undistort the images first"
-        )
+        kind = model if model not in PERSPECTIVE else "fisheye"
+        expected = f"expected one of {', '.join(PERSPECTIVE)}; undistort the images first"
+        raise util.InputError(f"{where}: found a {kind} camera, {expected}")
     if model != "FULL_OPENCV" and any(facts.get(key) for key in ("k4", "k5", "k6")):
-        raise util.InputError(
-            f"{where}: the meaning of k4, k5, k6 depends on the program; undistort the images first, or set camera_model to "
-            "FULL_OPENCV if they are OpenCV's"
-        )
+        advice = "undistort the images first, or set camera_model to FULL_OPENCV if they are OpenCV's"
+        raise util.InputError(f"{where}: the meaning of k4, k5, k6 depends on the program; {advice}")
     fl_x = facts.get("fl_x", _focal(facts.get("camera_angle_x"), width))
     fl_y = facts.get("fl_y", _focal(facts.get("camera_angle_y"), height))
     fl_x, fl_y = (fl_y if fl_x is None else fl_x), (fl_x if fl_y is None else fl_y)
@@ -126,19 +118,10 @@ def write(folder, names, cam2world, camera):
     cam2world: (V, 4, 4) float64, OpenCV axes
     camera:    data_util.Intrinsics of all views, pixel centres at + 0.5
     """
-    facts = {
-        "camera_model": "PINHOLE",
-        "camera_angle_x": 2 * math.atan(camera.width / 2 / camera.focal),
-        "camera_angle_y": 2 * math.atan(camera.height / 2 / camera.focal),
-        "fl_x": camera.focal,
-        "fl_y": camera.focal,
-        "cx": camera.cx,
-        "cy": camera.cy,
-        "w": camera.width,
-        "h": camera.height,
-        "frames": [
-            {"file_path": f"images/{name}", "transform_matrix": (pose @ OPENGL_FROM_OPENCV).tolist()}
-            for name, pose in zip(names, cam2world)
-        ],
-    }
+    width, height, focal = camera.width, camera.height, camera.focal
+    angles = {"camera_angle_x": 2 * math.atan(width / 2 / focal), "camera_angle_y": 2 * math.atan(height / 2 / focal)}
+    pixels = {"fl_x": focal, "fl_y": focal, "cx": camera.cx, "cy": camera.cy, "w": width, "h": height}
+    matrices = (np.stack(cam2world) @ OPENGL_FROM_OPENCV).tolist()
+    frames = [{"file_path": f"images/{name}", "transform_matrix": matrix} for name, matrix in zip(names, matrices)]
+    facts = {"camera_model": "PINHOLE", **angles, **pixels, "frames": frames}
     (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

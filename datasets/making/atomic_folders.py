@@ -22,15 +22,16 @@ def check_target(path, overwrite):
 def unfinished_folder(path, overwrite=False, plan=None, is_worth_keeping=None):
     """Yields the folder .<name>.unfinished beside `path`, and renames it to `path` when the block succeeds.
 
-    It is deleted when the block fails, unless is_worth_keeping(folder). A later call with the same plan gets the kept
-    folder; a call with another plan is an InputError, or with `overwrite` starts anew. Without is_worth_keeping nothing
-    is kept. One process at a time may hold the folder.
+    It is deleted when the block fails, with the empty parents that it was made in, unless is_worth_keeping(folder). A
+    later call with the same plan gets the kept folder; a call with another plan is an InputError, or with `overwrite`
+    starts anew. Without is_worth_keeping nothing is kept. One process at a time may hold the folder.
 
     plan: anything that JSON can hold
     """
     path = Path(path)
     check_target(path, overwrite)
     folder = path.with_name(f".{path.name}.unfinished")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     with _locked(folder):
         _start_or_resume(folder, json.dumps(plan, indent=1), overwrite, can_resume=is_worth_keeping is not None)
         try:
@@ -38,6 +39,9 @@ def unfinished_folder(path, overwrite=False, plan=None, is_worth_keeping=None):
         except BaseException:
             if is_worth_keeping is None or not is_worth_keeping(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # raised by the first that is not empty
+                    for parent in new_parents:
+                        parent.rmdir()
             raise
         for name in (PLAN, LOCK):
             (folder / name).unlink()
@@ -64,10 +68,8 @@ def _start_or_resume(folder, plan, overwrite, can_resume):
     """Empties the folder, unless it was left by a run with the same plan."""
     found = (folder / PLAN).read_text() if (folder / PLAN).exists() else None
     if found not in (None, plan) and not overwrite:
-        raise util.InputError(
-            f"{folder}: holds an unfinished data set made with other options; rerun with those, or pass --overwrite to start "
-            "over"
-        )
+        advice = "rerun with those, or pass --overwrite to start over"
+        raise util.InputError(f"{folder}: holds an unfinished data set made with other options; {advice}")
     if found != plan or not can_resume:
         for child in folder.iterdir():
             if child.is_dir():

@@ -24,11 +24,7 @@ CHAIR_PARTS = {SEAT: "surface cushion apron", BACK: "back posts rail", ARM: "arm
 TABLE_PARTS = {TOP: "surface", TABLE_BASE: "apron legs stretchers", STORAGE: "shelf drawers fronts"}
 
 ROUND = 20  # corners of a circle
-REACH = {
-    "rectangle": 1.0,
-    "bevelled": 0.92,
-    "round": 0.72,
-}  # legs at this fraction of the half extents are below the seat or top
+REACH = {"rectangle": 1.0, "bevelled": 0.92, "round": 0.72}  # fraction of the half extents where legs are under the surface
 
 
 @dataclass(frozen=True)
@@ -256,7 +252,9 @@ def build_base(base, half_x, half_y, top, material):
 
     pieces = [bar(axis(foot, 0.0), axis(foot, top), *material["legs"], ring * base.taper, ring) for foot in feet]
     if base.apron:
-        pieces += _frame(x, y, top - base.apron, top, 0.55 * base.width, *material["apron"])
+        half, low = 0.55 * base.width / 2, top - base.apron  # four boards between the axes of the legs
+        pieces += [box((-x, side - half, low), (x, side + half, top), *material["apron"]) for side in (-y, y)]
+        pieces += [box((side - half, -y, low), (side + half, y, top), *material["apron"]) for side in (-x, x)]
     if base.stretcher != "none":
         z = base.stretcher_height * top
         front_left, front_right, back_right, back_left = (axis(foot, z) for foot in feet)
@@ -274,11 +272,9 @@ def build_pedestal(base, reach, top, material):
     """A column on a star of feet or on a disc."""
     pieces = [slab(outline(1.1 * base.width, 1.1 * base.width, ROUND), 0.03, top, *material["legs"])]
     if base.foot == "disc":
-        rings = [
-            np.insert(outline(r, r, ROUND), 2, z, axis=1)
-            for r, z in ((0.75 * reach, 0.0), (0.75 * reach, 0.02), (1.3 * base.width, 0.06))
-        ]
-        return pieces + [loft(rings, *material["stretchers"])]
+        radii_and_heights = (0.75 * reach, 0.0), (0.75 * reach, 0.02), (1.3 * base.width, 0.06)
+        rings = [np.insert(outline(r, r, ROUND), 2, z, axis=1) for r, z in radii_and_heights]
+        return [*pieces, loft(rings, *material["stretchers"])]
     for angle in 2 * np.pi * (np.arange(base.num_feet) + 0.5) / base.num_feet - np.pi / 2:
         tip = 0.95 * reach * np.array([np.cos(angle), np.sin(angle)])
         thick, thin = outline(0.5 * base.width, 0.55 * base.width), outline(0.35 * base.width, 0.3 * base.width)
@@ -298,13 +294,6 @@ def build_sled(base, x, y, top, material):
     height = base.stretcher_height * top
     pieces.append(box((-x, y - 0.7 * half, height), (x, y + 0.7 * half, height + 1.4 * half), *material["stretchers"]))
     return pieces
-
-
-def _frame(x, y, bottom, top, thickness, label, colour):
-    """Four boards between the axes of the legs."""
-    half = thickness / 2
-    along_x = [box((-x, side - half, bottom), (x, side + half, top), label, colour) for side in (-y, y)]
-    return along_x + [box((side - half, -y, bottom), (side + half, y, top), label, colour) for side in (-x, x)]
 
 
 def _top_outline(shape, half_x, half_y):

@@ -10,9 +10,9 @@ import fcntl
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -74,15 +74,9 @@ def write_class(
     texts:       {file name: content}, further files of the class folder
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
-    raycasting.require_embree()
-    path = Path(path)
-    plan = {
-        "description": description,
-        "style": asdict(style),
-        "classes": class_names,
-        "identity": identity,
-        "instances": [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs],
-    }
+    raycasting.import_embree()
+    plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity}
+    plan["instances"] = [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs]
     with atomic_folders.unfinished_folder(path, overwrite, plan, has_views) as folder:
         outcomes = _render_missing(folder, path.name, jobs, style, num_workers, skip_broken)
         faults = _report_faults(outcomes, skip_broken)
@@ -106,12 +100,9 @@ def has_views(folder):
 
 def _count(outcomes):
     """{split: {"instances": ..., "views": ...}}, `views` per instance."""
-    splits = {}
-    for outcome in outcomes:
-        if outcome.views:
-            split = splits.setdefault(outcome.split, {"instances": 0, "views": outcome.views})
-            split["instances"] += 1
-    return splits
+    written = [outcome for outcome in outcomes if outcome.views]
+    counts = Counter(outcome.split for outcome in written)
+    return {outcome.split: {"instances": counts[outcome.split], "views": outcome.views} for outcome in written}
 
 
 def _report_faults(outcomes, skip_broken):
@@ -123,10 +114,8 @@ def _report_faults(outcomes, skip_broken):
         print(f"... and {len(lines) - MAX_PRINTED_FAULTS} more")
     names, unusable = {outcome.name for outcome in outcomes}, {o.name for o in outcomes if not o.views}
     if lines and not skip_broken:
-        raise util.InputError(
-            f"{len(unusable)} of {len(names)} objects cannot be used, the first: {lines[0]}; repair them and rerun the "
-            "command, or leave them out with --skip_broken"
-        )
+        advice = "repair them and rerun the command, or leave them out with --skip_broken"
+        raise util.InputError(f"{len(unusable)} of {len(names)} objects cannot be used, the first: {lines[0]}; {advice}")
     if unusable == names:
         raise util.InputError(f"none of {len(names)} objects can be used, the first: {lines[0]}")
     return lines
@@ -135,11 +124,8 @@ def _report_faults(outcomes, skip_broken):
 def _render_missing(folder, obj_name, jobs, style, num_workers, skip_broken):
     """Renders what an unfinished class folder lacks; returns the Outcome of every job, in order."""
     journal = folder / JOURNAL
-    done = {
-        (outcome.split, outcome.name): outcome
-        for outcome in read_journal(journal)
-        if outcome.views and (skip_broken or not outcome.faults)  # the user may have repaired the others
-    }
+    kept = [o for o in read_journal(journal) if o.views and (skip_broken or not o.faults)]  # the others may be repaired
+    done = {(outcome.split, outcome.name): outcome for outcome in kept}
     if done:
         print(f"note: resuming an unfinished run, {len(done)} of {len(jobs)} instances are rendered already")
     missing = [job for job in jobs if (job.split, job.name) not in done]

@@ -6,7 +6,6 @@ Without either there are no labels.
 
 import functools
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import yaml
 
 import util
 from datasets.making import render_options
-from datasets.meshes import collection, triangle_mesh
+from datasets.meshes import collection, part_maps, triangle_mesh
 from options import at_least
 
 AXES = {sign + name: (-1 if sign else 1) * np.eye(3)[i] for i, name in enumerate("xyz") for sign in ("", "-")}
@@ -27,53 +26,32 @@ def add_options(parser):
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of meshes: a file or a folder per object")
     render_options.add_options(parser, views=50, sidelength=128)
-    add(
-        "--class_list",
-        metavar="FILE",
-        help="class list of PartNet v0, such as Chair-level-1.txt; SOURCE holds PartNet's folders",
-    )
-    add(
-        "--shapenet", metavar="DIR", help="with --class_list: folder of ShapeNet v2, to colour the models that PartNet labels"
-    )
+    add("--class_list", metavar="FILE", help="class list of PartNet v0, such as Chair-level-1.txt, for PartNet's folders")
+    add("--shapenet", metavar="DIR", help="with --class_list: folder of ShapeNet v2, to colour PartNet's models")
     add("--parts", metavar="FILE", help="YAML file that maps names of parts to classes; see docs/data.md")
     add("--up", choices=AXES, default="y", help="axis of the files that points up")
-    add(
-        "--front",
-        choices=AXES,
-        help="axis of the files that points to the front (default: z as in glTF; with --class_list -z as in ShapeNet)",
-    )
-    add(
-        "--keep_size",
-        action="store_true",
-        help="keep the size and position of the objects, instead of centring them and scaling their diagonals to 1; "
-        "--radius is then in the units of the files",
-    )
-    add(
-        "--splits",
-        metavar="FILE",
-        help="YAML or JSON: {train: [names], val: [...], test: [...]}, or a folder with PartNet's <obj_name>.train.json, "
-        "...; objects that are not listed are left out",
-    )
+    add("--front", choices=AXES, help="axis of the files that points to the front (default: z; with --class_list -z)")
+    add("--keep_size", action="store_true", help="neither centre objects nor scale them; --radius is in units of the files")
+    add("--splits", metavar="FILE", help="YAML or JSON file {train: [names], val: [...], test: [...]}, or PartNet's folder")
     add("--val_instances", type=at_least(0), default=0, help="number of random objects for val")
     add("--test_instances", type=at_least(0), default=0, help="number of random objects for test")
 
 
 def make(options):
     """Makes the class folder that the options describe."""
-    class_names, sources, kind = find_sources(options)
+    class_names, by_name, kind = find_sources(options)
     rotation = rotation_to_canonical(options.up, options.front or ("-z" if kind == "partnet" else "z"))
-    by_name = {source.name: source.load for source in sources}
     loads = {
         split: {name: functools.partial(load_canonical, by_name[name], rotation, options.keep_size) for name in names}
         for split, names in splits(sorted(by_name), options).items()
     }
     description = {"source": Path(options.source).name, "labels": kind}
-    description |= {name: getattr(options, name) for name in ("up", "front", "keep_size")}
+    description |= {"up": options.up, "front": options.front, "keep_size": options.keep_size}
     render_options.write(options, class_names, loads, description, identity=identity_of(options))
 
 
 def find_sources(options):
-    """Class names by id (None without labels), the instances that collection.py lists, and the kind of labels."""
+    """Class names by id (None without labels), {name: load} of collection.py, and the kind of labels."""
     if options.class_list and options.parts:
         raise util.InputError("--class_list is for PartNet folders, --parts for other files; give one of them")
     if options.shapenet and not options.class_list:
@@ -82,8 +60,9 @@ def find_sources(options):
         resolution = BAKED_PER_PIXEL * options.sidelength
         return *collection.list_partnet(options.source, options.class_list, options.shapenet, resolution), "partnet"
     if options.parts:
-        return *collection.list_with_parts(options.source, options.parts), "parts"
-    return None, collection.list_unlabelled(options.source), "none"
+        part_map = part_maps.load(options.parts)
+        return part_map.class_names, collection.list_files(options.source, part_map), "parts"
+    return None, collection.list_files(options.source), "none"
 
 
 def identity_of(options):
@@ -103,11 +82,8 @@ def rotation_to_canonical(up, front):
 def load_canonical(load, rotation, keep_size):
     """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
     loaded = load()
-    mesh = triangle_mesh.turned(loaded.mesh, rotation)
+    mesh = replace(loaded.mesh, vertices=loaded.mesh.vertices @ rotation.T)
     return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
-
-
-# ---------------------------------------------------------------------------------------------------- splits
 
 
 def splits(names, options):
@@ -118,13 +94,11 @@ def splits(names, options):
         return read_splits(Path(options.splits), options.obj_name, set(names))
     num_held_out = options.val_instances + options.test_instances
     if num_held_out >= len(names):
-        raise util.InputError(
-            f"--val_instances and --test_instances ask for {num_held_out} objects, but {options.source} has {len(names)}; "
-            "leave at least one for training"
-        )
+        found = f"{num_held_out} objects, but {options.source} has {len(names)}"
+        raise util.InputError(f"--val_instances and --test_instances ask for {found}; leave at least one for training")
     order = np.random.default_rng([options.seed, render_options.OBJECTS]).permutation(names)
-    val, test, train = np.split(order, [options.val_instances, num_held_out])
-    return {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
+    val, test, train = (sorted(part.tolist()) for part in np.split(order, [options.val_instances, num_held_out]))
+    return {"train": train, "val": val, "test": test}
 
 
 def read_splits(path, obj_name, known):
@@ -139,24 +113,23 @@ def read_splits(path, obj_name, known):
     is_dict = isinstance(listed, dict) and set(listed) <= set(SPLITS)
     if not is_dict or not all(isinstance(names, list) for names in listed.values()):
         raise util.InputError(f"{path}: expected {{train: [names], val: [names], test: [names]}}")
-    parted, missing = {split: set() for split in SPLITS}, []
+    split_of, missing = {}, []
     for split, entries in listed.items():
         for entry in entries:
             names = [str(entry.get(key)) for key in ("model_id", "anno_id")] if isinstance(entry, dict) else [str(entry)]
-            found = [name for name in names if name in known]
-            parted[split].update(found[:1])
-            missing += [] if found else names[:1]
-    counts = Counter(name for names in parted.values() for name in names)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
-    if repeated:
-        raise util.InputError(f"{path}: {repeated[0]} is in more than one split; expected it in one")
+            name = next((name for name in names if name in known), None)
+            if name is None:
+                missing.append(names[0])
+            elif split_of.setdefault(name, split) != split:
+                raise util.InputError(f"{path}: {name} is in more than one split; expected it in one")
+    parted = {split: sorted(name for name in split_of if split_of[name] == split) for split in SPLITS}
     if not parted["train"]:
         raise util.InputError(f"{path}: none of its training objects exists; the first missing ones: {missing[:3]}")
     if missing:
         print(f"note: {len(missing)} objects listed in {path} do not exist, such as {missing[0]}")
-    if len(counts) < len(known):
-        print(f"note: {len(known) - len(counts)} objects are in none of the splits of {path} and are left out")
-    return {split: sorted(names) for split, names in parted.items()}
+    if len(split_of) < len(known):
+        print(f"note: {len(known) - len(split_of)} objects are in none of the splits of {path} and are left out")
+    return parted
 
 
 def _load_yaml(path):

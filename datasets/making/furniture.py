@@ -10,7 +10,6 @@ import functools
 import json
 import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +42,10 @@ a number are also recoloured and stretched. The licences are CC0 1.0, CC BY 3.0
 
 def add_options(parser):
     render_options.add_options(parser, views=50, sidelength=128, obj_names=sorted(carpentry.CLASS_NAMES))
-    parser.add_argument(
-        "--variants", type=at_least(0), default=0, help="recoloured and stretched copies of each training object"
-    )
-    parser.add_argument(
-        "--archive_dir",
-        metavar="PATH",
-        help=f"folder with the .sh3f archives, or the Debian package {PACKAGE} 1.8 (default: apt-get downloads the package "
-        "into <out>/.cache)",
-    )
+    add = parser.add_argument
+    add("--variants", type=at_least(0), default=0, help="recoloured and stretched copies of each training object")
+    where = f"folder of the .sh3f archives, or the package {PACKAGE} 1.8 (default: apt-get downloads it to <out>/.cache)"
+    add("--archive_dir", metavar="PATH", help=where)
 
 
 def make(options):
@@ -60,25 +54,17 @@ def make(options):
     category = options.obj_name.lower()
     classes, models = catalogue()
     models = sorted((name, entry) for name, entry in models.items() if entry["category"] == category)
-    archives = furniture_archives.find(
-        {entry["archive"] for _, entry in models}, options.archive_dir, cache=Path(options.out).resolve() / ".cache"
-    )
+    names, cache = {entry["archive"] for _, entry in models}, Path(options.out).resolve() / ".cache"
+    archives = furniture_archives.find(names, options.archive_dir, cache)
     loads, entries = {"train": {}, "val": {}, "test": {}}, {}
-    for split, of_split in loads.items():
-        for i, (model, entry) in enumerate(models):
-            num_variants = options.variants if split == "train" else 0
-            for variant in range(1 + num_variants if entry["split"] == split else 0):
-                name = model.replace("/", "-") + (f"-v{variant}" if variant else "")
-                seed = [options.seed, render_options.VARIANTS, i, variant] if variant else None
-                of_split[name] = functools.partial(load_instance, archives[entry["archive"]], entry, seed)
-                entries[name] = entry
-    texts = {"ATTRIBUTION.md": attribution(entries)}
+    for i, (model, entry) in enumerate(models):
+        for variant in range(1 + (options.variants if entry["split"] == "train" else 0)):
+            name = model.replace("/", "-") + (f"-v{variant}" if variant else "")
+            seed = [options.seed, render_options.VARIANTS, i, variant] if variant else None
+            loads[entry["split"]][name] = functools.partial(load, archives[entry["archive"]], entry, seed)
+            entries[name] = entry
+    texts = {"ATTRIBUTION.md": attribution({name: entries[name] for of_split in loads.values() for name in of_split})}
     render_options.write(options, classes[category], loads, {"variants": options.variants}, texts)
-
-
-def load_instance(archive_path, entry, seed):
-    """The LoadedMesh of a model, or of a variant of it if a seed is given."""
-    return triangle_mesh.LoadedMesh(load(archive_path, entry, None if seed is None else np.random.default_rng(seed)))
 
 
 def catalogue():
@@ -96,58 +82,52 @@ def attribution(entries):
     return ATTRIBUTION + "".join(f"| {' | '.join(row)} |\n" for row in columns)
 
 
-class Archive:
-    """A zip archive whose members are read by their path, which is <archive>/<member>."""
+def member_reader(archive_path):
+    """A function for `reading.read`: from the path <archive>/<member> to the member's bytes."""
+    try:
+        archive = zipfile.ZipFile(archive_path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise util.InputError(f"{archive_path}: not a readable .sh3f (zip) archive ({error})") from None
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def open_file(path):
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise util.InputError(f"{path}: not a readable .sh3f (zip) archive ({error})") from None
-        self._members = set(self._zip.namelist())
-
-    def open_file(self, path):
-        """The bytes of a member, for `reading.read`. Raises FileNotFoundError if there is none of this name."""
-        member = str(path).removeprefix(f"{self.path}/")
-        if member not in self._members:
-            raise FileNotFoundError(errno.ENOENT, "no such member of the archive", str(path))
-        try:
-            info = self._zip.getinfo(member)
+            info = archive.getinfo(str(path).removeprefix(f"{archive_path}/"))
             if info.file_size > MAX_MEMBER_BYTES:
                 raise util.InputError(f"{path}: found {info.file_size} bytes, expected at most {MAX_MEMBER_BYTES}")
-            return self._zip.read(info)
+            return archive.read(info)
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "no such member of the archive", str(path)) from None
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise util.InputError(f"{path}: cannot read ({error}); get the archive again") from None
 
+    return open_file
 
-# --------------------------------------------------------------------------------------------------- meshes
 
-
-def load(archive_path, entry, variant_rng=None):
-    """The labelled mesh of one model in canonical pose. With a generator it is a recoloured, stretched variant.
+def load(archive_path, entry, seed=None):
+    """The LoadedMesh of one model in canonical pose; with a seed, of a recoloured and stretched variant.
 
     entry: the model's entry in labels.json
     """
-    path = Path(archive_path) / entry["member"]
-    named = named_mesh.assemble([reading.read(path, Archive(archive_path).open_file)], path)
+    path = archive_path / entry["member"]
+    named = named_mesh.assemble([reading.read(path, member_reader(archive_path))], path)
     if named.num_faces != entry["faces"]:
-        raise util.InputError(
-            f"{path}: found {named.num_faces} faces, the labels are for {entry['faces']}; use {PACKAGE} 1.8"
-        )
+        expected = f"expected {entry['faces']} as in the labels; use {PACKAGE} 1.8"
+        raise util.InputError(f"{path}: found {named.num_faces} faces, {expected}")
     mesh, material_ids = named.mesh, named.names["material"].ids
     colours, texture_of = _materials(named)
     textures = {i: mesh.textures[texture_id] for i, texture_id in texture_of.items()}
-    if variant_rng is not None:
-        colours, textures = recolour(colours, textures, variant_rng)
+    rng = np.random.default_rng(seed)
+    if seed is not None:
+        colours, textures = recolour(colours, textures, rng)
 
     rotation = np.array(entry["rotation"]).reshape(3, 3)
     positions = entry["scale"] * (mesh.vertices @ rotation.T) - np.array(entry["centre"])
     corners = np.concatenate([positions[mesh.triangles], mesh.corner_uv], axis=-1)  # (T, 3, 5)
     face_labels = np.concatenate([np.full(count, label) for label, count in entry["labels_rle"]])
     corners, labels, parents = cut_labels(corners, face_labels[named.face_ids], entry.get("cuts", []))
+    stretch = 1.0 if seed is None else np.exp(rng.uniform(*np.log(STRETCH), size=3))
     mesh = triangle_mesh.Mesh(
-        vertices=corners[..., :3].reshape(-1, 3),
+        vertices=corners[..., :3].reshape(-1, 3) * stretch,
         triangles=np.arange(3 * len(corners)).reshape(-1, 3),
         labels=labels.astype(np.uint8),
         colours=colours[material_ids[parents]],
@@ -155,10 +135,7 @@ def load(archive_path, entry, variant_rng=None):
         corner_uv=corners[..., 3:],
         textures=[textures[i] for i in sorted(textures, key=texture_of.get)],
     )
-    if variant_rng is not None:
-        stretch = np.exp(variant_rng.uniform(*np.log(STRETCH), size=3))
-        mesh = replace(mesh, vertices=mesh.vertices * stretch)
-    return triangle_mesh.to_unit_diagonal(mesh)
+    return triangle_mesh.LoadedMesh(triangle_mesh.to_unit_diagonal(mesh))
 
 
 def _materials(named):
@@ -177,10 +154,10 @@ def cut_labels(corners, labels, cuts):
     labels:  (T,) class ids, or FIRST_CUT + index into `cuts`
     returns  corners (T', 3, 3 + n), labels (T',), and the index of each one's original triangle (T',)
     """
-    done = [(corners[labels < FIRST_CUT], labels[labels < FIRST_CUT], np.flatnonzero(labels < FIRST_CUT))]
-    waiting = [
-        (corners[labels == FIRST_CUT + i], np.flatnonzero(labels == FIRST_CUT + i), tree) for i, tree in enumerate(cuts)
-    ]
+    whole = np.flatnonzero(labels < FIRST_CUT)
+    done = [(corners[whole], labels[whole], whole)]
+    by_cut = [np.flatnonzero(labels == FIRST_CUT + i) for i in range(len(cuts))]
+    waiting = [(corners[ids], ids, tree) for ids, tree in zip(by_cut, cuts)]
     while waiting:
         corners, parents, node = waiting.pop()
         if isinstance(node, dict):
@@ -197,33 +174,25 @@ def split_at_plane(corners, plane):
     returns two pairs, for the sides below d and from d on: pieces (T', 3, 3 + n), and indices of their triangles (T',)
     """
     signed = corners[..., :3] @ np.array(plane[:3]) - plane[3]  # (T, 3)
-    beyond = signed >= 0
-    num_beyond = beyond.sum(axis=1)
-    crossing = np.flatnonzero((num_beyond == 1) | (num_beyond == 2))
-    lone_is_beyond = num_beyond[crossing] == 1
-    lone = (beyond[crossing] == lone_is_beyond[:, None]).argmax(axis=1)  # the corner that is alone on its side
-    order = (lone[:, None] + np.arange(3)) % 3
-    a, b, c = np.moveaxis(np.take_along_axis(corners[crossing], order[..., None], axis=1), 1, 0)
-    at_a, at_b, at_c = np.take_along_axis(signed[crossing], order, axis=1).T[..., None]
-    on_ab, on_ac = a + (b - a) * at_a / (at_a - at_b), a + (c - a) * at_a / (at_a - at_c)
-    tip = np.stack([a, on_ab, on_ac], axis=1)
-    rest = np.concatenate([np.stack([on_ab, b, c], axis=1), np.stack([on_ab, c, on_ac], axis=1)])
-
-    sides = []
-    for is_beyond in (False, True):
-        whole = np.flatnonzero(num_beyond == (3 if is_beyond else 0))
-        has_tip = lone_is_beyond == is_beyond
-        has_rest = np.tile(~has_tip, 2)
-        sides.append(
-            (
-                np.concatenate([corners[whole], tip[has_tip], rest[has_rest]]),
-                np.concatenate([whole, crossing[has_tip], np.tile(crossing, 2)[has_rest]]),
-            )
-        )
-    return sides
+    return _clip(corners, signed, signed < 0), _clip(corners, signed, signed >= 0)
 
 
-# ------------------------------------------------------------------------------------------------- variants
+def _clip(corners, signed, kept):
+    """The pieces of triangles at their `kept` (T, 3) corners, given the signed distances (T, 3) from the plane of the cut."""
+    num_kept = kept.sum(axis=1)
+    whole = np.flatnonzero(num_kept == 3)
+    pieces, sources = [corners[whole]], [whole]
+    for count in (1, 2):
+        crossing = np.flatnonzero(num_kept == count)
+        lone = (kept[crossing] == (count == 1)).argmax(axis=1)  # the corner that is alone on its side
+        order = (lone[:, None] + np.arange(3)) % 3
+        a, b, c = np.moveaxis(np.take_along_axis(corners[crossing], order[..., None], axis=1), 1, 0)
+        at_a, at_b, at_c = np.take_along_axis(signed[crossing], order, axis=1).T[..., None]
+        on_ab, on_ac = a + (b - a) * at_a / (at_a - at_b), a + (c - a) * at_a / (at_a - at_c)
+        cut = [(a, on_ab, on_ac)] if count == 1 else [(on_ab, b, c), (on_ab, c, on_ac)]
+        pieces += [np.stack(triangle, axis=1) for triangle in cut]
+        sources += [crossing] * len(cut)
+    return np.concatenate(pieces), np.concatenate(sources)
 
 
 def recolour(colours, textures, rng):

@@ -16,21 +16,15 @@ def find(names, archive_dir, cache):
     archive_dir: a folder that holds them at any depth, a .deb package, or None to download the package
     cache:       folder in which a package is unpacked
     """
-    if archive_dir is None:
-        source = _unpacked(None, Path(cache))
-    elif Path(archive_dir).is_dir():
-        source = Path(archive_dir)
-    elif Path(archive_dir).is_file():
-        source = _unpacked(Path(archive_dir).resolve(), Path(cache))
-    else:
-        raise util.InputError(f"--archive_dir {archive_dir}: no such folder or file")
+    given = None if archive_dir is None else Path(archive_dir)
+    if given is not None and not given.exists():
+        raise util.InputError(f"--archive_dir {given}: no such folder or file")
+    source = given if given is not None and given.is_dir() else _unpacked(given, cache)
     found = {path.name: path for path in sorted(source.rglob("*.sh3f"))}
     missing = sorted(set(names) - set(found))
     if missing:
-        raise util.InputError(
-            f"{source}: {', '.join(missing)} not found here or in a folder below; give the folder of the unpacked Debian "
-            f"package {PACKAGE} 1.8 as --archive_dir"
-        )
+        advice = f"give the folder of the unpacked Debian package {PACKAGE} 1.8 as --archive_dir"
+        raise util.InputError(f"{source}: {', '.join(missing)} not found here or in a folder below; {advice}")
     return {name: found[name] for name in names}
 
 
@@ -48,7 +42,7 @@ def _unpacked(package, cache):
             _call(["apt-get", "download", PACKAGE], scratch, "run `apt-get update`, or get the package elsewhere")
             package = next(Path(scratch).glob("*.deb"))
         unpacked = Path(scratch) / "unpacked"
-        _call(["dpkg-deb", "-x", str(package), str(unpacked)], scratch, "unpack it elsewhere")
+        _call(["dpkg-deb", "-x", str(package.resolve()), str(unpacked)], scratch, "unpack it elsewhere")
         shutil.move(unpacked, target)
     return target
 

@@ -13,16 +13,11 @@ from datasets.making.carpentry import GROUPS, Base, Chair, Table
 from datasets.meshes import triangle_mesh
 from options import positive_int
 
-PALETTE = (
-    np.array(  # sRGB in [0, 1]: woods, paints, fabrics
-        [
-            *([222, 190, 150], [196, 148, 98], [160, 108, 66], [120, 76, 48], [88, 58, 42], [176, 122, 104]),
-            *([236, 232, 222], [204, 200, 192], [148, 148, 146], [92, 94, 98], [62, 62, 66]),
-            *([126, 152, 172], [74, 104, 136], [128, 156, 122], [84, 112, 88], [206, 176, 92], [184, 96, 72], [152, 70, 74]),
-        ]
-    )
-    / 255
-)
+WOODS = [222, 190, 150], [196, 148, 98], [160, 108, 66], [120, 76, 48], [88, 58, 42], [176, 122, 104]
+GREYS = [236, 232, 222], [204, 200, 192], [148, 148, 146], [92, 94, 98], [62, 62, 66]
+PAINTS = [126, 152, 172], [74, 104, 136], [128, 156, 122], [84, 112, 88], [206, 176, 92], [184, 96, 72], [152, 70, 74]
+PALETTE = np.array([*WOODS, *GREYS, *PAINTS]) / 255  # (N, 3) sRGB in [0, 1]
+MAX_SPLAY = 0.12  # of legs, per metre of height
 
 
 def add_options(parser):
@@ -35,11 +30,9 @@ def add_options(parser):
 def make(options):
     """Makes the class folder that the options describe."""
     counts = {"train": options.instances, "val": options.val_instances, "test": options.test_instances}
+    name = options.obj_name
     loads = {
-        split: {
-            f"{options.obj_name.lower()}_{i:04d}": functools.partial(load, options.obj_name, options.seed, split, i)
-            for i in range(count)
-        }
+        split: {f"{name.lower()}_{i:04d}": functools.partial(load, name, options.seed, split, i) for i in range(count)}
         for split, count in counts.items()
     }
     render_options.write(options, carpentry.CLASS_NAMES[options.obj_name], loads)
@@ -53,20 +46,15 @@ def load(obj_name, seed, split, index):
 
 def draw(obj_name, rng):
     """Parameters of a random `obj_name`, "Chair" or "Table", from a numpy Generator."""
-    return {"Chair": draw_chair, "Table": draw_table}[obj_name](rng)
+    return draw_chair(rng) if obj_name == "Chair" else draw_table(rng)
 
 
 def draw_chair(rng):
     """A random Chair with thick legs: at 64 pixels a leg of 6 cm is two to three pixels wide, enough to score its label."""
     width = rng.uniform(0.43, 0.52)
     seat_shape = _pick(rng, {"rectangle": 0.5, "bevelled": 0.3, "round": 0.2})
-    base = draw_base(
-        rng,
-        {"legs": 0.66, "three legs": 0.04, "sled": 0.06, "panels": 0.12, "pedestal": 0.12},
-        width=rng.uniform(0.06, 0.09),
-        max_splay=0.12,
-        apron=rng.uniform(0.05, 0.08),
-    )
+    kinds = {"legs": 0.66, "three legs": 0.04, "sled": 0.06, "panels": 0.12, "pedestal": 0.12}
+    base = draw_base(rng, kinds, width=rng.uniform(0.06, 0.09), apron=rng.uniform(0.05, 0.08))
     back = _pick(rng, {"solid": 0.4, "vertical slats": 0.3, "horizontal slats": 0.3})
     posts = back == "horizontal slats" or rng.random() < 0.5
     arms = _pick(rng, {"none": 0.8, "posts": 0.1, "panels": 0.1})
@@ -99,14 +87,11 @@ def draw_table(rng):
     top_shape = _pick(rng, {"rectangle": 0.55, "bevelled": 0.2, "round": 0.25})
     width = rng.uniform(0.7, 1.1) if top_shape == "round" else rng.uniform(0.75, 1.6)
     depth = width * rng.uniform(0.9, 1.0) if top_shape == "round" else min(width, 0.9) * rng.uniform(0.62, 0.95)
-    kinds = {
-        "legs": 0.6,
-        "three legs": 0.15 if top_shape == "round" else 0.0,
-        "pedestal": 0.2,
-        "sled": 0.1 if top_shape != "round" else 0.0,
-        "panels": 0.2 if top_shape != "round" else 0.0,
-    }
-    base = draw_base(rng, kinds, width=rng.uniform(0.04, 0.075), max_splay=0.12, apron=rng.uniform(0.06, 0.1))
+    if top_shape == "round":
+        kinds = {"legs": 0.6, "three legs": 0.15, "pedestal": 0.2}
+    else:
+        kinds = {"legs": 0.6, "pedestal": 0.2, "sled": 0.1, "panels": 0.2}
+    base = draw_base(rng, kinds, width=rng.uniform(0.04, 0.075), apron=rng.uniform(0.06, 0.1))
     boxy = top_shape != "round" and base.kind in ("legs", "sled", "panels") and base.splay == 0
     drawers = _pick(rng, {"none": 0.4, "row": 0.3, "right": 0.15, "both": 0.15}) if boxy else "none"
     shelf = base.kind in ("legs", "sled", "panels") and drawers in ("none", "row") and rng.random() < 0.45
@@ -124,8 +109,8 @@ def draw_table(rng):
     )
 
 
-def draw_base(rng, kinds, width, max_splay, apron):
-    """A random Base. kinds: {kind: weight}; width and apron in metres, max_splay per metre of height."""
+def draw_base(rng, kinds, width, apron):
+    """A random Base. kinds: {kind: weight}; width and apron in metres."""
     kind = _pick(rng, kinds)
     round_legs = bool(rng.random() < 0.45)
     legged = kind in ("legs", "three legs")
@@ -134,7 +119,7 @@ def draw_base(rng, kinds, width, max_splay, apron):
         width=width * (1.2 if round_legs else 1.0),
         taper=rng.uniform(0.6, 0.85) if legged and rng.random() < 0.5 else 1.0,
         round=round_legs,
-        splay=rng.uniform(0.4, 1.0) * max_splay if legged and rng.random() < 0.4 else 0.0,
+        splay=rng.uniform(0.4, 1.0) * MAX_SPLAY if legged and rng.random() < 0.4 else 0.0,
         inset=rng.uniform(0.005, 0.04),
         foot=_pick(rng, {"star": 0.65, "disc": 0.35}),
         num_feet=int(rng.integers(4, 6)),

@@ -13,22 +13,16 @@ def loft(rings, label, colour):
     colour: sRGB (3,) in [0, 1]
     """
     rings = np.asarray(rings, dtype=np.float64)
-    num_rings, num_corners = rings.shape[:2]
-    here = np.arange(num_corners)
-    following = (here + 1) % num_corners
-    triangles = []
-    for first in np.arange(num_rings - 1) * num_corners:
-        above = first + num_corners
-        triangles.append(np.stack([first + here, first + following, above + following], axis=-1))
-        triangles.append(np.stack([first + here, above + following, above + here], axis=-1))
-    fan = np.stack([np.zeros_like(here[2:]), here[1:-1], here[2:]], axis=-1)
-    triangles = np.concatenate([*triangles, fan[:, ::-1], fan + (num_rings - 1) * num_corners])
-    return Mesh(
-        vertices=rings.reshape(-1, 3),
-        triangles=triangles,
-        labels=np.full(len(triangles), label, dtype=np.uint8),
-        colours=np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1)),
-    )
+    here = np.arange(rings[..., 0].size).reshape(rings.shape[:2])  # (K, n) indices of the corners
+    following = np.roll(here, -1, axis=1)
+    first_halves = np.stack([here[:-1], following[:-1], following[1:]], axis=-1)
+    second_halves = np.stack([here[:-1], following[1:], here[1:]], axis=-1)
+    sides = np.stack([first_halves, second_halves], axis=1).reshape(-1, 3)
+    caps = [np.stack([np.full_like(ring[2:], ring[0]), ring[1:-1], ring[2:]], axis=-1) for ring in (here[0], here[-1])]
+    triangles = np.concatenate([sides, caps[0][:, ::-1], caps[1]])
+    labels = np.full(len(triangles), label, dtype=np.uint8)
+    colours = np.tile(np.asarray(colour, dtype=np.float64), (len(triangles), 1))
+    return Mesh(rings.reshape(-1, 3), triangles, labels, colours)
 
 
 def outline(half_x, half_y, num_corners=4, bevel=0.0):
@@ -37,9 +31,8 @@ def outline(half_x, half_y, num_corners=4, bevel=0.0):
         return np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
     if num_corners == 4:
         x, y = half_x - bevel, half_y - bevel
-        return np.array(
-            [[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y], [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]]
-        )
+        front_and_right = [[-x, -half_y], [x, -half_y], [half_x, -y], [half_x, y]]
+        return np.array([*front_and_right, [x, half_y], [-x, half_y], [-half_x, y], [-half_x, -y]])
     angle = 2 * np.pi * np.arange(num_corners) / num_corners
     return np.stack([half_x * np.cos(angle), half_y * np.sin(angle)], axis=-1)
 

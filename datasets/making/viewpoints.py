@@ -41,8 +41,8 @@ def cameras(kind, num_views, rng, elevation_deg=None, distance=DISTANCE):
     if kind == "spiral":
         return spiral(num_views, elevation_deg, distance)
     if kind == "orbit":
-        azimuth_deg = np.arange(num_views) * 360 / num_views
-        return _looking_at_origin(azimuth_deg, np.full(num_views, sum(elevation_deg) / 2), distance)
+        level_deg = np.full(num_views, sum(elevation_deg) / 2)
+        return _looking_at_origin(np.arange(num_views) * 360 / num_views, level_deg, distance)
     return scattered(num_views, rng, elevation_deg, distance)
 
 
@@ -77,9 +77,8 @@ def from_files(folder):
     """cam2world (V, 4, 4) of the pose files in a folder, such as pose/ of an instance, in sorted order."""
     paths = sorted(Path(folder).glob("*.txt"))
     if not paths:
-        raise util.InputError(
-            f"{folder}: expected a kind of views ({', '.join(ELEVATION_DEG)}) or a folder with pose files (000000.txt ...)"
-        )
+        kinds = ", ".join(ELEVATION_DEG)
+        raise util.InputError(f"{folder}: expected a kind of views ({kinds}) or a folder with pose files (000000.txt ...)")
     poses = np.stack([data_util.load_pose(path) for path in paths])
     for path, pose in zip(paths, poses):
         check_rigid(pose, path)
@@ -104,9 +103,7 @@ def check_rigid(cam2world, source):
         raise util.InputError(f"{source}: the pose holds a number that is not finite; correct the pose or remove the view")
     error = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(cam2world[3] - [0, 0, 0, 1]).max())
     if error > RIGID_TOLERANCE:
-        raise util.InputError(
-            f"{source}: the pose is not rigid; expected orthogonal axes of length 1 in the first three columns and "
-            "0 0 0 1 as the last row"
-        )
+        expected = "expected orthogonal axes of length 1 in the first three columns and 0 0 0 1 as the last row"
+        raise util.InputError(f"{source}: the pose is not rigid; {expected}")
     if np.linalg.det(rotation) < 0:
         raise util.InputError(f"{source}: the pose mirrors the scene (determinant -1); expected a rotation")

@@ -1,11 +1,12 @@
-"""Lists the instances in a folder of meshes. An instance has a `name`, unique and fit for a folder, and a `load()`.
+"""Lists the instances in a folder of meshes as {name: load}. Names are fit for a folder; load() returns the LoadedMesh.
 
 Listing reads names and PartNet's meta.json only. A broken mesh raises InputError when it is loaded.
 """
 
+import functools
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import util
@@ -15,85 +16,45 @@ from datasets.meshes.triangle_mesh import LoadedMesh
 SHAPENET_MODELS = ("models/model_normalized.obj", "model.obj")  # in the folder of an instance
 
 
-@dataclass(frozen=True)
-class PlainMesh:
-    """An instance in one or more mesh files.
+def load_files(paths, root, part_map=None):
+    """The LoadedMesh of the mesh files of one object.
 
     root:     folder that contains everything that the files refer to
     part_map: the part_maps.PartMap that gives labels; without it all labels are 1
     """
-
-    name: str
-    paths: list
-    root: Path
-    part_map: part_maps.PartMap = None
-
-    def load(self):
-        """The LoadedMesh of the files."""
-        where = self.paths[0] if len(self.paths) == 1 else self.root
-        for stem, number in Counter(path.stem for path in self.paths).items():
-            if number > 1:
-                raise util.InputError(f"{self.root}: found {number} meshes named {stem}, expected one; remove the others")
-        whole = named_mesh.assemble([reading.read_below(self.root, path) for path in self.paths], where)
-        mesh = whole.mesh
-        if self.part_map is not None:
-            mesh = replace(mesh, labels=part_maps.labels(self.part_map, whole, where))
-        return LoadedMesh(mesh, whole.faults)
+    where = paths[0] if len(paths) == 1 else root
+    _check_unique([path.stem for path in paths], root)
+    whole = named_mesh.assemble([reading.read_below(root, path) for path in paths], where)
+    if part_map is None:
+        return LoadedMesh(whole.mesh, whole.faults)
+    return LoadedMesh(replace(whole.mesh, labels=part_maps.labels(part_map, whole, where)), whole.faults)
 
 
-@dataclass(frozen=True)
-class PartNetMesh:
-    """An annotation of PartNet, with a plain colour."""
+def load_coloured(folder, class_list, model_path, resolution):
+    """The LoadedMesh of a PartNet annotation with the colours of its ShapeNet model.
 
-    name: str
-    folder: Path
-    class_list: partnet.ClassList
-
-    def load(self):
-        """The LoadedMesh of the annotation."""
-        return partnet.load(self.folder, self.class_list)
-
-
-@dataclass(frozen=True)
-class ColouredPartNetMesh(PartNetMesh):
-    """An annotation of PartNet with the colours of its ShapeNet model.
-
-    shapenet:   folder of ShapeNet v2
-    model_id:   of the model
-    model_path: of its OBJ file, None if `shapenet` lacks it
+    model_path: OBJ file of the model
     resolution: of the colours, in triangles along the object's diagonal
     """
-
-    shapenet: Path
-    model_id: str
-    model_path: Path
-    resolution: int
-
-    def load(self):
-        """The LoadedMesh of the annotation, coloured."""
-        if self.model_path is None:
-            raise util.InputError(
-                f"{self.folder}: model {self.model_id} not found in {self.shapenet}, expected "
-                f"{self.model_id}/{SHAPENET_MODELS[0]} there or in a folder per synset"
-            )
-        parts = super().load()
-        root = self.model_path.parents[1 if self.model_path.parent.name == "models" else 0]
-        coloured = PlainMesh(self.name, [self.model_path], root).load()
-        fit = colour_transfer.register(coloured.mesh, parts.mesh)
-        if fit.median > colour_transfer.REFUSED:
-            raise util.InputError(
-                f"{self.folder}: does not fit {self.model_path}: found a median distance of {fit.median:.3f} diagonals, "
-                f"expected at most {colour_transfer.REFUSED}; check that both are the same model"
-            )
-        try:
-            mesh = colour_transfer.paint(parts.mesh, coloured.mesh, fit.similarity, self.resolution)
-        except util.InputError as error:
-            raise util.InputError(f"{self.model_path}: {error}") from None
-        return LoadedMesh(mesh, (*parts.faults, *coloured.faults))
+    if not model_path.is_file():
+        raise util.InputError(f"{folder}: found neither {model_path} nor the same below a folder per synset; add the model")
+    parts = partnet.load(folder, class_list)
+    coloured = load_files([model_path], model_path.parents[1 if model_path.parent.name == "models" else 0])
+    fit = colour_transfer.register(coloured.mesh, parts.mesh)
+    if fit.median > colour_transfer.REFUSED:
+        raise util.InputError(
+            f"{folder}: does not fit {model_path}: found a median distance of {fit.median:.3f} diagonals, "
+            f"expected at most {colour_transfer.REFUSED}; check that both are the same model"
+        )
+    try:
+        mesh = colour_transfer.paint(parts.mesh, coloured.mesh, fit.similarity, resolution)
+    except util.InputError as error:
+        raise util.InputError(f"{model_path}: {error}") from None
+    return LoadedMesh(mesh, (*parts.faults, *coloured.faults))
 
 
 def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
-    """(class names by id, instances) of PartNet v0. The name is the ShapeNet model's id if unique, else the folder's.
+    """(class names by id, {name: load}) of PartNet v0. The name is the ShapeNet model's id if unique, else the folder's.
 
     folder:     contains a folder per annotation, or is one annotation
     shapenet:   folder of ShapeNet v2 with the models that give colours: <synset>/<id>/ or <id>/
@@ -104,77 +65,70 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     if folder in annotations:
         annotations = [folder]
     if not annotations:
-        raise util.InputError(
-            f"{folder}: no PartNet model found, expected a folder per model with objs and {partnet.HIERARCHIES[0]}"
-        )
+        raise util.InputError(f"{folder}: no PartNet model found, expected folders with objs and {partnet.HIERARCHIES[0]}")
     names = [_name(path) for path in annotations]
     ids = [partnet.model_id(path) or name for path, name in zip(annotations, names)]
     taken = Counter(names) + Counter(i for i, name in zip(ids, names) if i != name)
     unique_names = [i if taken[i] == 1 else name for i, name in zip(ids, names)]
-    instances = [PartNetMesh(name, path, class_list) for name, path in zip(unique_names, annotations)]
-    if shapenet is not None:
-        found = _find_shapenet(_existing(shapenet), ids)
-        instances = [
-            ColouredPartNetMesh(each.name, each.folder, class_list, shapenet, model_id, found.get(model_id), resolution)
-            for each, model_id in zip(instances, ids)
+    if shapenet is None:
+        loads = [functools.partial(partnet.load, path, class_list) for path in annotations]
+    else:
+        models = _find_shapenet(_existing(shapenet), ids)
+        loads = [
+            functools.partial(load_coloured, path, class_list, model, resolution) for path, model in zip(annotations, models)
         ]
-    return class_list.names, instances
+    return class_list.names, dict(zip(unique_names, loads))
 
 
-def list_with_parts(folder, part_map_path):
-    """(class names by id, instances) of meshes whose part names a YAML file maps to classes; see part_maps.py."""
-    part_map = part_maps.load(part_map_path)
-    return part_map.class_names, [replace(instance, part_map=part_map) for instance in list_unlabelled(folder)]
-
-
-def list_unlabelled(folder):
-    """The PlainMesh instances in a folder, sorted by name, all labels 1.
+def list_files(folder, part_map=None):
+    """{name: load} of the mesh files in a folder, sorted by name; see `load_files` for `part_map`.
 
     An instance is a mesh file, a folder with mesh files, or a ShapeNet model in its folder, itself or in a synset's.
     """
     folder = _existing(folder)
     if (folder / SHAPENET_MODELS[0]).is_file():
-        return _in_folder(folder)
-    found = []
-    for child in _children(folder):
-        if _is_mesh(child):
-            found.append(PlainMesh(child.stem, [child], folder))
-        elif child.is_dir():
-            found += _in_folder(child)
+        found = _in_folder(folder)
+    else:
+        found = []
+        for child in _children(folder):
+            if _is_mesh(child):
+                found.append((child.stem, [child], folder))
+            elif child.is_dir():
+                found += _in_folder(child)
     if not found:
         raise util.InputError(
-            f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files, or a folder per "
-            f"object with such files or {SHAPENET_MODELS[0]}"
+            f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files or folders with such files"
         )
-    for name, number in Counter(instance.name for instance in found).items():
-        if number > 1:
-            raise util.InputError(f"{folder}: found {number} meshes named {name}, expected one; rename or move the others")
-    return found
+    _check_unique([name for name, _, _ in found], folder)
+    return {name: functools.partial(load_files, paths, root, part_map) for name, paths, root in found}
 
 
 def _in_folder(folder):
-    """The instance in a folder, or those one level below."""
+    """(name, paths, root) of the instance in a folder, or of those one level below."""
     model = folder / SHAPENET_MODELS[0]
     if model.is_file():
-        return [PlainMesh(_name(folder), [model], folder)]
+        return [(_name(folder), [model], folder)]
     children = _children(folder)
     files = [child for child in children if _is_mesh(child)]
     if files:
-        return [PlainMesh(folder.name, files, folder)]
+        return [(folder.name, files, folder)]
     return [each for child in children if (child / SHAPENET_MODELS[0]).is_file() for each in _in_folder(child)]
 
 
+def _check_unique(names, folder):
+    for name, number in Counter(names).items():
+        if number > 1:
+            raise util.InputError(f"{folder}: found {number} meshes named {name}, expected one; rename or move the others")
+
+
 def _find_shapenet(folder, model_ids):
-    """{id: path of the model} of those that a ShapeNet folder has."""
-    missing, found = set(model_ids), {}
-    for parent in [folder, *(child for child in _children(folder) if child.is_dir() and child.name not in missing)]:
-        for model_id in missing & set(os.listdir(parent)):  # listed once, since a synset has thousands of models
+    """The path of each model in a ShapeNet folder; that in the folder itself if there is none."""
+    wanted, found = set(model_ids), {}
+    for parent in [folder, *(child for child in _children(folder) if child.is_dir() and child.name not in wanted)]:
+        for model_id in wanted & set(os.listdir(parent)) - set(found):  # listed once: a synset has thousands of models
             paths = [parent / model_id / name for name in SHAPENET_MODELS]
             found |= {model_id: path for path in reversed(paths) if path.is_file()}
-        missing -= set(found)
-        if not missing:
-            break
-    return found
+    return [found.get(model_id, folder / model_id / SHAPENET_MODELS[0]) for model_id in model_ids]
 
 
 def _existing(folder):

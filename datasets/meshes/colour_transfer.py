@@ -76,7 +76,8 @@ class _Pair:
 
     def __init__(self, moving, fixed):
         self.icp = libraries.load("trimesh.registration", "transferring colours").icp
-        self.moving, self.fixed = (_surface(mesh, NUM_POINTS).points for mesh in (moving, fixed))
+        without_holes = (replace(mesh, textures=[]) for mesh in (moving, fixed))
+        self.moving, self.fixed = (_surface(mesh, NUM_POINTS).points for mesh in without_holes)
         self.boxes = [np.stack([mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))]) for mesh in (moving, fixed)]
         self.diagonals = [np.linalg.norm(high - low) for low, high in self.boxes]
         self.trees = [cKDTree(points) for points in (self.moving, self.fixed)]
@@ -125,11 +126,9 @@ class _Pair:
         yield np.linalg.inv(self.icp(self.fixed[:NUM_SCORED], self.moving, np.linalg.inv(matrix), **options)[0])
 
 
-def _surface(mesh, count, textured=False):
-    """`count` SurfacePoints of the whole mesh, the same in every call. Untextured, the surface has no holes."""
+def _surface(mesh, count):
+    """`count` SurfacePoints of the whole mesh, labelled or not; the same in every call."""
     mesh = replace(mesh, labels=np.ones(len(mesh.triangles), dtype=np.uint8))
-    if not textured:
-        mesh = replace(mesh, textures=[], texture_ids=np.full(len(mesh.triangles), triangle_mesh.UNTEXTURED))
     return triangle_mesh.sample_surface(mesh, count, np.random.default_rng(0))
 
 
@@ -138,7 +137,7 @@ def paint(mesh, coloured, matrix, resolution=256):
 
     Triangles are divided until no edge is longer than the diagonal / resolution, except those of a single colour.
     """
-    surface = _surface(coloured, NUM_COLOURS, textured=True)
+    surface = _surface(coloured, NUM_COLOURS)
     if not len(surface.points):
         raise util.InputError("its textures are fully transparent, so it has no colours to transfer")
     points, normals = apply(matrix, surface.points), surface.normals @ matrix[:3, :3].T / np.cbrt(np.linalg.det(matrix))
@@ -209,12 +208,11 @@ def _grid(right, legs, step):
     swap = legs[:, 1] > legs[:, 0]
     right, legs = np.where(swap[:, None, None], right[:, [0, 2, 1]], right), np.sort(legs, axis=1)[:, ::-1]
     num_strips = np.ceil(legs[:, 0] / step).astype(int)  # across the longer leg
-    sources = np.repeat(np.arange(len(right)), num_strips)
-    start, end = _count(num_strips) / num_strips[sources], (_count(num_strips) + 1) / num_strips[sources]  # from the tip
+    sources, strip = _repeat(num_strips)
+    start, end = strip / num_strips[sources], (strip + 1) / num_strips[sources]  # from the tip
     num_cells = np.ceil(legs[sources, 1] * end / step).astype(int)
-    strips = np.repeat(np.arange(len(sources)), num_cells)
-    low = _count(num_cells) / num_cells[strips]
-    high = (_count(num_cells) + 1) / num_cells[strips]
+    strips, cell = _repeat(num_cells)
+    low, high = cell / num_cells[strips], (cell + 1) / num_cells[strips]
     sources, start, end = sources[strips], start[strips], end[strips]
     foot, tip, top = np.moveaxis(right[sources], 1, 0)
 
@@ -223,12 +221,11 @@ def _grid(right, legs, step):
 
     corners = [at(start, low), at(end, low), at(end, high), at(start, high)]
     quads = start > 0  # the cell at the tip is a triangle
-    pieces = np.concatenate(
-        [np.stack([corners[i] for i in (3, 1, 2)], axis=1), np.stack([corners[i] for i in (0, 1, 3)], axis=1)[quads]]
-    )
-    return pieces, np.concatenate([sources, sources[quads]])
+    upper, lower = (np.stack([corners[i] for i in ids], axis=1) for ids in ((3, 1, 2), (0, 1, 3)))
+    return np.concatenate([upper, lower[quads]]), np.concatenate([sources, sources[quads]])
 
 
-def _count(lengths):
-    """0, 1, ..., n - 1 for each n in `lengths`, concatenated."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+def _repeat(counts):
+    """Indices i of `counts`, each counts[i] times, and for every one its number 0, 1, ..., counts[i] - 1."""
+    ids = np.repeat(np.arange(len(counts)), counts)
+    return ids, np.arange(len(ids)) - (np.cumsum(counts) - counts)[ids]

@@ -9,6 +9,7 @@ Shapes: V vertices, T triangles.
 import hashlib
 import io
 import json
+import struct
 import urllib.parse
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from datasets.meshes import libraries, named_mesh, textures, triangle_mesh
 FLOAT = 5126  # the only componentType that trimesh reads correctly for these attributes
 MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans (6) silently
 TRIANGLES = 4  # the default mode
+BINARY_CHUNK = "binary chunk of the .glb"  # the URI by which trimesh asks for it
 READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness", "EXT_texture_webp"}
 
 
@@ -29,16 +31,15 @@ def read(path, data, open_file):
     Objects have the name of their node, groups that of the node's parent.
     """
     trimesh = libraries.load("trimesh", f"{path}: reading glTF")
-    header, binary = _header(path, data)
+    header, binary = _parse(path, data)
     try:
         texture_names, faults = _check(header, path)
-        simplified = _simplified(header, binary)
+        file = io.BytesIO(json.dumps(_simplified(header)).encode())
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from None
-    files = _Files(path.parent, open_file)
+    files = _Files(path.parent, open_file, binary)
     try:
-        file = io.BytesIO(simplified)
-        scene = trimesh.load_scene(file, file_type=path.suffix[1:].lower(), resolver=files, process=False)
+        scene = trimesh.load_scene(file, file_type="gltf", resolver=files, process=False)
         placed = [(node, *scene.graph[node]) for node in scene.graph.nodes_geometry]
     except Exception as error:  # trimesh lets through whatever its parser raises on a broken file
         reason = f"{', '.join(files.missing)} not found" if files.missing else f"{type(error).__name__}: {error}"
@@ -52,11 +53,9 @@ def read(path, data, open_file):
             continue  # lines and points
         if geometry.vertices.shape[1:] != (3,):
             raise util.InputError(f"{path}: the vertices of {name} are {geometry.vertices.shape}, expected (V, 3)")
-        if not 0 <= geometry.faces.min() <= geometry.faces.max() < len(geometry.vertices):
-            raise util.InputError(
-                f"{path}: faces of {name} refer to vertices {geometry.faces.min()} to {geometry.faces.max()}, "
-                f"expected 0 to {len(geometry.vertices) - 1}"
-            )
+        low, high, last = geometry.faces.min(), geometry.faces.max(), len(geometry.vertices) - 1
+        if low < 0 or high > last:
+            raise util.InputError(f"{path}: faces of {name} refer to vertices {low} to {high}, expected 0 to {last}")
         pieces.append(_place(geometry, transform, _names(scene.graph, header, node, name, geometry), images))
     if not pieces:
         return named_mesh.empty(f"{path}: no faces found, expected a scene with at least one mesh of triangles; left out")
@@ -69,43 +68,37 @@ def _unreadable(path, reason):
     return util.InputError(f"{path}: cannot read this glTF file ({reason}); export it again")
 
 
-def _header(path, data):
-    """(JSON of a file, None for .gltf; for .glb the 20 bytes before the JSON and all bytes after it)."""
+def _parse(path, data):
+    """(JSON of a file, binary chunk of a .glb or None)."""
     try:
         binary = None
         if path.suffix.lower() == ".glb":
-            magic, _, _, length, _ = np.frombuffer(data[:20], "<u4").tolist()
-            if magic != int.from_bytes(b"glTF", "little"):
-                raise ValueError("it does not begin with glTF")
-            data, binary = data[20 : 20 + length], (data[:20], data[20 + length :])
+            magic, version, _, length, _ = struct.unpack_from("<4s4I", data)
+            if magic != b"glTF" or version != 2:
+                raise ValueError("it does not begin with glTF and version 2")
+            chunk_length, binary = data[20 + length : 24 + length], data[28 + length :]
+            if len(binary) < int.from_bytes(chunk_length, "little"):
+                raise ValueError("its binary chunk is cut off")
+            data = data[20 : 20 + length]
         header = json.loads(data)
         if not isinstance(header, dict):
             raise ValueError("its header is not a JSON object")
         return header, binary
-    except (ValueError, RecursionError) as error:
+    except (ValueError, struct.error, RecursionError) as error:
         raise _unreadable(path, error) from None
 
 
-def _simplified(header, binary):
-    """The bytes of a file whose nodes are named "node 0", "node 1", ... and have no cameras; see `_header`.
+def _simplified(header):
+    """The JSON of a .gltf with nodes named "node 0", "node 1", ... and without cameras. A buffer without URI gets one.
 
     trimesh renames nodes whose name occurs twice or equals that of its own root, and drops the children of a node
     with a camera.
     """
-    nodes = [{**node, "name": _own_name(i)} for i, node in enumerate(header.get("nodes", ()))]
+    nodes = [{**node, "name": f"node {i}"} for i, node in enumerate(header.get("nodes", ()))]
     for node in nodes:
         node.pop("camera", None)
-    text = json.dumps({**header, "nodes": nodes} if nodes else header).encode()
-    if binary is None:
-        return text
-    start, rest = binary
-    text += b" " * (-len(text) % 4)
-    lengths = [(20 + len(text) + len(rest)).to_bytes(4, "little"), len(text).to_bytes(4, "little")]
-    return b"".join([start[:8], *lengths, start[16:], text, rest])
-
-
-def _own_name(i):
-    return f"node {i}"
+    buffers = [{"uri": BINARY_CHUNK, **buffer} for buffer in header.get("buffers", ())]
+    return {**header, "buffers": buffers} | ({"nodes": nodes} if nodes else {})
 
 
 def _check(header, path):
@@ -132,20 +125,20 @@ def _check(header, path):
         name = image.get("name") if not uri or uri.startswith("data:") else uri
         texture_names[material.get("name")] = name or f"image {source}"
         if info.get("texCoord", 0) or "KHR_texture_transform" in info.get("extensions", {}):
-            faults.append(
-                f"{path}: the texture of material {material.get('name')} uses a second set of coordinates or "
-                "KHR_texture_transform, which are not supported; its first coordinates used"
-            )
+            unsupported = "a second set of coordinates or KHR_texture_transform"
+            faults.append(f"{path}: material {material.get('name')} uses {unsupported}; first coordinates used as they are")
     return texture_names, faults
 
 
 class _Files:
-    """Gives trimesh the files that a .gltf names."""
+    """Gives trimesh the binary chunk and the files that the JSON names."""
 
-    def __init__(self, folder, open_file):
-        self.folder, self.open_file, self.missing = folder, open_file, []
+    def __init__(self, folder, open_file, binary):
+        self.folder, self.open_file, self.binary, self.missing = folder, open_file, binary, []
 
     def __getitem__(self, name):
+        if name == BINARY_CHUNK and self.binary is not None:
+            return self.binary
         for candidate in (name, urllib.parse.unquote(name)):  # a URI, but some programs write the plain name
             try:
                 return self.open_file(self.folder / candidate)
@@ -157,7 +150,7 @@ class _Files:
 
 def _names(graph, header, node, geometry_name, geometry):
     """{kind: Names} of the mesh at a node."""
-    parents, nodes = graph.transforms.parents, {_own_name(i): given for i, given in enumerate(header["nodes"])}
+    parents, nodes = graph.transforms.parents, {f"node {i}": given for i, given in enumerate(header["nodes"])}
     if node not in nodes:
         node = parents[node]  # trimesh adds a node per primitive if a mesh has several
     mesh_name = header["meshes"][nodes[node]["mesh"]].get("name", geometry_name)
@@ -173,7 +166,7 @@ def _place(geometry, transform, names, images):
     """The NamedMesh of a trimesh geometry, moved by a (4, 4) transform; its texture ids index `images.images`."""
     triangles = np.asarray(geometry.faces, dtype=int)
     visual, num_triangles = geometry.visual, len(triangles)
-    texture_id, uv, vertex_colours = triangle_mesh.UNTEXTURED, None, None
+    texture_id, uv, vertex_colours, factor = triangle_mesh.UNTEXTURED, None, None, np.ones(4)
     colours = np.tile(named_mesh.DEFAULT_COLOUR, (num_triangles, 1))
     if hasattr(visual, "material"):
         factor = _factor(visual.material)
@@ -181,7 +174,7 @@ def _place(geometry, transform, names, images):
         texture_id = images.add(visual.material)
         colours[:] = to_srgb(factor[:3]) if texture_id < 0 else textures.mean_colour(images.images[texture_id])
     elif visual.kind == "vertex":
-        factor, vertex_colours = np.ones(4), visual.vertex_colors
+        vertex_colours = visual.vertex_colors
     if vertex_colours is not None and texture_id < 0:
         colours = to_srgb(_unit(vertex_colours)[triangles, :3].mean(axis=1) * factor[:3])
     has_uv = uv is not None and uv.shape == (len(geometry.vertices), 2)
@@ -203,12 +196,9 @@ class _Textures:
 
     def add(self, material):
         """Index of the material's texture in `images`, UNTEXTURED if it has none."""
-        image = material.baseColorTexture
         try:
-            rgba = None if image is None else textures.to_rgba(image)
-        except Exception:  # Pillow's decoders raise many kinds of errors
-            rgba = None
-        if rgba is None:
+            rgba = textures.to_rgba(material.baseColorTexture)
+        except Exception:  # it is None for want of an image, and Pillow's decoders raise many kinds of errors
             fault = f"{self._path}: texture {self._names.get(material.name)} is missing or cannot be read, plain colour used"
             if material.name in self._names and fault not in self.faults:
                 self.faults.append(fault)
@@ -228,12 +218,11 @@ def _as_seen(rgba, material):
         table = np.round(255 * to_srgb(to_linear(np.arange(256)[:, None] / 255) * factor[:3])).astype(np.uint8)  # (256, 3)
         rgba[..., :3] = table[rgba[..., :3], np.arange(3)]
     alpha = rgba[..., 3] / 255 * factor[3]
-    if material.alphaMode == "BLEND":
-        rgba[..., 3] = np.round(255 * alpha)
-    elif material.alphaMode == "MASK":
-        rgba[..., 3] = 255 * (alpha >= (0.5 if material.alphaCutoff is None else material.alphaCutoff))
-    else:
-        rgba[..., 3] = 255
+    if material.alphaMode == "MASK":
+        alpha = alpha >= (0.5 if material.alphaCutoff is None else material.alphaCutoff)
+    elif material.alphaMode != "BLEND":
+        alpha = np.ones_like(alpha)
+    rgba[..., 3] = np.round(255 * alpha)
     return rgba
 
 

@@ -3,6 +3,7 @@
 Shapes: M materials.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -46,14 +47,20 @@ def read(libraries, names, used, path, open_file):
     """
     defined, lost_libraries, faults = _read_libraries(libraries, path, open_file)
     materials = [defined.get(name, Material()) for name in names]
-    colours, texture_of = np.array([material.colour for material in materials]), {}
-    images, missing, unreadable = {}, lost_libraries.copy(), []
-    for i in used:
-        name = materials[i].texture
-        if name and name not in images:
-            images[name] = _read_texture(name, path, open_file, missing, unreadable)
-        if name and images[name] is not None:
-            texture_of[i], colours[i] = images[name], textures.mean_colour(images[name])
+    colours, images = np.array([material.colour for material in materials]), {}
+    missing, unreadable = lost_libraries.copy(), []
+    for name in dict.fromkeys(materials[i].texture for i in used if materials[i].texture):
+        try:
+            images[name] = textures.decode(open_file(path.parent / _slashes(name)))
+        except FileNotFoundError:
+            missing.append(name)
+        except util.InputError:  # of `open_file`, about an archive
+            raise
+        except Exception:  # Pillow's decoders raise many kinds of errors
+            unreadable.append(name)
+    texture_of = {i: images[materials[i].texture] for i in used if materials[i].texture in images}
+    for i, image in texture_of.items():
+        colours[i] = textures.mean_colour(image)
     # Without a library, materials may exist only to name parts. If a library is missing, that is the fault to report.
     undefined = [names[i] for i in used if names[i] and names[i] not in defined] if libraries and not lost_libraries else []
     for concerned, fault in (
@@ -70,37 +77,21 @@ def _read_libraries(libraries, path, open_file):
     """({material name: Material}, names of missing libraries, faults)."""
     materials, missing, faults = {}, [], []
     for line in dict.fromkeys(libraries):
-        for names in ([line], line.split()):  # a name may contain blanks, and a line may name several files
-            found = {name: _open(name, path, open_file) for name in names}
-            found = {name: data for name, data in found.items() if data is not None}
-            if found:
-                break
-        else:
-            missing.append(line)
-        for name, data in found.items():
-            materials |= parse(data.decode("utf-8", errors="replace"), path.parent / _slashes(name), faults)
+        # A name may contain blanks, and a line may name several files.
+        found = _open([line], path, open_file) or _open(line.split(), path, open_file)
+        missing += [] if found else [line]
+        for file, data in found.items():
+            materials |= parse(data.decode("utf-8", errors="replace"), file, faults)
     return materials, missing, faults
 
 
-def _read_texture(name, path, open_file, missing, unreadable):
-    """(H, W, 4) uint8, or None after adding the name to the list `missing` or `unreadable`."""
-    try:
-        data = _open(name, path, open_file)
-        if data is not None:
-            return textures.decode(data)
-        missing.append(name)
-    except util.InputError:  # of `open_file`, about an archive
-        raise
-    except Exception:  # Pillow's decoders raise many kinds of errors
-        unreadable.append(name)
-
-
-def _open(name, path, open_file):
-    """The bytes of the file that the file `path` calls `name`, None if there is none."""
-    try:
-        return open_file(path.parent / _slashes(name))
-    except FileNotFoundError:
-        return None
+def _open(names, path, open_file):
+    """{path: bytes} of those files that exist, of the `names` that the file `path` gives them."""
+    found = {}
+    for file in (path.parent / _slashes(name) for name in names):
+        with contextlib.suppress(FileNotFoundError):
+            found[file] = open_file(file)
+    return found
 
 
 def _slashes(name):

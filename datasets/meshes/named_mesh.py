@@ -114,6 +114,5 @@ def assemble(pieces, path):
     whole = join(pieces)
     if not len(whole.mesh.triangles):
         raise util.InputError(f"{path}: no triangle has an area ({'; '.join(whole.faults)}); expected a surface")
-    sizes = np.full(len(whole.mesh.triangles), 3)
-    triangles = polygons.Polygons(whole.mesh.vertices, sizes, whole.mesh.triangles.ravel())
-    return _select(whole, polygons.first_of_each_face(triangles))
+    vertices, triangles = whole.mesh.vertices, whole.mesh.triangles
+    return _select(whole, polygons.first_of_each_face(vertices, np.full(len(triangles), 3), triangles.ravel()))

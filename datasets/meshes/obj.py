@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import util
-from datasets.meshes import mtl, named_mesh, triangle_mesh
-from datasets.meshes.polygons import Polygons, triangulate
+from datasets.meshes import mtl, named_mesh, polygons, triangle_mesh
 
 NAMING = {"o": "object", "g": "group", "usemtl": "material"}  # keywords that name the faces after them
 NO_UV = -1  # texture coordinate index of a corner that has none
@@ -22,9 +21,12 @@ BYTES_FROM = 2.0  # vertex colours that reach this value are in [0, 255], all ot
 
 
 @dataclass(frozen=True)
-class ObjFile(Polygons):
+class ObjFile:
     """The faces of an OBJ file. A face before any `o`, `g` or `usemtl` has the name "".
 
+    positions:      (P, 3)
+    sizes:          (F,) number of corners of each face
+    position_ids:   (C,) index into positions
     uv:             (Q, 2) texture coordinates, origin at the bottom left
     uv_ids:         (C,) index into uv, or NO_UV
     names:          {kind: Names with ids (F,)}; if a face has several groups, their names are one string with blanks
@@ -32,6 +34,9 @@ class ObjFile(Polygons):
     vertex_colours: (P, 3) in [0, 1], NaN where a `v` line has none
     """
 
+    positions: np.ndarray
+    sizes: np.ndarray
+    position_ids: np.ndarray
     uv: np.ndarray
     uv_ids: np.ndarray
     names: dict
@@ -49,7 +54,7 @@ def read(path, data, open_file):
         return named_mesh.empty(f"{path}: no faces found, expected an OBJ file with `f` lines; left out")
     material_names, material_ids = obj.names["material"]
     look = mtl.read(obj.libraries, material_names, np.unique(material_ids).tolist(), path, open_file)
-    corner_ids, face_ids, num_lost = triangulate(obj)
+    corner_ids, face_ids, num_lost = polygons.triangulate(obj.positions, obj.sizes, obj.position_ids)
     triangles, uv_ids, material_ids = obj.position_ids[corner_ids], obj.uv_ids[corner_ids], material_ids[face_ids]
 
     vertex_colours = obj.vertex_colours[triangles].mean(axis=1)

@@ -95,10 +95,10 @@ def labels(part_map, named, where):
     found = {}
     for kind in [part_map.by] if part_map.by else named_mesh.NAME_KINDS:
         names, ids = named.names[kind]
-        matches = {int(i): part_map.match(names[i]) for i in np.unique(ids)}
-        classes = np.array([matches.get(i, (None, UNKNOWN))[1] for i in range(len(names))])[ids]
-        unknown = [names[i] for i, (rule, _) in matches.items() if rule is None]
-        if not unknown and (part_map.by or any(rule != "*" for rule, _ in matches.values())):
+        used, matches = np.unique(ids), [part_map.match(name) for name in names]
+        classes = np.array([class_id for _, class_id in matches])[ids]
+        unknown = [names[i] for i in used if matches[i][0] is None]
+        if not unknown and (part_map.by or any(matches[i][0] != "*" for i in used)):
             return classes.astype(np.uint8)
         found[kind] = unknown, classes
     kind, (unknown, classes) = min(found.items(), key=lambda item: (len(item[1][0]) > 0, (item[1][1] == UNKNOWN).mean()))

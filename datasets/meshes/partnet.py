@@ -106,10 +106,8 @@ def part_classes(hierarchy, class_list, where):
         raise util.InputError(f"{where}: found no node with objs, expected the hierarchy of a PartNet model")
     unknown = list(dict.fromkeys(name for _, class_id, name in found.values() if class_id == NO_CLASS))
     if unknown:
-        raise util.InputError(
-            f"{where}: unknown part names: {named_mesh.listed(unknown)}; add them or one of their ancestors to "
-            f"{class_list.path}"
-        )
+        unknown = named_mesh.listed(unknown)
+        raise util.InputError(f"{where}: unknown part names: {unknown}; add them or an ancestor to {class_list.path}")
     faults = [f"{where}: part {stem} has two classes, first one used" for stem in contested]
     return {stem: class_id for stem, (_, class_id, _) in found.items()}, faults
 
@@ -119,9 +117,7 @@ def _read_node(node, where):
     name, stems, children = (node.get(key) for key in ("name", "objs", "children")) if isinstance(node, dict) else (0, 0, 0)
     stems, children = stems or [], children or []
     if not isinstance(name, str) or not isinstance(stems, list) or not isinstance(children, list):
-        raise util.InputError(
-            f"{where}: found {str(node)[:60]}, expected a node of a PartNet hierarchy with name, and objs or children"
-        )
+        raise util.InputError(f"{where}: found {str(node)[:60]}, expected a node with a name, and objs or children")
     for stem in stems:
         if not isinstance(stem, str) or not re.fullmatch(r"\w[\w.-]*", stem, re.ASCII):
             raise util.InputError(f"{where}: objs of {name}: found {str(stem)[:60]!r}, expected the name of a file in objs/")

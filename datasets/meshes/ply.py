@@ -35,7 +35,7 @@ def read(path, data, open_file=None):
     low, high = position_ids.min(initial=0), position_ids.max(initial=-1)
     if low < 0 or high >= len(positions):
         raise util.InputError(f"{path}: faces refer to vertices {low} to {high}, expected 0 to {len(positions) - 1}")
-    corner_ids, face_ids, num_lost = polygons.triangulate(polygons.Polygons(positions, sizes, position_ids))
+    corner_ids, face_ids, num_lost = polygons.triangulate(positions, sizes, position_ids)
     triangles = position_ids[corner_ids]
 
     of_faces, of_vertices = _colours(faces), _colours(vertices)

@@ -6,47 +6,32 @@ that what a file says about a face (label, name, material) still applies.
 Shapes: P positions, F faces, C corners of all faces in order, T triangles.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from datasets.meshes import libraries
 
 
-@dataclass(frozen=True)
-class Polygons:
-    """Faces with any number of corners.
+def first_of_each_face(positions, sizes, position_ids):
+    """(F,) bool: False for a face whose corners are at the positions of an earlier face's corners, in any order.
 
     positions:    (P, 3)
     sizes:        (F,) number of corners of each face
     position_ids: (C,) index into positions
     """
-
-    positions: np.ndarray
-    sizes: np.ndarray
-    position_ids: np.ndarray
-
-    @property
-    def starts(self):
-        """(F,) index of each face's first corner."""
-        return np.cumsum(self.sizes) - self.sizes
-
-
-def first_of_each_face(polygons):
-    """(F,) bool: False for a face whose corners are at the positions of an earlier face's corners, in any order."""
-    _, places = np.unique(polygons.positions, axis=0, return_inverse=True)
-    places = places.ravel()[polygons.position_ids]
-    first = polygons.sizes == 0
-    for size in np.unique(polygons.sizes[polygons.sizes > 0]):
-        faces = np.flatnonzero(polygons.sizes == size)
-        corners = np.sort(places[polygons.starts[faces, None] + np.arange(size)], axis=1)
+    starts = np.cumsum(sizes) - sizes
+    _, places = np.unique(positions, axis=0, return_inverse=True)
+    places = places.ravel()[position_ids]
+    first = sizes == 0
+    for size in np.unique(sizes[sizes > 0]):
+        faces = np.flatnonzero(sizes == size)
+        corners = np.sort(places[starts[faces, None] + np.arange(size)], axis=1)
         _, kept = np.unique(corners, axis=0, return_index=True)
         first[faces[kept]] = True
     return first
 
 
-def triangulate(polygons):
-    """Cuts faces into triangles.
+def triangulate(positions, sizes, position_ids):
+    """Cuts faces into triangles; see `first_of_each_face` for the arguments.
 
     Concave faces are cut inside their outline. Faces without area may give no triangle. A repeated quad or polygon
     gives none either: its triangles may differ from the first one's. Repeated triangles stay, for
@@ -55,20 +40,19 @@ def triangulate(polygons):
     returns  (T, 3) indices of corners (of C), (T,) the face of each triangle, and the number of faces without area
              that gave no triangle
     """
-    starts, is_new = polygons.starts, polygons.sizes <= 3
+    starts, is_new = np.cumsum(sizes) - sizes, sizes <= 3
     if not is_new.all():
-        is_new |= first_of_each_face(polygons)
-    positions = np.nan_to_num(polygons.positions, posinf=0.0, neginf=0.0)  # faces with NaN are dropped after the cut
-    corners = positions[polygons.position_ids]
+        is_new |= first_of_each_face(positions, sizes, position_ids)
+    corners = np.nan_to_num(positions, posinf=0.0, neginf=0.0)[position_ids]  # faces with NaN are dropped after the cut
 
-    triangles = np.flatnonzero(polygons.sizes == 3)
+    triangles = np.flatnonzero(sizes == 3)
     corner_ids, face_ids = [starts[triangles, None] + np.arange(3)], [triangles]
-    quads = np.flatnonzero((polygons.sizes == 4) & is_new)
+    quads = np.flatnonzero((sizes == 4) & is_new)
     quad_corners = starts[quads, None] + np.arange(4)
     corner_ids.append((_cut_quads(corners[quad_corners]) + quad_corners[:, :1, None]).reshape(-1, 3))
     face_ids.append(np.repeat(quads, 2))
-    for face in np.flatnonzero((polygons.sizes > 4) & is_new):
-        cut = _cut_polygon(corners[starts[face] : starts[face] + polygons.sizes[face]])
+    for face in np.flatnonzero((sizes > 4) & is_new):
+        cut = _cut_polygon(corners[starts[face] : starts[face] + sizes[face]])
         corner_ids.append(cut + starts[face])
         face_ids.append(np.full(len(cut), face))
     face_ids = np.concatenate(face_ids)

@@ -31,7 +31,7 @@ class Scene:
 
     def __init__(self, mesh, light=LIGHT):
         """light: unit vector (3,) towards the light, or None for colours without shading"""
-        rtcore_scene, mesh_construction = _import_embree()
+        rtcore_scene, mesh_construction = import_embree()
         corners = mesh.corners
         self.labels = mesh.labels
         self.bounds = np.stack([corners.min(axis=(0, 1)), corners.max(axis=(0, 1))])
@@ -57,12 +57,11 @@ class Scene:
         returns              triangle ids (R,), -1 for rays that meet none; colours (R, 3) in [0, 1]; distances (R,)
         """
         num_rays = len(origins)
-        triangle_ids = np.full(num_rays, -1)
-        colours = np.zeros((num_rays, 3))
-        distances = np.full(num_rays, np.inf)
-        travelled = np.zeros(num_rays)
-        active = np.arange(num_rays)
+        triangle_ids, colours, distances = np.full(num_rays, -1), np.zeros((num_rays, 3)), np.full(num_rays, np.inf)
+        active, travelled = np.arange(num_rays), np.zeros(num_rays)
         for _ in range(MAX_CUTOUTS):
+            if not len(active):
+                break
             starts = origins[active] + travelled[active, None] * directions[active]
             hit = self._tree.run(starts.astype(np.float32), directions[active].astype(np.float32), output=True)
             found = hit["primID"] >= 0
@@ -72,8 +71,6 @@ class Scene:
             seen = active[solid]
             triangle_ids[seen], colours[seen], distances[seen] = ids[solid], rgb[solid], reached[solid]
             active = active[~solid]
-            if not len(active):
-                break
             travelled[active] = reached[~solid] + self._past_cutout
         return triangle_ids, colours, distances
 
@@ -91,22 +88,17 @@ class _TexturePyramids:
     """All textures at full, half, quarter ... resolution in one table of texels."""
 
     def __init__(self, mesh, double_area):
-        levels = [_pyramid(texture) for texture in mesh.textures]
-        depth = max(len(pyramid) for pyramid in levels)
-        self._sizes = np.ones((len(levels), depth, 2), dtype=int)  # height, width
-        self._first = np.zeros((len(levels), depth), dtype=int)
-        self._last_level = np.array([len(pyramid) - 1 for pyramid in levels])
-        table, filled = [], 0
-        for i, pyramid in enumerate(levels):
-            for j, image in enumerate(pyramid):
-                self._sizes[i, j], self._first[i, j] = image.shape[:2], filled
-                table.append(image.reshape(-1, 4))
-                filled += len(table[-1])
-        self._table = np.concatenate(table)
+        pyramids = [_pyramid(texture) for texture in mesh.textures]
+        images = [image for pyramid in pyramids for image in pyramid]
+        self._table = np.concatenate([image.reshape(-1, 4) for image in images])
+        self._sizes = np.array([image.shape[:2] for image in images])  # height, width
+        num_texels, num_levels = self._sizes.prod(axis=1), np.array([len(pyramid) for pyramid in pyramids])
+        self._first_texel = np.cumsum(num_texels) - num_texels  # of each image
+        self._largest, self._smallest = np.cumsum(num_levels) - num_levels, np.cumsum(num_levels) - 1  # image of each texture
         self._texture_ids, self._corner_uv = mesh.texture_ids, mesh.corner_uv
 
         edges = mesh.corner_uv[:, 1:] - mesh.corner_uv[:, :1]  # (T, 2, 2)
-        texels = np.prod(self._sizes[self._texture_ids, 0], axis=1)
+        texels = num_texels[self._largest[self._texture_ids]]
         uv_area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
         self._texels_per_length = np.sqrt(uv_area * texels / double_area)  # (T,)
 
@@ -114,13 +106,13 @@ class _TexturePyramids:
         """Texels (R, 4) in [0, 1] at barycentric (u, v) of triangles, averaged over roughly `width`."""
         texture = self._texture_ids[ids]
         level = np.log2(np.maximum(width * self._texels_per_length[ids], 1)).round().astype(int)
-        level = np.minimum(level, self._last_level[texture])
+        image = np.minimum(self._largest[texture] + level, self._smallest[texture])
         corners = self._corner_uv[ids]  # (R, 3, 2)
         uv = corners[:, 0] * (1 - u - v)[:, None] + corners[:, 1] * u[:, None] + corners[:, 2] * v[:, None]
-        height, columns = self._sizes[texture, level].T
+        height, columns = self._sizes[image].T
         column = np.floor(uv[:, 0] * columns).astype(int) % columns
         row = np.floor(-uv[:, 1] * height).astype(int) % height  # v counts from the bottom
-        return self._table[self._first[texture, level] + row * columns + column]
+        return self._table[self._first_texel[image] + row * columns + column]
 
 
 def _pyramid(texture):
@@ -129,11 +121,9 @@ def _pyramid(texture):
     image[..., :3] *= image[..., 3:]  # premultiplied, so that transparent texels do not affect the mean colour
     images = [image]
     while max(image.shape[:2]) > 1:
-        for axis in (0, 1):
-            if image.shape[axis] > 1:
-                even = image.shape[axis] // 2 * 2
-                first, second = (np.take(image, np.arange(start, even, 2), axis) for start in (0, 1))
-                image = (first + second) / 2
+        for _ in range(2):  # halves the rows, then the columns
+            even = len(image) // 2 * 2
+            image = ((image[0:even:2] + image[1:even:2]) / 2 if even else image).swapaxes(0, 1)
         images.append(image)
     return [np.concatenate([i[..., :3] / np.maximum(i[..., 3:], 1e-6), i[..., 3:]], axis=-1) for i in images]
 
@@ -147,14 +137,13 @@ def render(scene, cam2world, intrinsics, height, width):
     """
     rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    if min(size) > 0:
-        origins, directions, _ = _rays(window, SAMPLES, cam2world, intrinsics)
-        ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-        hits = (ids >= 0).reshape(len(SAMPLES), *size)
-        colour = colours.reshape(len(SAMPLES), *size, 3).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
-        rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
-        central = ids.reshape(len(SAMPLES), *size)[0]
-        seg_labels[window] = np.where(central >= 0, scene.labels[central], 0)
+    origins, directions, _ = _rays(window, size, SAMPLES, cam2world, intrinsics)
+    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    ids, colours = ids.reshape(len(SAMPLES), *size), colours.reshape(len(SAMPLES), *size, 3)
+    hits = ids >= 0
+    colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
+    rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
+    seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
     return rgba, seg_labels
 
 
@@ -166,25 +155,23 @@ def render_geometry(scene, cam2world, intrinsics, height, width):
     """
     depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    if min(size) > 0:
-        origins, directions, depth_per_length = _rays(window, SAMPLES[:1], cam2world, intrinsics)
-        ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-        hit = ids >= 0
-        depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
-        towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
-        world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-        normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
+    origins, directions, depth_per_length = _rays(window, size, SAMPLES[:1], cam2world, intrinsics)
+    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    hit = ids >= 0
+    depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
+    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
+    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
+    normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
     return depth, normals
 
 
-def _rays(window, samples, cam2world, intrinsics):
+def _rays(window, size, samples, cam2world, intrinsics):
     """The rays of the pixels in a window of the image, sample by sample; `samples` are offsets from pixel centres.
 
     returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
     """
     rows, columns = window
-    uv = geometry.pixel_grid(rows.stop - rows.start, columns.stop - columns.start, PIXEL_CENTER)
-    uv = uv + torch.tensor([columns.start, rows.start])
+    uv = geometry.pixel_grid(*size, PIXEL_CENTER) + torch.tensor([columns.start, rows.start])
     uv = (uv + torch.tensor(samples)[:, None]).flatten(0, 1)
     directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
     origin = geometry.camera_centre(cam2world)[0].double().numpy()
@@ -205,13 +192,9 @@ def _window(bounds, cam2world, intrinsics, height, width):
     return (slice(low[1], high[1]), slice(low[0], high[0])), (high[1] - low[1], high[0] - low[0])
 
 
-def _import_embree():
+def import_embree():
+    """(rtcore_scene, mesh_construction) of embreex. Raises InputError if it is not installed."""
     libraries.load("embreex", "rendering meshes")
     from embreex import mesh_construction, rtcore_scene
 
     return rtcore_scene, mesh_construction
-
-
-def require_embree():
-    """Raises InputError if Embree is not installed."""
-    _import_embree()

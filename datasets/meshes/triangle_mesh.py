@@ -13,6 +13,7 @@ import numpy as np
 
 MAX_CLASS_ID = 255  # of uint8 labels
 UNTEXTURED = -1  # texture id of a triangle without a texture
+OF_TRIANGLES = ("triangles", "labels", "colours", "texture_ids", "corner_uv")  # arrays with an entry per triangle
 MAX_DRAWS = 100  # of points, for meshes whose textures cut most of the surface away
 
 
@@ -116,39 +117,21 @@ def _look_up(mesh, ids, barycentric):
 
 def join(meshes):
     """One mesh of several."""
-    first_vertex = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
-    first_texture = np.cumsum([0] + [len(mesh.textures) for mesh in meshes])
-    texture_ids = [
-        np.where(mesh.texture_ids >= 0, mesh.texture_ids + first, UNTEXTURED) for mesh, first in zip(meshes, first_texture)
-    ]
-    return Mesh(
-        vertices=np.concatenate([mesh.vertices for mesh in meshes]),
-        triangles=np.concatenate([mesh.triangles + first for mesh, first in zip(meshes, first_vertex)]),
-        labels=np.concatenate([mesh.labels for mesh in meshes]),
-        colours=np.concatenate([mesh.colours for mesh in meshes]),
-        texture_ids=np.concatenate(texture_ids),
-        corner_uv=np.concatenate([mesh.corner_uv for mesh in meshes]),
-        textures=[texture for mesh in meshes for texture in mesh.textures],
-    )
+    arrays = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]) for name in ("vertices", *OF_TRIANGLES)}
+    num_vertices, num_textures = ([len(getattr(mesh, name)) for mesh in meshes] for name in ("vertices", "textures"))
+    num_triangles = [len(mesh.triangles) for mesh in meshes]
+    # Per triangle: the index of its own mesh's first vertex and first texture.
+    first_vertex, first_texture = (np.repeat(np.cumsum(n) - n, num_triangles) for n in (num_vertices, num_textures))
+    arrays["triangles"] += first_vertex[:, None]
+    arrays["texture_ids"] += np.where(arrays["texture_ids"] == UNTEXTURED, 0, first_texture)
+    return Mesh(**arrays, textures=[texture for mesh in meshes for texture in mesh.textures])
 
 
 def select(mesh, kept):
     """The mesh of the triangles where `kept` (T,) is True, with the vertices that they use."""
-    used, triangles = np.unique(mesh.triangles[kept], return_inverse=True)
-    return Mesh(
-        vertices=mesh.vertices[used],
-        triangles=triangles.reshape(-1, 3),
-        labels=mesh.labels[kept],
-        colours=mesh.colours[kept],
-        texture_ids=mesh.texture_ids[kept],
-        corner_uv=mesh.corner_uv[kept],
-        textures=mesh.textures,
-    )
-
-
-def turned(mesh, rotation):
-    """The mesh with its vertices turned by a (3, 3) rotation."""
-    return replace(mesh, vertices=mesh.vertices @ np.asarray(rotation, dtype=np.float64).T)
+    chosen = replace(mesh, **{name: getattr(mesh, name)[kept] for name in OF_TRIANGLES})
+    used, triangles = np.unique(chosen.triangles, return_inverse=True)
+    return replace(chosen, vertices=mesh.vertices[used], triangles=triangles.reshape(-1, 3))
 
 
 def to_unit_diagonal(mesh):

@@ -317,7 +317,7 @@ def test_broken_views_are_left_out_named_and_counted(tmp_path, capsys, refuses):
     break_image(source)
     (source / "images" / "d.png").unlink()
     arguments = ["convert", str(source), "--obj_name", "Mug", "--out", str(tmp_path / "out")]
-    refuses(make_dataset.main, arguments, "images/c.png: the image has 28 x 20 pixels")
+    refuses(make_dataset.main, arguments, "images/c.png: has 28 x 20 pixels")
     assert not (tmp_path / "out").exists()
     make_dataset.main([*arguments, "--skip_broken"])
     written = capsys.readouterr().out.splitlines()

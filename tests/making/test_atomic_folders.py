@@ -60,3 +60,9 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("1")
     with pytest.raises(util.InputError, match="cannot write to"), atomic_folders.unfinished_folder(tmp_path / "file" / "mug"):
         pass
+
+
+def test_a_failed_block_leaves_no_parents_that_it_made(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folders.unfinished_folder(tmp_path / "a" / "b" / "mug"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import util
-from datasets.meshes import collection, colour_transfer, triangle_mesh
+from datasets.meshes import collection, colour_transfer, part_maps, triangle_mesh
 
 MAP = "classes: [back, seat]\nparts:\n  back*: back\n  seat: seat\n  3: seat\n"
 CLASS_LIST = "1 chair/chair_back subcomponents\n2 chair/chair_seat leaf\n"
@@ -77,11 +77,17 @@ def class_list(tmp_path):
 @pytest.fixture
 def part_map(tmp_path):
     (tmp_path / "map.yml").write_text(MAP)
-    return tmp_path / "map.yml"
+    return part_maps.load(tmp_path / "map.yml")
 
 
-def loads(source):
-    return pickle.loads(pickle.dumps(source.load))()
+def run(load):
+    return pickle.loads(pickle.dumps(load))()  # a process may load it
+
+
+def only(instances):
+    """(name, load) of the only instance."""
+    ((name, load),) = instances.items()
+    return name, load
 
 
 # ---------------------------------------------------------------------------------------------------- PartNet
@@ -89,10 +95,11 @@ def loads(source):
 
 def test_partnet_alone_has_labels_and_a_plain_colour(tmp_path, class_list):
     write_annotation(tmp_path / "data" / "173", "abc")
-    class_names, (source,) = collection.list_partnet(tmp_path / "data", class_list)
-    loaded = loads(source)
+    class_names, instances = collection.list_partnet(tmp_path / "data", class_list)
+    name, load = only(instances)
+    loaded = run(load)
     assert class_names == ["background", "chair_back", "chair_seat"]
-    assert source.name == "abc" and loaded.faults == ()
+    assert name == "abc" and loaded.faults == ()
     assert [(loaded.mesh.labels == i).sum() for i in (1, 2)] == [12, 12]
     assert len(np.unique(loaded.mesh.colours)) == 1
 
@@ -100,8 +107,8 @@ def test_partnet_alone_has_labels_and_a_plain_colour(tmp_path, class_list):
 def test_colours_of_shapenet_land_on_the_right_side(tmp_path, class_list):
     write_annotation(tmp_path / "data" / "173", "abc")
     write_twin(tmp_path / "shapenet" / "03001627" / "abc")
-    _, (source,) = collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=128)
-    loaded = loads(source)
+    _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=128)[1])
+    loaded = run(load)
     assert loaded.faults == ()
     points = triangle_mesh.sample_surface(loaded.mesh, 5000, np.random.default_rng(0))
     x, y, z = points.points.T
@@ -118,20 +125,20 @@ def test_shapenet_models_are_found_with_and_without_synsets(tmp_path, class_list
     folder = write_annotation(tmp_path / "173", "abc")
     twin = write_twin(tmp_path / "shapenet" / place)
     (tmp_path / "shapenet" / "taxonomy.json").write_text("[]")
-    _, (source,) = collection.list_partnet(folder, class_list, tmp_path / "shapenet", resolution=16)  # one annotation
-    assert len(np.unique(loads(source).mesh.colours, axis=0)) == 3
+    _, load = only(collection.list_partnet(folder, class_list, tmp_path / "shapenet", resolution=16)[1])  # one annotation
+    assert len(np.unique(run(load).mesh.colours, axis=0)) == 3
     (twin / "models" / "model_normalized.obj").rename(twin / "model.obj")
     (twin / "models" / "model_normalized.mtl").rename(twin / "model_normalized.mtl")
     (twin / "model_normalized.mtl").write_text("newmtl blue\nnewmtl halves\nmap_Kd images/texture0.png\n")
-    _, (source,) = collection.list_partnet(folder, class_list, tmp_path / "shapenet", resolution=16)
-    assert loads(source).faults == ()
+    _, load = only(collection.list_partnet(folder, class_list, tmp_path / "shapenet", resolution=16)[1])
+    assert run(load).faults == ()
 
 
 def test_instances_have_the_shapenet_id_where_it_is_unique(tmp_path, class_list):
     for name, model_id in {"1": "abc", "2": "abc", "3": "def", "4": None, "5": "4", "6": "6"}.items():
         write_annotation(tmp_path / "data" / name, model_id)
     (tmp_path / "data" / "notes").mkdir()
-    names = [source.name for source in collection.list_partnet(tmp_path / "data", class_list)[1]]
+    names = list(collection.list_partnet(tmp_path / "data", class_list)[1])
     assert names == ["1", "2", "def", "4", "5", "6"]
 
 
@@ -139,21 +146,21 @@ def test_instances_have_the_shapenet_id_where_it_is_unique(tmp_path, class_list)
 def test_what_shapenet_lacks_or_has_otherwise_is_reported(tmp_path, class_list):
     folder = write_annotation(tmp_path / "data" / "173", "abc")
     (tmp_path / "shapenet").mkdir()
-    _, (source,) = collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
-    with pytest.raises(util.InputError, match=r"173: model abc not found in .*shapenet"):
-        loads(source)
+    _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")[1])
+    with pytest.raises(util.InputError, match=r"173: found neither .*shapenet/abc/models"):
+        run(load)
     twin = write_twin(tmp_path / "shapenet" / "abc")
     (twin / "images" / "texture0.png").unlink()
-    _, (source,) = collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=16)
-    assert "texture0.png not found" in loads(source).faults[0]
+    _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=16)[1])
+    assert "texture0.png not found" in run(load).faults[0]
     angles = np.linspace(0, 2 * np.pi, 60)
     ring = "".join(f"v {np.cos(a)} 0 {np.sin(a)}\nv {np.cos(a)} 0.1 {np.sin(a)}\n" for a in angles)
     (twin / "models" / "model_normalized.obj").write_text(
         ring + "".join(f"f {i} {i + 1} {i + 3} {i + 2}\n" for i in range(1, 118, 2))
     )
     with pytest.raises(util.InputError, match=r"173: does not fit .*model_normalized\.obj: .* 0\.\d+ diagonals"):
-        loads(source)
-    assert collection.list_partnet(folder, class_list)[1][0].name == "abc"
+        run(load)
+    assert only(collection.list_partnet(folder, class_list)[1])[0] == "abc"
 
 
 def test_a_coloured_surface_that_is_all_holes_is_reported(tmp_path, class_list, monkeypatch):
@@ -163,9 +170,9 @@ def test_a_coloured_surface_that_is_all_holes_is_reported(tmp_path, class_list, 
     iio.imwrite(twin / "images" / "texture0.png", np.zeros((1, 1, 4), np.uint8))
     obj = twin / "models" / "model_normalized.obj"
     obj.write_text("".join(line for line in obj.read_text().splitlines(True) if line[0] != "f" or "/" in line))
-    _, (source,) = collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")
+    _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet")[1])
     with pytest.raises(util.InputError, match=r"model_normalized\.obj: its textures are fully transparent"):
-        loads(source)
+        run(load)
 
 
 def test_a_folder_without_partnet_is_reported(tmp_path, class_list):
@@ -197,30 +204,29 @@ def test_files_and_folders_are_instances(tmp_path, part_map):
     (folder / "readme.txt").write_text("")
     for i, (stem, box) in enumerate({"back": BOXES["chair_back"], "Seat": BOXES["chair_seat"]}.items()):
         (folder / "chair 2" / f"{stem}.obj").write_text(box_obj(*box))
-    names, sources = collection.list_with_parts(folder, part_map)
-    assert names == ["background", "back", "seat"]
-    assert [source.name for source in sources] == ["chair 2", "chair_01"]
-    for source in sources:
-        mesh = loads(source).mesh
+    instances = collection.list_files(folder, part_map)
+    assert list(instances) == ["chair 2", "chair_01"]
+    for load in instances.values():
+        mesh = run(load).mesh
         assert [(mesh.labels == i).sum() for i in (0, 1, 2)] == [0, 12, 12]
         assert (mesh.corners[mesh.labels == 2][..., 1] <= 0).all()
-    assert [(loads(source).mesh.labels == 1).all() for source in collection.list_unlabelled(folder)] == [True, True]
+    assert [(run(load).mesh.labels == 1).all() for load in collection.list_files(folder).values()] == [True, True]
 
 
 def test_unknown_parts_name_the_file_and_the_map(tmp_path, part_map):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.obj").write_text(chair_obj().replace("SEAT", "Cube"))
     with pytest.raises(util.InputError, match=r"a\.obj: unknown part names, by object: Cube; .*map\.yml"):
-        loads(collection.list_with_parts(tmp_path / "data", part_map)[1][0])
+        run(collection.list_files(tmp_path / "data", part_map)["a"])
 
 
 @pytest.mark.parametrize("place", ["abc", "03001627/abc", ""])
 def test_shapenet_folders_without_labels_are_recognised(tmp_path, place):
     folder = tmp_path / "abc" if not place else tmp_path / "data"
     write_twin(folder / place)
-    (source,) = collection.list_unlabelled(folder)
-    loaded = loads(source)
-    assert source.name == "abc" and loaded.faults == () and len(loaded.mesh.textures) == 1
+    name, load = only(collection.list_files(folder))
+    loaded = run(load)
+    assert name == "abc" and loaded.faults == () and len(loaded.mesh.textures) == 1
     assert (loaded.mesh.labels == 1).all()
 
 
@@ -229,7 +235,7 @@ def test_textures_outside_the_folder_of_an_instance_are_missing(tmp_path):
     (twin / "images" / "texture0.png").rename(tmp_path / "data" / "texture0.png")
     mtl = twin / "models" / "model_normalized.mtl"
     mtl.write_text(mtl.read_text().replace("../images/", "../../"))
-    assert "../../texture0.png not found" in loads(collection.list_unlabelled(tmp_path / "data")[0]).faults[0]
+    assert "../../texture0.png not found" in run(collection.list_files(tmp_path / "data")["abc"]).faults[0]
 
 
 def test_meshes_of_one_name_are_refused(tmp_path):
@@ -237,26 +243,26 @@ def test_meshes_of_one_name_are_refused(tmp_path):
     (folder / "a").mkdir(parents=True)
     (folder / "a" / "b.obj").write_text(chair_obj())
     (folder / "a" / "b.ply").write_text("")
-    (source,) = collection.list_unlabelled(folder)
+    name, load = only(collection.list_files(folder))
     with pytest.raises(util.InputError, match=r"a: found 2 meshes named b"):
-        loads(source)
+        run(load)
     (folder / "a.obj").write_text(chair_obj())
     with pytest.raises(util.InputError, match=r"data: found 2 meshes named a"):
-        collection.list_unlabelled(folder)
+        collection.list_files(folder)
 
 
 def test_a_folder_without_meshes_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(util.InputError, match=r"no meshes found, expected \.obj"):
-        collection.list_unlabelled(tmp_path)
+        collection.list_files(tmp_path)
     with pytest.raises(util.InputError, match=r"none: no such folder"):
-        collection.list_unlabelled(tmp_path / "none")
+        collection.list_files(tmp_path / "none")
 
 
 def test_a_broken_mesh_is_reported_when_its_turn_comes(tmp_path):
     (tmp_path / "a.obj").write_text("v 0 0 0\nf 1 1 1\n")
     (tmp_path / "b.obj").write_text(chair_obj())
-    broken, fine = collection.list_unlabelled(tmp_path)
+    instances = collection.list_files(tmp_path)
     with pytest.raises(util.InputError, match=r"a\.obj: no triangle has an area"):
-        loads(broken)
-    assert len(loads(fine).mesh.triangles) == 24
+        run(instances["a"])
+    assert len(run(instances["b"]).mesh.triangles) == 24
