@@ -28,25 +28,14 @@ def build_parser():
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder: all its splits"
-    )
-    parser.add_argument(
-        "--obj_name",
-        help="class name; the class list is <obj_name>-level-1.txt beside the split folders "
-        "(default: from the folders' names, if there is such a list)",
-    )
-    parser.add_argument("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="number of processes")
-    parser.add_argument(
-        "--quick", action="store_true", help="check names, headers and cameras only; decode no image or label map"
-    )
-    parser.add_argument(
-        "--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults to print of each kind; all are counted"
-    )
-    parser.add_argument(
-        "--picture", metavar="PNG", help="file to draw the cameras of an instance to, with some of its images"
-    )
-    parser.add_argument("--instance", metavar="NAME", help="the instance to draw (default: the first without a fault)")
+    add = parser.add_argument
+    add("root", metavar="DIR", help="a split such as data/Chair/Chair.train, or a class folder: all its splits")
+    add("--obj_name", help="class of the list <obj_name>-level-1.txt (default: from the folders' names)")
+    add("--num_workers", type=common.at_least(0), default=os.cpu_count() or 1, help="number of processes")
+    add("--quick", action="store_true", help="check names, headers and cameras only; decode no image or label map")
+    add("--max_faults", type=common.at_least(1), default=10, metavar="N", help="faults of each kind to print")
+    add("--picture", metavar="PNG", help="file to draw the cameras of an instance to, with some of its images")
+    add("--instance", metavar="NAME", help="the instance to draw (default: the first without a fault)")
     return parser
 
 
@@ -98,8 +87,7 @@ class Split:
         if odd:
             yield (
                 f"{name}: {len(odd)} of {len(means)} instances have cameras more than {FAR_OFF} times farther or nearer than "
-                f"usual: {odd[0].name} {means[odd[0]]:.3g} world units from what they look at, usually {usual:.3g}; the unit "
-                f"of length may differ"
+                f"usual ({odd[0].name} {means[odd[0]]:.3g} world units, usually {usual:.3g}); the unit of length may differ"
             )
         for report in self.reports:
             camera = report.intrinsics
@@ -131,7 +119,7 @@ def angles(texts):
 
 def check_split(root, num_classes, decode, num_workers):
     """The Split of a folder. Shows its progress on stderr."""
-    folders = split_folders.subfolders(root)
+    folders = dataio.subfolders(root)
 
     def check(i):
         return contents.check_folder(folders[i], num_classes, decode)
@@ -142,13 +130,10 @@ def check_split(root, num_classes, decode, num_workers):
 
 def table(rows):
     """Lines of aligned text; rows are dicts with the same titles. The first column is aligned left."""
-    titles = list(rows[0])
-    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
-    lines = [dict(zip(titles, titles)), *rows]
-    return "\n".join(
-        "  ".join(line[t].ljust(widths[t]) if t == titles[0] else line[t].rjust(widths[t]) for t in titles).rstrip()
-        for line in lines
-    )
+    first, *others = [[title, *(row[title] for row in rows)] for title in rows[0]]
+    columns = [[text.ljust(max(map(len, first))) for text in first]]
+    columns += [[text.rjust(max(map(len, column))) for text in column] for column in others]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns))
 
 
 def class_rows(splits, class_names):
@@ -256,10 +241,7 @@ def main(argv=None):
         f"{f'{num_classes} classes' if num_classes else 'no class list'}\n"
     )
     print(table([split.row() for split in splits]))
-    print(
-        "sides are width x height in pixels; focal length in pixels; distance of cameras from what they look at, in world "
-        "units"
-    )
+    print("sides (width x height) and focal length in pixels, distance of cameras from what they look at in world units")
     rows = class_rows(splits, class_names)
     if rows:
         print(f"\n{table(rows)}")

@@ -17,6 +17,7 @@ import util
 MAX_NUMBER = 1e30  # in a pose, which is stored in float32
 MIN_DETERMINANT = 1e-9  # of the rotation in a pose
 MAX_CLASS_ID = 2**15 - 1
+IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of Pillow, with up to 8 bits per channel
 CLOUD_POINTS = "point_cloud/sample-points-all-pts-nor-rgba-10000.txt"
 CLOUD_LABELS = ("point_cloud/sample-points-label-10000.txt", "point_cloud/sample-points-label-10000.npy")
 _CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score without it"
@@ -25,8 +26,9 @@ _CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score wit
 def read_numbers(path):
     """All numbers of a text file: a list of floats for each line that is not empty."""
     try:
-        lines = Path(path).read_text().splitlines()
-        return [[float(word) for word in line.split()] for line in lines if line.strip()]
+        with open(path, "rb", buffering=0) as file:  # text of a buffered file takes twice the time
+            lines = file.read().splitlines()
+        return [[float(word) for word in words] for line in lines if (words := line.split())]
     except (OSError, ValueError) as error:
         raise util.InputError(f"{path}: cannot be read as numbers ({error})") from None
 
@@ -72,45 +74,35 @@ def load_intrinsics(path):
         raise util.InputError(
             f"{path}: focal length must be positive and sizes at least 2, found {focal} and {height:g} x {width:g}"
         )
-    flag = len(lines) == 5 and lines[4][0] != 0
-    return Intrinsics(focal, cx, cy, int(height), int(width), flag)
+    return Intrinsics(focal, cx, cy, int(height), int(width), len(lines) == 5 and lines[4][0] != 0)
 
 
 def load_pose(path, is_world2cam=False):
     """Reads a pose file, four lines of four numbers or one of sixteen, as cam2world (4, 4) float32."""
-    lines = read_numbers(path)
-    if len(lines) in (4, 5) and all(len(line) == 4 for line in lines[:4]):
-        pose = np.array(lines[:4])
-    elif lines and len(lines[0]) == 16:
-        pose = np.array(lines[0]).reshape(4, 4)
-    else:
-        raise util.InputError(
-            f"{path}: expected four lines of four numbers or one line of sixteen, "
-            f"found lines of {[len(line) for line in lines]} numbers"
-        )
-    if not (np.abs(pose) <= MAX_NUMBER).all() or abs(np.linalg.det(pose[:3, :3])) < MIN_DETERMINANT:
-        raise util.InputError(f"{path}: not a pose; the numbers must be finite and the rotation invertible")
-    return (np.linalg.inv(pose) if is_world2cam else pose).astype(np.float32)
+    return load_poses([path], is_world2cam)[0]
 
 
 def load_poses(paths, is_world2cam=False):
-    """Reads many pose files as `load_pose` does, in less than half the time: V paths -> (V, 4, 4) float32 cam2world."""
-    matrices = np.full((len(paths), 4, 4), np.nan)
+    """Reads many pose files as `load_pose` does: V paths -> (V, 4, 4) float32 cam2world."""
+    matrices = np.empty((len(paths), 4, 4))
     for matrix, path in zip(matrices, paths):
-        try:
-            with open(path, "rb", buffering=0) as file:
-                lines = [words for line in file.read().split(b"\n") if (words := line.split())]
-            if [len(words) for words in lines] in ([4, 4, 4, 4], [16]):
-                matrix[:] = np.reshape([float(word) for words in lines for word in words], (4, 4))
-        except (OSError, ValueError):
-            continue  # load_pose reads it or says what is wrong
-    plain = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
-    plain[plain] = np.abs(np.linalg.det(matrices[plain, :3, :3])) >= MIN_DETERMINANT
-    poses = np.empty(matrices.shape, np.float32)
-    poses[plain] = np.linalg.inv(matrices[plain]) if is_world2cam else matrices[plain]
-    for i in np.flatnonzero(~plain):
-        poses[i] = load_pose(paths[i], is_world2cam)
-    return poses
+        lines = read_numbers(path)
+        if [len(line) for line in lines[:4]] == [4, 4, 4, 4] and len(lines) <= 5:
+            matrix[:] = lines[:4]
+        elif lines and len(lines[0]) == 16:
+            matrix[:] = np.reshape(lines[0], (4, 4))
+        else:
+            lengths = [len(line) for line in lines]
+            raise util.InputError(
+                f"{path}: expected four lines of four numbers or one line of sixteen, found lines of {lengths} numbers"
+            )
+    is_pose = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
+    side = 4 if is_world2cam else 3  # what is inverted; another last row of a cam2world is left to the camera checks
+    is_pose[is_pose] = np.abs(np.linalg.det(matrices[is_pose, :side, :side])) >= MIN_DETERMINANT
+    if not is_pose.all():
+        path = paths[is_pose.argmin()]
+        raise util.InputError(f"{path}: not a pose; the numbers must be finite and the rotation invertible")
+    return (np.linalg.inv(matrices) if is_world2cam else matrices).astype(np.float32)
 
 
 def load_latent_vectors(paths):
@@ -130,36 +122,34 @@ def load_image(path, sidelength=None, blend_alpha=False):
     Fully transparent pixels become white in all four channels. With `blend_alpha`, half-transparent ones are composited
     over white too. Alpha is 1 where the file has none.
 
-    returns rgba (S, S, 4) float32 in [-1, 1], and foreground (S, S) bool, see `find_foreground`: an averaged pixel is
-    foreground if a part of it is.
+    returns rgba (S, S, 4): of an image that is averaged, float32 in [-1, 1]; else uint8 as in the file, for `compose`
+            foreground (S, S) bool, see `find_foreground`: an averaged pixel is foreground if a part of it is
     """
     rgba = decode_image(path)
+    foreground = find_foreground(rgba)
     if sidelength in (None, len(rgba)):
-        return compose(rgba, blend_alpha), find_foreground(rgba)
-    return average_image(rgba, sidelength, blend_alpha)
+        return rgba, foreground
+    shape = sidelength, sidelength
+    image = _over_white(rgba, blend_alpha).astype(np.float64)  # in float32, scikit-image rounds pixel borders
+    image = resize_local_mean(image, shape, channel_axis=-1)
+    return (2 * image - 1).astype(np.float32), resize_local_mean(foreground.astype(np.float32), shape) > 0
 
 
 def decode_image(path):
     """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 if it has none."""
     try:
         with Image.open(path) as image:
-            if "transparency" in image.info:  # a colour or palette entries that mean transparent
-                image = image.convert("RGBA")
-            image = np.asarray(image.convert(image.palette.mode) if image.mode == "P" else image)
+            mode = image.mode
+            rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
     except Exception as error:  # Pillow raises any error of its decoders
         raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
-        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {image.dtype} {image.shape}")
-    if min(image.shape[:2]) < 2:
-        raise util.InputError(f"{path}: is {image.shape[1]} x {image.shape[0]} pixels; expected 2 x 2 or more")
-    top, left, side = square_crop(*image.shape[:2])
-    image = image.reshape(*image.shape[:2], -1)[top : top + side, left : left + side]
-    rgba = np.full((side, side, 4), 255, np.uint8)
-    num_colours = image.shape[2] - (image.shape[2] in (2, 4))
-    rgba[..., :3] = image[..., :num_colours]
-    if num_colours < image.shape[2]:
-        rgba[..., 3] = image[..., -1]
-    return rgba
+    height, width = rgba.shape[:2]
+    if mode not in IMAGE_MODES:
+        raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found one of Pillow's mode {mode}")
+    if min(height, width) < 2:
+        raise util.InputError(f"{path}: is {width} x {height} pixels; expected 2 x 2 or more")
+    top, left, side = square_crop(height, width)
+    return rgba[top : top + side, left : left + side]
 
 
 def find_foreground(rgba):
@@ -171,14 +161,6 @@ def find_foreground(rgba):
 def compose(rgba, blend_alpha=False):
     """Pixels of `decode_image`, (..., 4) uint8, to float32 in [-1, 1] over white, each pixel by itself."""
     return 2 * _over_white(rgba, blend_alpha) - 1
-
-
-def average_image(rgba, sidelength, blend_alpha=False):
-    """Resizes decoded pixels (S', S', 4) uint8 as `load_image` does: rgba (S, S, 4), foreground (S, S)."""
-    image = _over_white(rgba, blend_alpha).astype(np.float64)  # in float32, scikit-image rounds pixel borders
-    image = resize_local_mean(image, (sidelength, sidelength), channel_axis=-1)
-    covered = resize_local_mean(find_foreground(rgba).astype(np.float32), (sidelength, sidelength)) > 0
-    return (2 * image - 1).astype(np.float32), covered
 
 
 def _over_white(rgba, blend_alpha):
@@ -243,22 +225,16 @@ def load_labelled_cloud(folder, num_classes):
         return None
     points, labels = _load_table(points_path), _load_table(labels_path)
     if points.shape[1] < 3 or not np.isfinite(points[:, :3]).all():
-        raise util.InputError(
-            f"{points_path}: expected lines that begin with three finite numbers x y z, found a table of shape "
-            f"{points.shape}{_CORRECT_CLOUD}"
-        )
+        expected = "lines that begin with three finite numbers x y z"
+        raise util.InputError(f"{points_path}: expected {expected}, found a table of shape {points.shape}{_CORRECT_CLOUD}")
     if labels.shape not in ((len(points),), (len(points), 1)):
-        raise util.InputError(
-            f"{labels_path}: expected a class id for each of {len(points)} points, found a table of shape "
-            f"{labels.shape}{_CORRECT_CLOUD}"
-        )
+        expected = f"a class id for each of {len(points)} points"
+        raise util.InputError(f"{labels_path}: expected {expected}, found a table of shape {labels.shape}{_CORRECT_CLOUD}")
     labels = labels.reshape(-1)
     wrong = labels[~((labels == np.round(labels)) & (labels >= util.UNLABELLED) & (labels < num_classes))]
     if len(wrong):
-        raise util.InputError(
-            f"{labels_path}: expected class ids of the class list, 0 to {num_classes - 1}, or {util.UNLABELLED} for "
-            f"unlabelled, found {wrong[0]:g}{_CORRECT_CLOUD}"
-        )
+        expected = f"class ids from 0 to {num_classes - 1}, or {util.UNLABELLED} for unlabelled"
+        raise util.InputError(f"{labels_path}: expected {expected}, found {wrong[0]:g}{_CORRECT_CLOUD}")
     return LabelledCloud(points[:, :3].astype(np.float32), labels.astype(np.int64))
 
 

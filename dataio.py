@@ -5,6 +5,7 @@ names can be imported from here too.
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +65,20 @@ def dataset_settings(data_root, blend_alpha=None):
     return settings if blend_alpha is None else dataclasses.replace(settings, blend_alpha=blend_alpha)
 
 
+def subfolders(folder):
+    """The folders in a folder, sorted, without hidden ones; util.InputError if it cannot be read."""
+    if not os.path.isdir(folder):
+        raise util.InputError(f"{folder}: no such folder; expected a split such as Chair/Chair.train")
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(item) for item in entries if item.is_dir() and not item.name.startswith("."))
+    except OSError as error:
+        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from None
+
+
 def instance_folders(root, max_num_instances=ALL, specific_ins=()):
     """Instance folders of a split, sorted: those named in specific_ins, then the first max_num_instances of them."""
-    root = Path(root)
-    if not root.is_dir():
-        raise util.InputError(f"{root}: no such folder; expected a split such as Chair/Chair.train")
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise util.InputError(f"{root}: cannot be read ({error.strerror}); change its permissions") from None
+    folders = subfolders(root)
     if not folders:
         raise util.InputError(f"{root}: no instance folders; expected {root}/<instance>/rgb, pose and intrinsics.txt")
     if specific_ins:
@@ -100,42 +106,23 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
     return np.linspace(0, num_views - 1, max_num_observations).round().astype(int).tolist()
 
 
-def read_instance(folder, with_labels=False, with_rgb=True, with_params=False, **views):
-    """Index one instance: list its files, check that each view has all of them, and read the poses of the chosen views.
-
-    The views are the files of rgb/, or those of seg/ without images. Files that are not indexed need not exist. `views`
-    are options of `choose_views`. The folder itself is read, not the split's index.
-    """
-    folder = Path(folder)
-    return _open_instances(folder.parent, [folder], with_labels, with_rgb, with_params, views, cached=False)[0]
-
-
 def index_split(
     root, max_num_instances=ALL, specific_ins=(), with_labels=False, with_rgb=True, with_params=False, cached=True, **views
 ):
-    """Every instance of a split (or the chosen ones), each folder checked. See `read_instance`.
+    """The instances of a split, or the chosen ones: each view has all its files, the poses of the chosen views are read.
 
-    The result is stored in an index beside the split, so that only changed files are read again: see split_index.
-    Without `cached`, everything is read, and nothing is stored.
+    The views are the files of rgb/, or those of seg/ without images. Files that are not indexed need not exist. `views`
+    are options of `choose_views`. The result is stored in an index beside the split, so that only changed files are read
+    again: see split_index. Without `cached`, everything is read, and nothing is stored.
     """
-    folders = instance_folders(root, max_num_instances, specific_ins)
-    instances = _open_instances(root, folders, with_labels, with_rgb, with_params, views, cached)
-    widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
-    if len(widths) > 1:
-        (one, here), (other, there) = list(widths.items())[:2]
-        raise util.InputError(
-            f"{there}/params: found latent vectors of {other} numbers, but {here}/params has {one}; expected one size"
-        )
-    return instances
 
-
-def _open_instances(root, folders, with_labels, with_rgb, with_params, views, cached):
     def choose(num_views, folder):
         return choose_views(num_views, where=folder, **views)
 
+    folders = instance_folders(root, max_num_instances, specific_ins)
     wanted = {"rgb": with_rgb, "seg": with_labels, "pose": True, "params": with_params}
     kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
-    instances, shared = [], {}
+    instances, shared = [], {}  # instances with the same names of views hold them once
     for folder, entry in zip(folders, split_index.open_split(root, folders, kinds, choose, cached)):
         chosen = choose(len(entry.views), folder)
         all_in_order = list(chosen) == list(range(len(entry.views)))
@@ -153,6 +140,10 @@ def _open_instances(root, folders, with_labels, with_rgb, with_params, views, ca
             paths = [instance.path("params", view) for view in range(len(names))]
             instance = dataclasses.replace(instance, params=data_util.load_latent_vectors(paths))
         instances.append(instance)
+    widths = {instance.params.shape[1]: instance.folder for instance in instances if instance.params is not None}
+    if len(widths) > 1:
+        (one, here), (other, there) = list(widths.items())[:2]
+        raise util.InputError(f"{there}/params: expected vectors of {one} numbers as in {here}/params, found {other}")
     return instances
 
 

@@ -10,6 +10,7 @@ measured and the time is extrapolated. The score needs all steps: these take the
 gives the same head.
 """
 
+import functools
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,12 +142,8 @@ def miou(plan, update, head, device):
     rows = [row_of[name] for name in stage_data.names_of(update.data.val)]
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.val, plan.schedule.img_sidelengths[-1])
     place = SimpleNamespace(to_device=lambda batch: {name: x.to(device) for name, x in batch.items()})
-
-    def render(batch):
-        return renderer.render(update.model, batch, head)
-
-    batches = dataio.ordered_batches(dataset, 16)
-    return watch.Validation((update.model, head), render, batches, rows, place).scores()["miou"]
+    render = functools.partial(watch.render_in_eval_mode, place, update.model, head, rows)
+    return watch.Validation(render, dataio.ordered_batches(dataset, 16), place).scores()["miou"]
 
 
 def measure(options, plan, device):

@@ -462,6 +462,7 @@ def files(on):
 
     def pixels(loader, name, side, channels, foreground_only=False):
         image, foreground = data_util.load_image(folder / f"{name}.png", side)
+        image = data_util.compose(image) if image.dtype == np.uint8 else image
         where = foreground if foreground_only else np.ones_like(foreground)
         expected = published[f"{loader}/{name}/{side}"].transpose(1, 2, 0)
         return largest(difference(image[where][:, :channels], expected[where]))

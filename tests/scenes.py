@@ -7,11 +7,18 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
+import data_util
 import geometry
 
 SIDE = 16  # of the images; the segmentation U-Net needs a multiple of 16
 CLASS_LIST = "0 background\n1 upper half\n2 lower half\n"
 DISTANCE, FOCAL = 1.3, 1.2  # of the cameras from the ball's centre; in units of the image side
+
+
+def composed_image(path, sidelength=None, blend_alpha=False):
+    """An image file as the models see it: rgba (S, S, 4) float32 in [-1, 1], and its foreground (S, S) bool."""
+    rgba, foreground = data_util.load_image(path, sidelength, blend_alpha)
+    return data_util.compose(rgba, blend_alpha) if rgba.dtype == np.uint8 else rgba, foreground
 
 
 def write_split(root, names=("ball_a", "ball_b"), num_views=4, side=SIDE, pixel_center=0.5, first_view=0):

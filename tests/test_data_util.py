@@ -3,6 +3,7 @@ import json
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import scenes
 from PIL import Image
 
 import data_util
@@ -21,14 +22,14 @@ def load_published(parity, loader, name, side):
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", ["rgba_40x28", "rgba_33x47"])
 def test_rgba_images_are_cropped_whitened_and_averaged_as_published(parity, name, side):
-    image, _ = data_util.load_image(parity.folder / "files" / f"{name}.png", side)
+    image, _ = scenes.composed_image(parity.folder / "files" / f"{name}.png", side)
     assert image.dtype == np.float32
     np.testing.assert_allclose(image.transpose(2, 0, 1), load_published(parity, "semantic", name, side), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_rgb_images_are_read_as_by_the_published_vanilla_code_and_are_opaque(parity, side):
-    image, _ = data_util.load_image(parity.folder / "files" / "rgb_30x30.png", side)
+    image, _ = scenes.composed_image(parity.folder / "files" / "rgb_30x30.png", side)
     published = load_published(parity, "vanilla", "rgb_30x30", side)
     np.testing.assert_allclose(image[..., :3].transpose(2, 0, 1), published, rtol=0, atol=1e-6)
     np.testing.assert_allclose(image[..., 3], 1, atol=1e-6)
@@ -36,7 +37,7 @@ def test_rgb_images_are_read_as_by_the_published_vanilla_code_and_are_opaque(par
 
 def test_only_transparent_pixels_differ_from_the_published_vanilla_code(parity):
     """It drops alpha, so transparent pixels keep their stored colour."""
-    image, covered = data_util.load_image(parity.folder / "files" / "rgba_40x28.png")
+    image, covered = scenes.composed_image(parity.folder / "files" / "rgba_40x28.png")
     published = load_published(parity, "vanilla", "rgba_40x28", None).transpose(1, 2, 0)
     np.testing.assert_allclose(image[covered][:, :3], published[covered], rtol=0, atol=1e-6)
     assert (image[~covered] == 1).all() and (published[~covered] < 1).any()
@@ -56,34 +57,34 @@ def four_pixels(tmp_path):
 
 
 def test_transparent_pixels_are_white_and_half_transparent_ones_are_taken_as_they_are(four_pixels):
-    image, covered = data_util.load_image(four_pixels)
+    image, covered = scenes.composed_image(four_pixels)
     expected = [[(1, -1, -1, 1), (-1, -1, 1, -0.6)], [(1, 1, 1, 1), (1, 1, 1, 1)]]
     np.testing.assert_allclose(image, expected, atol=1e-6)
     assert covered.tolist() == [[True, True], [False, True]]
 
 
 def test_blend_alpha_composites_over_white(four_pixels):
-    image, _ = data_util.load_image(four_pixels, blend_alpha=True)
+    image, _ = scenes.composed_image(four_pixels, blend_alpha=True)
     expected = [[(1, -1, -1, 1), (0.6, 0.6, 1, 1)], [(1, 1, 1, 1), (1, 1, 1, 1)]]
     np.testing.assert_allclose(image, expected, atol=1e-6)
 
 
 def test_pixels_become_white_before_they_are_averaged(four_pixels):
-    image, covered = data_util.load_image(four_pixels, 1, blend_alpha=True)
+    image, covered = scenes.composed_image(four_pixels, 1, blend_alpha=True)
     np.testing.assert_allclose(image[0, 0], [(1 + 0.6 + 1 + 1) / 4, (-1 + 0.6 + 1 + 1) / 4, 0.5, 1], atol=1e-6)
     assert covered.tolist() == [[True]]  # partly covered
 
 
 def test_without_transparency_what_is_not_white_is_foreground(tmp_path):
     path = write_png(tmp_path / "rgb.png", [[(255, 255, 255), (255, 254, 255)], [(0, 0, 0), (255, 255, 255)]])
-    assert data_util.load_image(path)[1].tolist() == [[False, True], [True, False]]
+    assert scenes.composed_image(path)[1].tolist() == [[False, True], [True, False]]
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_grey_images_have_three_equal_colours(tmp_path, channels):
     grey = np.array([[0, 51], [102, 255]])
     pixels = grey if channels == 1 else np.dstack([grey, np.full_like(grey, 255)])
-    image, _ = data_util.load_image(write_png(tmp_path / "grey.png", pixels))
+    image, _ = scenes.composed_image(write_png(tmp_path / "grey.png", pixels))
     expected = np.array([[-1, -0.6], [-0.2, 1]])
     np.testing.assert_allclose(image, np.dstack([expected] * 3 + [np.ones((2, 2))]), atol=1e-6)
 
@@ -133,7 +134,7 @@ def test_single_pixels_are_composed_as_in_the_whole_image(tmp_path, blend_alpha)
     """Bit for bit, for every alpha, since random rays are composed without the rest of the image."""
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 4), dtype=np.uint8)
     pixels[..., 3] = np.arange(1024).reshape(32, 32) % 256
-    image, covered = data_util.load_image(write_png(tmp_path / "rgba.png", pixels), blend_alpha=blend_alpha)
+    image, covered = scenes.composed_image(write_png(tmp_path / "rgba.png", pixels), blend_alpha=blend_alpha)
     rgba = data_util.decode_image(tmp_path / "rgba.png")
     np.testing.assert_array_equal(rgba, pixels)
     np.testing.assert_array_equal(data_util.find_foreground(rgba), covered)
@@ -147,6 +148,11 @@ def test_a_palette_is_applied(tmp_path):
     colours = Image.fromarray(np.array([[(255, 0, 0), (0, 0, 255)]] * 2, dtype=np.uint8))
     colours.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
     assert data_util.decode_image(tmp_path / "palette.png")[0].tolist() == [[255, 0, 0, 255], [0, 0, 255, 255]]
+
+
+def test_an_image_of_one_bit_is_black_and_white(tmp_path):
+    Image.fromarray(np.eye(2, dtype=bool)).save(tmp_path / "bits.png")
+    assert data_util.decode_image(tmp_path / "bits.png").tolist()[0] == [[255] * 4, [0, 0, 0, 255]]
 
 
 def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path):
@@ -325,7 +331,7 @@ def test_the_crop_moves_the_principal_point_as_it_moves_the_pixels(tmp_path):
     """A dot in a tall image is found where the cropped and shrunk camera sees the dot's ray."""
     pixels = np.zeros((40, 24, 3))
     pixels[26:28, 10:12] = 255
-    image, _ = data_util.load_image(write_png(tmp_path / "dot.png", pixels), 12)
+    image, _ = scenes.composed_image(write_png(tmp_path / "dot.png", pixels), 12)
     row, column = np.unravel_index(image[..., 0].argmax(), (12, 12))
     intrinsics = data_util.Intrinsics(focal=30, cx=12, cy=20, height=40, width=24)
     before, after = intrinsics.focal, intrinsics.matrix(12)
@@ -419,6 +425,13 @@ def test_among_many_poses_the_one_that_cannot_be_used_is_named(tmp_path, text):
     with pytest.raises(util.InputError) as single:
         data_util.load_pose(tmp_path / "broken.txt")
     assert str(many.value) == str(single.value)
+
+
+def test_a_world_to_camera_pose_that_cannot_be_inverted_is_named(tmp_path):
+    (tmp_path / "flat.txt").write_text(ROWS + "0 0 0 0\n")
+    assert (data_util.load_pose(tmp_path / "flat.txt")[3] == 0).all()
+    with pytest.raises(util.InputError, match="flat.txt: not a pose"):
+        data_util.load_pose(tmp_path / "flat.txt", is_world2cam=True)
 
 
 BAD_INTRINSICS = {

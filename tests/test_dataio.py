@@ -165,7 +165,7 @@ def test_an_item_is_one_observation_with_all_its_rays(split):
     item, instance = dataset[7], dataset.instances[1]
     assert dataset.name_of(7) == ("ball_b", "000002")
     assert (item["instance_idx"], item["observation_idx"]) == (1, 7)
-    image, _ = data_util.load_image(instance.rgb_paths[2], 8)
+    image, _ = scenes.composed_image(instance.rgb_paths[2], 8)
     np.testing.assert_array_equal(item["rgb"], image.reshape(64, 4))
     np.testing.assert_array_equal(item["seg_labels"], data_util.load_seg_labels(instance.seg_paths[2], 8, 0.5).ravel())
     np.testing.assert_array_equal(item["cam2world"], instance.poses[2])

@@ -95,11 +95,11 @@ def test_a_loss_without_the_published_weight_is_found(parity, monkeypatch):
 
 
 def test_a_label_and_a_pixel_that_are_wrong_are_found(parity, monkeypatch):
-    load_image, load_seg_labels = data_util.load_image, data_util.load_seg_labels
+    load_image, load_seg_labels, compose = data_util.load_image, data_util.load_seg_labels, data_util.compose
 
     def spoilt_image(*given):
         image, foreground = load_image(*given)
-        return image + np.float32(3e-6), foreground
+        return (compose(image) if image.dtype == np.uint8 else image) + np.float32(3e-6), foreground
 
     def spoilt_labels(*given):
         seg_labels = load_seg_labels(*given)

@@ -86,18 +86,15 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
     """
     num_processes = distributed.world_size()
     if num_processes > len(data.train):
-        raise util.InputError(
-            f"{num_processes} processes, but codes of {len(data.train)} instances; start at most {len(data.train)} processes"
-        )
+        found = len(data.train)
+        raise util.InputError(f"{num_processes} processes, but codes of {found} instances; start at most {found} processes")
     last_step = plan.schedule.last_step(start_step)
     pretraining.prepare_marching(plan, model)
     fits = begin_fits(plan, device, data, model, head, trained, resumed)
     folder = run_folder.start(plan, model, resumed and resumed.path)
-    more = lambda: {checkpoints.CODE_FITS: fits.state_dict()}  # noqa: E731
-    save = run_folder.saver(plan, data, folder, model, model.sizes, [], more)
 
     def show_from_now():
-        run.every.append((plan.schedule.steps_til_ckpt, save))
+        run_folder.attach_saver(plan, data, run, model, model.sizes, [], lambda: {checkpoints.CODE_FITS: fits.state_dict()})
         watch.attach(plan, data, run, model, head, with_classes=False)
 
     with loop.Run(folder, device, last_step, start_step, plan.weights.image) as run:
@@ -113,7 +110,7 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
             write_codes(model, fits)
             if step < last_step and fits.num_active:
                 run.after_step(step, terms, num_rays)
-        step = last_step_anywhere(step, device)
+        step = distributed.largest(step, device)
         terms, psnr, num_done = fits.summary()
         fits.share()
         write_codes(model, fits)
@@ -127,10 +124,10 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
 
 def begin_fits(plan, device, data, model, head, trained, resumed):
     """The code_solver.CodeFits of this process: new ones, or those that the checkpoint holds. Arguments as for `fit_fast`."""
-    names, seed = stage_data.names_of(data.train), plan.schedule.seed
+    names, schedule = stage_data.names_of(data.train), plan.schedule
     own = range(distributed.rank(), len(names), distributed.world_size())
-    dataset = stage_data.make_dataset(plan.sources, data, data.train, plan.schedule.img_sidelengths[0])
-    observed = observed_rays.ObservedRays(dataset, device, model.sizes["rgb_channels"], seed, own)
+    dataset = stage_data.make_dataset(plan.sources, data, data.train, schedule.img_sidelengths[0])
+    observed = observed_rays.ObservedRays(dataset, device, model.sizes["rgb_channels"], schedule.seed, own)
     loss = code_solver.RayLoss(model, plan.weights, head, plan.model.precision)
     rays_per_block, _ = objectives.rays_at_once(plan.model, device)
     if resumed is not None:
@@ -138,18 +135,11 @@ def begin_fits(plan, device, data, model, head, trained, resumed):
     else:
         first = trained.mean(dim=0).expand(len(names), -1)
         if plan.codes.code_init == "normal":
-            first = code_solver.normal_codes(names, trained.shape[1], seed).to(device)
+            first = code_solver.normal_codes(names, trained.shape[1], schedule.seed).to(device)
         starts = code_solver.find_starts(loss, observed, trained, first, plan.codes.num_starts, own, rays_per_block)
+    spread, num_rays = code_solver.spread_of(trained), schedule.rays_per_image or code_solver.RAYS_PER_STEP
     fits = code_solver.CodeFits(
-        loss,
-        observed,
-        starts,
-        code_solver.spread_of(trained),
-        own,
-        plan.codes.code_step,
-        plan.schedule.rays_per_image or code_solver.RAYS_PER_STEP,
-        plan.schedule.foreground_fraction,
-        rays_per_block,
+        loss, observed, starts, spread, own, plan.codes.code_step, num_rays, schedule.foreground_fraction, rays_per_block
     )
     state = resumable_state(plan, data, resumed)
     if state is None:
@@ -158,9 +148,8 @@ def begin_fits(plan, device, data, model, head, trained, resumed):
     fits.load_state_dict(state)
     if distributed.sum_over_processes(torch.tensor(fits.num_active)) == 0:
         raise util.InputError(
-            f"{resumed.path}: the fit of every code has converged; pass --overwrite_embeddings to fit anew, "
-            f"with more starts or "
-            f"to other views"
+            f"{resumed.path}: the fit of every code has converged; pass --overwrite_embeddings to fit anew, with more starts "
+            f"or to other views"
         )
     return fits
 
@@ -195,10 +184,3 @@ def write_codes(model, fits):
     if fits.has_changed:
         model.latent_codes.weight.copy_(fits.best()[0])
         fits.has_changed = False
-
-
-def last_step_anywhere(step, device):
-    """The largest of the steps that the processes have come to."""
-    steps = torch.zeros(distributed.world_size(), dtype=torch.int64, device=device)
-    steps[distributed.rank()] = step
-    return int(distributed.sum_over_processes(steps).max())

@@ -37,8 +37,7 @@ class RayLoss:
     """
 
     def __init__(self, model, weights, head=None, precision="float32"):
-        self.model, self.weights, self.head = model, weights, head
-        self.precision = precision
+        self.model, self.weights, self.head, self.precision = model, weights, head, precision
 
     def terms(self, z, drawn, scene=None):
         """The terms, a dict of (B,), of codes z (B, D).
@@ -94,9 +93,8 @@ class CodeFits:
         foreground_fraction=0.0,
         rays_per_block=2**11,
     ):
-        self.loss, self.observed = loss, observed
+        self.loss, self.observed, self.rays_per_block = loss, observed, rays_per_block
         self.learning_rate, self.num_rays, self.foreground_fraction = learning_rate, num_rays, foreground_fraction
-        self.rays_per_block = rays_per_block
         self.num_instances, self.num_starts, _ = starts.shape
         codes = starts.flatten(0, 1).clone()
         numbers = codes.new_zeros(len(codes))
@@ -137,10 +135,10 @@ class CodeFits:
         num_left = -(-self.num_starts // 2 ** ((step - 1) // STEPS_PER_HALVING))
         return max(min(LEAST_RAYS, self.num_rays), self.num_rays // num_left)
 
+    @torch.no_grad()
     def begin(self):
         """Compute the loss of the starts. raises FloatingPointError where it is not finite"""
-        with torch.no_grad():
-            cost = self.cost_of_active()
+        cost = self.cost_of_active()
         self.state["best_loss"][self.rows] = cost
         if not cost.isfinite().all():
             raise FloatingPointError(f"loss is {cost[~cost.isfinite()][0].item()} before the first step")

@@ -31,23 +31,18 @@ def start(device_name):
     device = util.pick_device(device_name)
     if not util.launched_by_torchrun():
         return device
-    missing = [name for name in OF_TORCHRUN if name not in os.environ]
-    if missing:
-        raise util.InputError(
-            f"the environment sets WORLD_SIZE to {os.environ['WORLD_SIZE']} but not {', '.join(missing)}; start several "
-            f"processes with torchrun, or unset WORLD_SIZE for one"
-        )
+    count = os.environ["WORLD_SIZE"]
+    if missing := ", ".join(name for name in OF_TORCHRUN if name not in os.environ):
+        raise util.InputError(f"WORLD_SIZE={count} is set, but not {missing}; start with torchrun, or unset WORLD_SIZE")
     if device.index is not None:
-        raise util.InputError(
-            f"--device {device_name}: each of the {os.environ['WORLD_SIZE']} processes uses its own device; give "
-            f"--device {device.type}"
-        )
+        given, expected = f"--device {device_name}", f"--device {device.type}"
+        raise util.InputError(f"{given}: each of the {count} processes uses its own device; give {expected}")
     if device.type == "cuda":
         processes_here, devices_here = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if processes_here > devices_here:
             raise util.InputError(
-                f"--device {device_name}: {processes_here} processes on this machine, but it has {devices_here} CUDA "
-                f"devices; give torchrun --nproc_per_node {devices_here}, or --device cpu"
+                f"--device {device_name}: {processes_here} processes on a machine with {devices_here} CUDA devices; "
+                f"give torchrun --nproc_per_node {devices_here}, or --device cpu"
             )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -56,18 +51,16 @@ def start(device_name):
     return device
 
 
-def stop():
-    """Wait for all processes, then leave. Not after an error: no process should wait for one that has failed."""
+@contextlib.contextmanager
+def running(device_name):
+    """Yields the device of `start`, then waits for all processes and leaves.
+
+    After an exception nothing is awaited: torchrun ends the other processes.
+    """
+    yield start(device_name)
     if dist.is_initialized():
         barrier()
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def running(device_name):
-    """Yields the device of `start`; calls `stop` unless there is an exception, after which torchrun ends the others."""
-    yield start(device_name)
-    stop()
 
 
 @contextlib.contextmanager
@@ -117,6 +110,14 @@ def sum_over_processes(tensor):
     return tensor
 
 
+def largest(number, device):
+    """The largest of the integers of all processes."""
+    found = torch.tensor(number, device=device)
+    if world_size() > 1:
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def gather_rows(rows, values, limit=None):
     """Rows and values of all processes, in the order of their ranks.
 
@@ -127,9 +128,7 @@ def gather_rows(rows, values, limit=None):
     if world_size() == 1:
         return rows, values
     if limit is None:
-        most = torch.tensor(len(rows), device=rows.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        limit = int(most)
+        limit = largest(len(rows), rows.device)
         if limit == 0:
             return rows, values
     missing = limit - len(rows)

@@ -17,7 +17,8 @@ from rendering import renderer
 from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data, watch
 
 MAX_KEPT_NUMBERS = 2**30  # that a head reads: 4 GiB; 30 label maps of 128 x 128 with 256 features are an eighth of that
-RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, see logistic_regression.choose_penalty
+RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, scores depend on how objects differ
+USUAL_PENALTY = 1e-4  # where there is nothing to hold out
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,6 @@ class Update:
     start_step: int
     sizes: dict
     fitted: tuple
-
-    @property
-    def resumed_path(self):
-        return self.resumed["path"] if self.resumed else None
 
 
 def update_head(plan, device):
@@ -72,11 +69,9 @@ def open_update(plan, device):
         sizes = dict(kind=kind, in_features=in_features, num_classes=len(data.class_names)) | features
     multiple = max(head.side_multiple, model.side_multiple(with_classes=False))
     stage_data.expect_sides(plan.schedule, multiple, "a U-Net that takes part")
-    if len(data.train) < distributed.world_size():
-        raise util.InputError(
-            f"{distributed.world_size()} processes, but {len(data.train)} instances with label maps; start at most "
-            f"{len(data.train)} processes"
-        )
+    count, found = distributed.world_size(), len(data.train)
+    if count > found:
+        raise util.InputError(f"{count} processes, but {found} instances with label maps; start at most {found} processes")
     fitted = open_fitted_srn(plan, model, data, device) if sources.validation_path else None
     return Update(model, data, rows, head.to(device), resumed, start_step, sizes, fitted)
 
@@ -89,8 +84,8 @@ def open_fitted_srn(plan, model, data, device):
     own, other = model.state_dict(), fitted.state_dict()
     if any(key not in other or not torch.equal(own[key], other[key]) for key in own if key != "latent_codes.weight"):
         raise util.InputError(
-            f"{srn.path}: its networks are not those of {plan.checkpoint_path}; give codes that were fitted with that SRN as "
-            f"--validation_path"
+            f"{srn.path}: its networks are not those of {plan.checkpoint_path}; give codes that were fitted with that SRN "
+            f"as --validation_path"
         )
     return fitted, srn.rows(stage_data.names_of(data.val), sources.val_root)
 
@@ -104,12 +99,10 @@ def own_inputs(plan, update, device, sidelength):
 
 def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
     """Make the run's folder. returns the loop.Run in it, which saves, shows and validates"""
-    folder = run_folder.start(plan, update.head, update.resumed_path)
+    folder = run_folder.start(plan, update.head, update.resumed and update.resumed["path"])
     fingerprint = checkpoints.fingerprint(update.model)
     run = loop.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
-    more = lambda: {"srn": fingerprint}  # noqa: E731
-    save = run_folder.saver(plan, update.data, folder, update.head, update.sizes, optimizers, more)
-    run.every.append((plan.schedule.steps_til_ckpt, save))
+    run_folder.attach_saver(plan, update.data, run, update.head, update.sizes, optimizers, lambda: {"srn": fingerprint})
     watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
     return run
 
@@ -157,8 +150,7 @@ def choose_penalty(features, labels, instances, num_classes):
     is_labelled = labels >= 0  # the others fill up the shares of processes with fewer rays
     features, labels, instances = features[is_labelled], labels[is_labelled], instances[is_labelled, 0]
     if len(instances.unique()) < 2:
-        penalty = min(logistic_regression.PENALTIES, key=lambda x: abs(np.log10(x) + 4))
-        return penalty, "the usual value, since there is no second view to hold out"
+        return USUAL_PENALTY, "the usual value, since there is no second view to hold out"
     penalty, scores = logistic_regression.choose_penalty(features, labels, instances, num_classes)
     return penalty, f"mIoU {scores[penalty]:.3f} on held-out label maps"
 
@@ -185,17 +177,10 @@ def train_head(plan, device, update):
         num_chosen_at(plan, update.head.reads, sidelength, batch_size)  # a side that comes late is refused now
     last_step = schedule.last_step(update.start_step)
     penalty = plan.head.head_reg_weight or 0.0
-    objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty, distributed.world_size())
+    objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty)
     with start_run(plan, device, update, optimizers, update.start_step, last_step) as run:
-        loop.fit(
-            distributed.wrap(objective),
-            loop.scheduled_batches(schedule, update.start_step, batches_of_part),
-            optimizers,
-            run,
-            update.start_step,
-            loop.warmup_and_decay(last_step, schedule.lr_warmup_steps, schedule.lr_decay_fraction),
-            schedule.seed,
-        )
+        objective = distributed.wrap(objective)
+        loop.fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, update.start_step)
 
 
 def num_chosen_at(plan, reads, sidelength, batch_size):
@@ -243,8 +228,7 @@ def read_by_head(model, head, dataset, rows, device):
         shown.append(shown_here)
     if not any(len(x) for x in inputs):
         raise util.InputError(
-            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose "
-            f"other views and "
-            f"instances with --specific_observation_idcs and --specific_ins"
+            f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose other views "
+            f"and instances with --specific_observation_idcs and --specific_ins"
         )
     return torch.cat(inputs), torch.cat(seg_labels), torch.cat(shown)

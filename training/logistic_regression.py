@@ -23,6 +23,7 @@ import scipy.optimize
 import torch
 import torch.nn.functional as F
 
+import util
 from evaluation import metrics
 
 BLOCK = {"cpu": 2**14, "cuda": 2**18}  # rays at a time: temporaries that fit a CPU's cache, kernels that fill a GPU
@@ -67,12 +68,10 @@ def fit(features, labels, num_classes, penalty, start=None, tolerance=1e-5, max_
                2e-6 at best
     labels:    (L,) int64 in 0 .. num_classes - 1
     penalty:   >= 0. With 0 and separable classes the loss has no minimum; the search then ends after max_iterations
-    start:     (weight (K, C), bias (K,)), for instance the solution for a similar penalty. A start whose loss is larger than
-               that of weight 0, bias 0 is ignored
+    start:     (weight (K, C), bias (K,)); ignored if its loss is larger than that of weight 0, bias 0
     tolerance: on the gradient's norm, relative to its norm at weight 0, bias 0
-    reduce:    with several processes, each with its share of the rays (perhaps none): returns the sum of a float64 tensor
-               over the processes, the same in each. All processes then take the same steps to the same layer
-    returns    Solution
+    reduce:    sums a float64 tensor over processes, each of which has its share of the rays (perhaps none); all then take
+               the same steps to the same layer
     raises     ValueError if an argument is invalid; because of labels or features, in all processes
     """
     counts = _count(features, labels, num_classes, penalty, reduce)
@@ -89,30 +88,25 @@ def fit(features, labels, num_classes, penalty, start=None, tolerance=1e-5, max_
 
 
 @torch.no_grad()
-def choose_penalty(features, labels, groups, num_classes, penalties=PENALTIES, folds=5, max_rays=2**15, seed=0):
+def choose_penalty(features, labels, groups, num_classes, penalties=PENALTIES, folds=5):
     """Choose the penalty by cross-validation over groups of rays, such as instances.
 
     A score is the mean IoU of a held-out group, background counted as a class, averaged over the groups. Held-out cross-
-    entropy is smoother but a worse guide: it punishes certainty on unseen objects even where the classes are right. On
-    procedural objects it chose penalties ten times too large, which cost up to 0.1 in mean IoU on other objects; choosing by
-    mean IoU cost up to 0.03. Of the penalties whose score is below the best one by no more than the standard error of that
-    difference (or PLATEAU), the largest is chosen (Breiman et al. 1984, Classification and Regression Trees): with so few
-    groups the best score is in part luck, and small penalties vary more.
+    entropy is a worse guide: it punishes certainty on unseen objects even where the classes are right. On procedural objects
+    its choice cost up to 0.1 in mean IoU on other objects; the choice by mean IoU cost up to 0.03. Of the penalties whose
+    score is below the best one by no more than the standard error of that difference (or PLATEAU), the largest is chosen
+    (Breiman et al. 1984, Classification and Regression Trees): with few groups the best score is in part luck.
 
     features:  (L, C) float32
     labels:    (L,) int64 in 0 .. num_classes - 1
     groups:    (L,) int64 with at least two values: the instance of each ray, or the observation if there is one instance
     folds:     number of splits; every group is held out once, together with those whose rank is equal modulo `folds`
-    max_rays:  a random subset of this size is used if there are more rays: scores depend on how the groups differ
     returns    penalty, {penalty: score}
     raises     ValueError if an argument is invalid or there are fewer than two groups
     """
     _count(features, labels, num_classes, min(penalties))
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups for {len(labels)} labels; expected one for each ray")
-    if len(labels) > max_rays:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:max_rays].to(labels.device)
-        features, labels, groups = features[order], labels[order], groups[order]
     names, groups = groups.unique(return_inverse=True)
     folds = min(folds, len(names))
     if folds < 2:
@@ -148,23 +142,15 @@ class _Split:
             factors[classes] = objective.of_sample(SAMPLE_RAYS).factor_hessian(self.layer)
         self.layer, *_ = _minimise(objective, self.layer, factors[classes], CHOICE_TOLERANCE, CHOICE_ITERATIONS)
         weight, bias = objective.unpack(self.layer)
-        return _mean_ious((features @ weight.T + bias).argmax(dim=1), labels, groups, len(weight))
+        predicted = (features @ weight.T + bias).argmax(dim=1)
+        labels = labels.where(groups == groups.unique()[:, None], util.UNLABELLED)  # (G, R), a row for each group
+        return metrics.mean_iou(metrics.confusion_matrix(predicted.expand_as(labels), labels, len(weight))).tolist()
 
 
 def _is_as_good(ious, best):
     """Whether groups (G,) score below `best`, on average, by no more than PLATEAU or the standard error of the average."""
     deficit = best - ious
     return deficit.mean() <= max(PLATEAU, deficit.std().item() / len(deficit) ** 0.5)
-
-
-def _mean_ious(predicted, labels, groups, num_classes):
-    """Mean IoU of each group. (R,) integers each -> [float]."""
-    ious = []
-    for group in groups.unique():
-        of_group = groups == group
-        confusion = metrics.confusion_matrix(predicted[of_group][None], labels[of_group][None], num_classes)  # (1, K, K)
-        ious.append(metrics.mean_iou(confusion).item())
-    return ious
 
 
 def _count(features, labels, num_classes, penalty=0.0, reduce=_unchanged):
@@ -240,10 +226,7 @@ def _minimise(objective, layer, factor, tolerance, max_iterations):
 class _Objective:
     """Loss, gradient and Hessian over the rays of all processes, for layers of the classes that have rays.
 
-    features: (L, C)
-    labels:   (L,)
-    counts:   (K,) float64, rays per class over all processes; a class without any is left out
-    reduce:   see `fit`
+    counts: (K,) float64, rays per class over all processes; a class without any is left out. Otherwise as `fit`
     """
 
     def __init__(self, features, labels, counts, penalty=0.0, reduce=_unchanged):

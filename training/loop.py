@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import dataio
-from training import distributed, losses, row_adam, watch
+from training import distributed, losses, row_adam
 
 SECONDS_PER_REPORT = 0.5  # between two readings of the losses for the progress bar and tensorboard's scalars
 SECONDS_PER_LOG_LINE = 30  # of the progress bar where its output is no terminal
@@ -25,11 +25,13 @@ def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, see
                  resumed run draws the same ones as an uninterrupted run
     raises       FloatingPointError when the loss is not finite; no weight has been moved by such a step
     """
-    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    base_rates = [group["lr"] for group in groups]
     finite = FiniteCheck()
     for step, batch in enumerate(dataio.prefetched(batches), start=start_step + 1):
         if rate_factor is not None:
-            set_learning_rates(optimizers, base_rates, rate_factor(step))
+            for group, rate in zip(groups, base_rates):
+                group["lr"] = rate_factor(step) * rate
         if seed is not None:
             seed_step(seed, step)
         batch = run.to_device(batch)
@@ -110,12 +112,6 @@ def can_skip(optimizer):
     return isinstance(optimizer, row_adam.RowAdam) or bool(optimizer.defaults.get("fused"))
 
 
-def set_learning_rates(optimizers, base_rates, factor):
-    for optimizer, rates in zip(optimizers, base_rates):
-        for group, rate in zip(optimizer.param_groups, rates):
-            group["lr"] = factor * rate
-
-
 def warmup_and_decay(num_steps, warmup_steps=0, decay_fraction=0.0):
     """Learning-rate factor by step (from 1): linear warm-up, constant, cosine to 0 over the last decay_fraction."""
 
@@ -128,14 +124,19 @@ def warmup_and_decay(num_steps, warmup_steps=0, decay_fraction=0.0):
     return factor
 
 
-def scheduled_batches(schedule, start_step, batches_of_part):
-    """Chain the batches of all image sides after start_step; the data of a side are opened when its turn comes.
+def fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, start_step):
+    """`fit` on all image sides of a plan.Schedule after start_step; the data of a side are opened when its turn comes.
 
     batches_of_part: (sidelength, batch size, first step, end step) -> iterable of batches
     """
-    for sidelength, batch_size, first, end in schedule.parts():
-        if end > start_step:
-            yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
+
+    def batches():
+        for sidelength, batch_size, first, end in schedule.parts():
+            if end > start_step:
+                yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
+
+    rate_factor = warmup_and_decay(run.num_steps, schedule.lr_warmup_steps, schedule.lr_decay_fraction)
+    fit(objective, batches(), optimizers, run, start_step, rate_factor, schedule.seed)
 
 
 class Run:
@@ -152,11 +153,9 @@ class Run:
     """
 
     def __init__(self, folder, device, num_steps, start_step=0, image_weight=0.0, module=None, shows_bar=True):
-        self.device, self.module = device, module
-        self.image_weight = image_weight
-        self.num_steps = num_steps
-        self.every = []
-        self.shown = {}
+        self.folder, self.device, self.module = folder, device, module
+        self.num_steps, self.image_weight = num_steps, image_weight
+        self.every, self.shown = [], {}
         self.is_main = distributed.is_main()
         self.writer = None
         if self.is_main:
@@ -203,8 +202,11 @@ class Run:
 
     def report(self, step, terms, rays_per_second):
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist()))  # one read from the device
-        watch.write_losses(self.writer, values, step)
-        self.shown |= {"loss": f"{sum(values.values()):.3f}", "rays/s": f"{rays_per_second:,.0f}"}
+        total = sum(values.values())
+        for name, value in values.items():
+            self.writer.add_scalar(f"scaled_{name}_loss", value, step)
+        self.writer.add_scalar("total_loss", total, step)
+        self.shown |= {"loss": f"{total:.3f}", "rays/s": f"{rays_per_second:,.0f}"}
         if values.get("distortion") and self.image_weight:
             self.shown["psnr"] = f"{losses.psnr_of(values['distortion'] / self.image_weight):.2f}"
         self.bar.set_postfix(self.shown, refresh=False)

@@ -12,7 +12,6 @@ from rendering import blocks
 from rendering.precision import autocast, to_float32
 from training import distributed, losses
 
-PER_VIEW = {"cam2world", "intrinsics"}
 PER_RAY = {"uv", "rgb", "seg_labels", "initial_depth"}  # of the tensors of a batch
 RAYS_PER_BLOCK = {"cpu": 2**11, "cuda": 2**16}  # fit the caches of a CPU
 KEPT_RAYS = {"cpu": 2**14, "cuda": 2**16}
@@ -61,25 +60,16 @@ class SRNObjective(nn.Module):
     kept_rays: where a U-Net reads whole images (`needs_images`), rays whose activations are kept; others are computed twice
     precision: "float32", or "bfloat16" for matrix products; geometry, the marcher's state, the hypernetwork and the losses
         always use float32
-    num_processes: processes that share the batch; each computes its share of the loss, and gradients are summed
+
+    Of several processes that share the batch, each computes its share of the loss, and gradients are summed.
     """
 
-    def __init__(
-        self,
-        model,
-        weights,
-        head=None,
-        with_classes=False,
-        rays_per_block=0,
-        precision="float32",
-        num_processes=1,
-        kept_rays=0,
-    ):
+    def __init__(self, model, weights, head=None, with_classes=False, rays_per_block=0, precision="float32", kept_rays=0):
         super().__init__()
         self.model, self.head = model, head
         self.weights, self.with_classes = weights, with_classes
         self.rays_per_block, self.kept_rays = rays_per_block, kept_rays
-        self.precision, self.num_processes = precision, num_processes
+        self.precision = precision
 
     def forward(self, batch):
         model = self.model
@@ -87,7 +77,6 @@ class SRNObjective(nn.Module):
             batch = batch | {"initial_depth": model.ray_marcher.draw_initial_depth(batch["uv"][..., :1])}
         z, phi = model.scene(batch)
         pieces = blocks.split(*batch["uv"].shape[:2], self.rays_per_block, batch["uv"].device)
-        share = 1 / self.num_processes
         num_labelled = self.num_labelled(batch)
         if len(pieces) > 1 and not self.needs_images():
             return self.terms_by_blocks(batch, z, phi, pieces, num_labelled)
@@ -99,7 +88,7 @@ class SRNObjective(nn.Module):
             outputs |= model.per_image(outputs["features"], self.with_classes)
             if self.reads_images():
                 outputs["seg_logits"] = self.head(outputs["rgb"])
-        return srn_terms(self.weights, to_float32(outputs), batch, share, num_labelled)
+        return srn_terms(self.weights, to_float32(outputs), batch, 1 / distributed.world_size(), num_labelled)
 
     def needs_images(self):
         """Whether a U-Net reads neighbouring rays, so that the loss is not a sum over rays."""
@@ -116,21 +105,20 @@ class SRNObjective(nn.Module):
     def terms_by_blocks(self, batch, z, phi, pieces, num_labelled):
         """The terms, computed with their gradients block by block, so that only one block's activations are held."""
         names = ["regularization"] + ["distortion"] * ("rgb" in batch) + ["class"] * (self.head is not None)
-        num_rays = batch["uv"][..., 0].numel()
+        num_rays = batch["uv"][..., 0].numel() * distributed.world_size()
 
         def terms_of(views, rays, scene):
-            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            block = blocks.cut(batch, views, rays, PER_RAY)
             outputs = self.model.per_ray(block, (None, phi_of(scene, phi)), self.head)
-            share = block["uv"][..., 0].numel() / num_rays / self.num_processes
+            share = block["uv"][..., 0].numel() / num_rays
             terms = srn_terms(self.weights, to_float32(outputs), block, share, num_labelled)
             return torch.stack([terms[name] for name in names])
 
-        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         autocast = functools.partial(self.autocast, batch)
         summed = blocks.sum_over_blocks(terms_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast)
         terms = dict(zip(names, summed))
         if z is not None:
-            terms["latent"] = self.weights.latent * losses.latent_loss(z) / self.num_processes
+            terms["latent"] = self.weights.latent * losses.latent_loss(z) / distributed.world_size()
         return terms
 
     def per_ray_by_blocks(self, batch, z, phi, pieces):
@@ -139,11 +127,10 @@ class SRNObjective(nn.Module):
         names += ["seg_logits"] * (self.feature_head is not None)
 
         def outputs_of(views, rays, scene):
-            block = blocks.cut(batch_of_rays, views, rays, PER_RAY)
+            block = blocks.cut(batch, views, rays, PER_RAY)
             outputs = self.model.per_ray(block, (None, phi_of(scene, phi)), self.feature_head)
             return tuple(outputs[name] for name in names)
 
-        batch_of_rays = {name: x for name, x in batch.items() if name in PER_RAY | PER_VIEW}
         autocast = functools.partial(self.autocast, batch)
         num_kept = self.kept_rays // blocks.num_rays_of(pieces[0])
         outputs = blocks.map_over_blocks(outputs_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast, num_kept)
@@ -169,19 +156,19 @@ class SRNObjective(nn.Module):
 class HeadObjective(nn.Module):
     """The loss of stage 2: batch (inputs, seg_labels) -> {"class": (), "head": ()}, weighted.
 
-    reg_weight: weight of the sum of squares of the head's weights; num_processes: as in SRNObjective
+    reg_weight: weight of the sum of squares of the head's weights
     """
 
-    def __init__(self, head, class_weight, reg_weight=0.0, num_processes=1):
+    def __init__(self, head, class_weight, reg_weight=0.0):
         super().__init__()
-        self.head, self.class_weight, self.reg_weight, self.num_processes = head, class_weight, reg_weight, num_processes
+        self.head, self.class_weight, self.reg_weight = head, class_weight, reg_weight
 
     def forward(self, batch):
         num_labelled = distributed.sum_over_processes((batch["seg_labels"] != util.UNLABELLED).sum())
         loss = losses.segmentation_loss(self.head(batch["inputs"]), batch["seg_labels"], num_labelled)
         terms = {"class": self.class_weight * loss}
         if self.reg_weight:
-            terms["head"] = self.reg_weight * losses.weight_loss(self.head) / self.num_processes
+            terms["head"] = self.reg_weight * losses.weight_loss(self.head) / distributed.world_size()
         return terms
 
 

@@ -104,9 +104,8 @@ def pixels_of(dataset, view, offset, stride, rgb_channels):
     observation = dataset.store[view]
     kept = np.arange(offset, len(dataset.uv), stride, dtype=np.int32)
     rgb, seg_labels = observation.rgb(kept), observation.seg_labels
-    columns = np.stack([np.full_like(kept, view), kept], axis=1)
     return (
-        columns,
+        np.stack([np.full_like(kept, view), kept], axis=1),
         observation.foreground[kept],
         None if rgb is None else np.ascontiguousarray(rgb[:, :rgb_channels]),
         None if seg_labels is None else np.asarray(seg_labels[kept]),

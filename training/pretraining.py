@@ -41,10 +41,8 @@ def new_srn(plan, data):
     """An untrained SRN for the instances of the data, whose rays end near the object unless the user says otherwise."""
     sizes = {name: size for name, size in plan.model.sizes.items() if size is not None}
     if sizes.get("fit_single_srn") and len(data.train) != 1:
-        raise util.InputError(
-            f"--fit_single_srn: expected one object, found {len(data.train)} in {plan.sources.data_root}; name it with "
-            f"--specific_ins"
-        )
+        found = f"{len(data.train)} in {plan.sources.data_root}"
+        raise util.InputError(f"--fit_single_srn: expected one object, found {found}; name it with --specific_ins")
     if sizes.get("has_params"):
         width = data.train[0].params.shape[1]
         if sizes.setdefault("latent_dim", width) != width:
@@ -88,26 +86,17 @@ def train_srn(plan, device, data, model, head, optimizers, start_step, resumed_p
     last_step = schedule.last_step(start_step)
 
     def batches_of_part(sidelength, batch_size, first, end):
-        dataset = stage_data.make_dataset(
-            plan.sources, data, data.train, sidelength, schedule, keeps_images=True, shards=shards
-        )
+        kept = dict(keeps_images=True, shards=shards)
+        dataset = stage_data.make_dataset(plan.sources, data, data.train, sidelength, schedule, **kept)
         return dataio.training_batches(dataset, batch_size, first, end, schedule.seed, plan.sources.num_workers, *shards)
 
     prepare_marching(plan, model)
     folder = run_folder.start(plan, model, resumed_path)
     with loop.Run(folder, device, last_step, start_step, plan.weights.image, model) as run:
-        save = run_folder.saver(plan, data, folder, model, model.sizes, optimizers)
-        run.every.append((schedule.steps_til_ckpt, save))
+        run_folder.attach_saver(plan, data, run, model, model.sizes, optimizers)
         watch.attach(plan, data, run, model, head, with_classes=with_classes)
-        loop.fit(
-            in_processes(plan, model, srn_objective(plan, device, model, head, with_classes)),
-            loop.scheduled_batches(schedule, start_step, batches_of_part),
-            optimizers,
-            run,
-            start_step,
-            loop.warmup_and_decay(last_step, schedule.lr_warmup_steps, schedule.lr_decay_fraction),
-            schedule.seed,
-        )
+        objective = in_processes(plan, model, srn_objective(plan, device, model, head, with_classes))
+        loop.fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, start_step)
 
 
 def prepare_marching(plan, model):
@@ -120,9 +109,7 @@ def prepare_marching(plan, model):
 def srn_objective(plan, device, model, head=None, with_classes=False):
     """The loss of stages 1 and 3, an objectives.SRNObjective."""
     rays_per_block, kept_rays = objectives.rays_at_once(plan.model, device)
-    return objectives.SRNObjective(
-        model, plan.weights, head, with_classes, rays_per_block, plan.model.precision, distributed.world_size(), kept_rays
-    )
+    return objectives.SRNObjective(model, plan.weights, head, with_classes, rays_per_block, plan.model.precision, kept_rays)
 
 
 def in_processes(plan, model, objective):

@@ -30,11 +30,7 @@ class RowAdam(torch.optim.Optimizer):
         self.rows_per_process = rows_per_process
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):
         for group in self.param_groups:
             for table in group["params"]:
                 if distributed.world_size() > 1:
@@ -43,7 +39,6 @@ class RowAdam(torch.optim.Optimizer):
                     rows, grad = gradient_of(table)
                     grad = grad if table.grad.is_coalesced() else sum_repeats(rows, grad, len(table))
                     self.move(table, group, rows, grad)
-        return loss
 
     def move(self, table, group, rows, grad, is_named=None):
         """Update rows (R,) with their gradient (R, D). is_named: rows to update, (R, 1) bool or None for all."""
@@ -78,9 +73,7 @@ def gradient_of(table):
     if table.grad is None:
         return table.new_empty(0, dtype=torch.int64), table.new_empty(0, table.shape[1])
     if not table.grad.is_sparse:
-        raise ValueError(
-            "RowAdam: found a dense gradient, expected a sparse one; use nn.Embedding(..., sparse=True), or Adam"
-        )
+        raise ValueError("RowAdam: found a dense gradient, expected a sparse one; use nn.Embedding(..., sparse=True)")
     return table.grad._indices()[0], table.grad._values()
 
 

@@ -26,8 +26,8 @@ def start(plan, module, resumed_path=None):
     return folder
 
 
-def saver(plan, data, folder, module, sizes, optimizers, more=dict):
-    """A function of the step that writes a checkpoint, see checkpoints.py.
+def attach_saver(plan, data, run, module, sizes, optimizers, more=dict):
+    """Have the run write checkpoints, see checkpoints.py.
 
     data: stage_data.StageData; sizes: arguments that build the module; more: function that returns further entries
     """
@@ -45,6 +45,6 @@ def saver(plan, data, folder, module, sizes, optimizers, more=dict):
         states = {f"optimizer_{i}": optimizer.state_dict() for i, optimizer in enumerate(optimizers)}
         contents = states | {"model": module.state_dict(), "step": step} | facts | more()
         epoch = plan.schedule.images_seen(step) // num_images
-        checkpoints.save(folder / "checkpoints" / checkpoints.file_name(epoch, step), contents)
+        checkpoints.save(run.folder / "checkpoints" / checkpoints.file_name(epoch, step), contents)
 
-    return save
+    run.every.append((plan.schedule.steps_til_ckpt, save))

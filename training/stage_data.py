@@ -52,7 +52,7 @@ def open_data(sources, srn=None):
     val = []
     if val_names := names_to_validate(sources, train, with_params):
         views = dict(specific_ins=val_names, max_num_observations=sources.max_num_observations_val)
-        val = dataio.index_split(sources.val_root, **views, **what)
+        val = dataio.index_split(sources.val_root, sources.max_num_instances_val, **views, **what)
         contents.expect_sound_cameras(val, sources.val_root, go_on=sources.no_check)
     if val and with_params and val[0].params.shape[1] != train[0].params.shape[1]:
         raise util.InputError(
@@ -72,7 +72,7 @@ def read_class_names(sources):
 
 
 def names_to_validate(sources, train, with_params):
-    """Instances of val_root whose codes are known, at most max_num_instances_val of them."""
+    """Instances of val_root whose codes are known."""
     if not sources.val_root:
         return []
     names = [folder.name for folder in dataio.instance_folders(sources.val_root)]
@@ -82,13 +82,9 @@ def names_to_validate(sources, train, with_params):
         if not names:
             fault = f"--val_root {sources.val_root}: holds none of the instances of {sources.data_root}"
             if sources.validation:
-                raise util.InputError(
-                    f"{fault}; validation renders the training instances from other views: give such a split, or "
-                    f"--no_validation"
-                )
+                raise util.InputError(f"{fault}; give a split with other views of these instances, or --no_validation")
             print(f"note: {fault}, so nothing is validated")
-    limit = sources.max_num_instances_val
-    return names if limit == dataio.ALL else names[:limit]
+    return names
 
 
 def make_dataset(sources, data, instances, sidelength, schedule=None, keeps_images=False, shards=None):
@@ -124,9 +120,7 @@ def shards_of(plan, data):
     num_processes = distributed.world_size()
     num_shards = plan.sources.data_shards or num_processes
     if num_shards % num_processes:
-        raise util.InputError(
-            f"--data_shards {num_shards}: expected a multiple of the number of processes, which is {num_processes}"
-        )
+        raise util.InputError(f"--data_shards {num_shards}: expected a multiple of the number of processes, {num_processes}")
     dealt = dataio.shard_of_instance(len(data.train), num_shards)
     for batch_size in plan.schedule.batch_size_per_img_sidelength:  # a side that comes late is refused now
         dataio.BatchOrder(len(dealt), batch_size, 0, 0, plan.schedule.seed, num_shards, shard_of=dealt)
@@ -167,7 +161,6 @@ def open_head(plan, model, data):
     if head.num_classes != len(data.class_names):
         raise util.InputError(
             f"{contents['path']}: this head predicts {head.num_classes} classes, the class list has "
-            f"{len(data.class_names)}; use "
-            f"the list it was trained with"
+            f"{len(data.class_names)}; use the list it was trained with"
         )
     return head, contents

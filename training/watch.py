@@ -31,53 +31,50 @@ def attach(plan, data, run, model, head=None, rows=None, with_classes=True, fitt
     names = stage_data.names_of(data.train)
     rows = rows or list(range(len(names)))
     side, every = plan.schedule.img_sidelengths[-1], plan.schedule.steps_til_val
-    render = functools.partial(renderer.render, head=head, with_classes=with_classes)
-    heads = [] if head is None else [head]
-
     dataset = stage_data.make_dataset(plan.sources, data, data.train, side)
-    run.every.append((every, Preview([model, *heads], functools.partial(render, model), dataset, rows, run)))
+    render = functools.partial(render_in_eval_mode, run, model, head, rows, with_classes=with_classes)
+    run.every.append((every, Preview(render, dataset, run)))
     if model.latent_codes is not None:
         codes = model.latent_codes.weight
-        run.every.append((every, lambda step: write_code_range(run.writer, codes[rows], step)))
-        run.every.append((run.num_steps, lambda step: write_code_projector(run.writer, codes[rows], names, step)))
+
+        def write_code_range(step):
+            run.writer.add_scalar("embed_min", codes[rows].min().item(), step)
+            run.writer.add_scalar("embed_max", codes[rows].max().item(), step)
+
+        def write_code_projector(step):
+            run.writer.add_embedding(codes[rows].detach().cpu(), metadata=names, global_step=step, tag="latent_codes")
+
+        run.every += [(every, write_code_range), (run.num_steps, write_code_projector)]
     if data.val:
         if fitted is None:
             row_of = dict(zip(names, rows))
             fitted = model, [row_of.get(name, 0) for name in stage_data.names_of(data.val)]  # 0: codes come with the data
-        val_model, val_rows = fitted
-        modules, render = [val_model, *heads], functools.partial(render, val_model)
+        render = functools.partial(render_in_eval_mode, run, fitted[0], head, fitted[1], with_classes=with_classes)
         dataset = stage_data.make_dataset(plan.sources, data, data.val, side, keeps_images=True)
         batches = dataio.ordered_batches(dataset, VALIDATION_BATCH, plan.sources.num_workers)
-        run.every.append((every, Validation(modules, render, batches, val_rows, run)))
-        run.every.append((every, Preview(modules, render, dataset, val_rows, run, prefix="val_")))
+        run.every.append((every, Validation(render, batches, run)))
+        run.every.append((every, Preview(render, dataset, run, prefix="val_")))
 
 
 class Preview:
-    """Renders a few fixed observations of a data set for tensorboard.
+    """Renders a few fixed observations of a data set for tensorboard. render: batch -> see `render_in_eval_mode`."""
 
-    modules: what takes part; in eval mode while it renders
-    render:  batch -> outputs, as renderer.render returns them
-    rows:    rows of the latent table for the data set's instances, a list of int
-    """
-
-    def __init__(self, modules, render, dataset, rows, run, prefix=""):
-        self.modules, self.render, self.run, self.prefix = modules, render, run, prefix
-        self.rows = torch.tensor(rows)
+    def __init__(self, render, dataset, run, prefix=""):
+        self.render, self.run, self.prefix = render, run, prefix
         self.num_classes = dataset.num_classes
         chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), NUM_PICTURES)).long().tolist()
         self.batch = dataio.collate([dataset[i] for i in chosen])
 
     def __call__(self, step):
-        batch, outputs = render_in_eval_mode(self.modules, self.render, self.batch, self.rows, self.run)
+        batch, outputs = self.render(self.batch)
         write_pictures(self.run.writer, outputs, batch, step, self.num_classes, self.prefix)
 
 
 class Validation:
     """Scores a whole data set: val_psnr, val_ssim, val_dist_loss and, with labels, val_miou and val_class_loss."""
 
-    def __init__(self, modules, render, batches, rows, run):
-        self.modules, self.render, self.batches, self.run = modules, render, batches, run
-        self.rows = torch.tensor(rows)
+    def __init__(self, render, batches, run):
+        self.render, self.batches, self.run = render, batches, run
 
     def __call__(self, step):
         scores = self.scores()
@@ -89,18 +86,22 @@ class Validation:
         """Means over observations, a dict of floats; an observation without labels has no IoU and is left out."""
         scored = []
         for batch in self.batches:
-            batch, outputs = render_in_eval_mode(self.modules, self.render, batch, self.rows, self.run)
+            batch, outputs = self.render(batch)
             scored += score_images(outputs, batch)
         return {name: float(np.nanmean([row[name] for row in scored])) for name in scored[0]}
 
 
-def render_in_eval_mode(modules, render, batch, rows, run):
-    """The batch on the run's device, with latent-table rows as its instance_idx, and what is rendered for it."""
-    batch = run.to_device(dataio.with_rows(batch, rows))
+def render_in_eval_mode(run, model, head, rows, batch, with_classes=True):
+    """The batch on the run's device, with rows of the latent table as its instance_idx, and what is rendered for it.
+
+    head: None for the model's own classes; rows: of the data set's instances, a list of int
+    """
+    batch = run.to_device(dataio.with_rows(batch, torch.tensor(rows)))
+    modules = [model] if head is None else [model, head]
     were_training = [module.training for module in modules]
     for module in modules:
         module.eval()
-    outputs = render(batch)
+    outputs = renderer.render(model, batch, head=head, with_classes=with_classes)
     for module, was_training in zip(modules, were_training):
         module.train(was_training)
     return batch, outputs
@@ -126,24 +127,6 @@ def score_images(outputs, batch):
         columns["class_loss"] = torch.stack([losses.segmentation_loss(*pair) for pair in pairs])
     columns = {name: values.tolist() for name, values in columns.items()}
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
-
-
-def write_losses(writer, terms, step):
-    """Write scaled_<name>_loss for each of the weighted terms, {"distortion": float, ...}, and total_loss."""
-    for name, value in terms.items():
-        writer.add_scalar(f"scaled_{name}_loss", value, step)
-    writer.add_scalar("total_loss", sum(terms.values()), step)
-
-
-def write_code_range(writer, codes, step):
-    """Write embed_min and embed_max of the latent codes (N, D)."""
-    writer.add_scalar("embed_min", codes.min().item(), step)
-    writer.add_scalar("embed_max", codes.max().item(), step)
-
-
-def write_code_projector(writer, codes, names, step):
-    """Write the latent codes (N, D) with the instances' names for tensorboard's embedding projector."""
-    writer.add_embedding(codes.detach().cpu(), metadata=names, global_step=step, tag="latent_codes")
 
 
 def write_pictures(writer, outputs, batch, step, num_classes=None, prefix=""):

@@ -90,10 +90,10 @@ def faults_of_intrinsics(instance):
         faults.append(Fault("principal point", path, sentence))
     longer = max(camera.width, camera.height)
     if camera.focal < MIN_FOCAL * longer:
+        angle = np.rad2deg(2 * np.arctan(longer / 2 / camera.focal))
         sentence = (
-            f"a focal length of {camera.focal:g} pixels gives the image of {camera.width} x {camera.height} a field of "
-            f"view of {np.rad2deg(2 * np.arctan(longer / 2 / camera.focal)):.0f} degrees; expected the focal length in "
-            f"pixels, not in millimetres or image sides"
+            f"a focal length of {camera.focal:g} pixels is a field of view of {angle:.0f} degrees over {longer} pixels; "
+            f"expected the focal length in pixels, not in millimetres or image sides"
         )
         faults.append(Fault("focal length", path, sentence))
     return faults

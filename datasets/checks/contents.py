@@ -4,6 +4,7 @@ An unreadable file does not stop a check: it becomes a Fault, and the other file
 The training stages use `expect_sound_cameras` alone, which reads no file.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 import data_util
 import util
-from datasets.checks import camera_checks, split_folders
+from datasets.checks import camera_checks
 from datasets.checks.camera_checks import Fault
 from datasets.storage import headers
 from datasets.storage.split_index import FILES
@@ -69,14 +70,12 @@ def expect_sound_cameras(instances, root, go_on=False):
     faults = sorted(camera_checks.faults_of(instances), key=lambda fault: fault.kind == camera_checks.BESIDE)
     if not faults:
         return
-    further = f" ({len(faults) - 1} further faults of cameras)" if len(faults) > 1 else ""
+    first = f"{faults[0]}" + (f" ({len(faults) - 1} further faults of cameras)" if len(faults) > 1 else "")
     may_be_intended = faults[0].kind == camera_checks.BESIDE  # these come last
     if not go_on and not may_be_intended:
-        raise util.InputError(
-            f"{faults[0]}{further}; run check_dataset.py {root} to see all, or train on them with --no_check"
-        )
+        raise util.InputError(f"{first}; run check_dataset.py {root} to see all, or train on them with --no_check")
     why = f"since this may be intended; check_dataset.py {root} lists all" if may_be_intended else "because of --no_check"
-    print(f"note: {faults[0]}{further}; training goes on, {why}")
+    print(f"note: {first}; training goes on, {why}")
 
 
 def check_folder(folder, num_classes=None, decode=True):
@@ -87,10 +86,11 @@ def check_folder(folder, num_classes=None, decode=True):
     """
     folder = Path(folder)
     report = Report(folder.name, folder)
-    names = [path.name for path in report.attempt(UNREADABLE, split_folders.list_files, folder) or ()]
+    names = report.attempt(UNREADABLE, list_names, folder) or ()
     found = {kind: [] for kind in FILES}
     for kind in [kind for kind in found if kind in names]:
-        found[kind] = report.attempt(UNREADABLE, split_folders.list_files, folder / kind, FILES[kind][1]) or []
+        files = report.attempt(UNREADABLE, list_names, folder / kind) or ()
+        found[kind] = [folder / kind / name for name in files if name.endswith(FILES[kind][1])]
     report.num_images, report.num_label_maps = len(found["rgb"]), len(found["seg"])
     if report.faults and not names:
         return report
@@ -107,6 +107,11 @@ def check_folder(folder, num_classes=None, decode=True):
     if decode:
         report.attempt("point cloud", data_util.load_labelled_cloud, folder, num_classes or MAX_CLASSES)
     return report
+
+
+def list_names(folder):
+    """Sorted names of what is in a folder, without hidden ones. Raises an OSError where that cannot be listed or opened."""
+    return sorted(name for name in os.listdir(os.path.join(folder, ".")) if not name.startswith("."))
 
 
 def check_counts(report, found):
@@ -174,8 +179,7 @@ def check_images(report, paths, decode):
 
 def read_image(path, decode=True):
     """((height, width), whether there is nothing but background) of an image file. Without `decode` the latter is False."""
-    headers.check_png(path)
-    return headers.png_sides(path), decode and not data_util.find_foreground(data_util.decode_image(path)).any()
+    return headers.check_png(path), decode and not data_util.load_image(path)[1].any()
 
 
 def check_labels(report, paths, shapes, num_classes, decode):
@@ -188,11 +192,8 @@ def check_labels(report, paths, shapes, num_classes, decode):
             report.sides.add(seg_labels.shape)
         shape = shapes.get(path.stem, seg_labels.shape)
         if seg_labels.shape != shape:
-            (height, width), (image_height, image_width) = seg_labels.shape, shape
-            sentence = (
-                f"the label map is {width} x {height} pixels, its image {image_width} x {image_height}; they must be equal"
-            )
-            report.add("label map size", path, sentence)
+            own, expected = (f"{width} x {height} pixels" for height, width in (seg_labels.shape, shape))
+            report.add("label map size", path, f"the label map is {own}, its image {expected}; they must be equal")
         if decode:
             count_pixels(report, path, seg_labels, num_classes)
 

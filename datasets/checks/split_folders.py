@@ -16,14 +16,12 @@ def is_instance(folder):
 def find_splits(root):
     """The split folders of a class folder, sorted; [root] if it is a split itself."""
     root = Path(root)
-    if not os.path.isdir(root):
-        raise util.InputError(f"{root}: no such folder; expected a split such as Chair/Chair.train, or a class folder")
-    inside = subfolders(root)
+    inside = dataio.subfolders(root)
     if is_instance(root):
         raise util.InputError(f"{root}: this is one instance; expected its split, {root.parent}")
     if any(is_instance(folder) for folder in inside):
         return [root]
-    splits = [folder for folder in inside if any(is_instance(instance) for instance in subfolders(folder))]
+    splits = [folder for folder in inside if any(is_instance(instance) for instance in dataio.subfolders(folder))]
     if not splits:
         raise util.InputError(
             f"{root}: neither a split nor a class folder; expected {root}/<instance>/rgb, pose and intrinsics.txt, or "
@@ -38,27 +36,9 @@ def empty_splits(root, splits, obj_name=None):
     classes = {obj_name or root.resolve().name} | {split.name.split(".")[0] for split in splits}
     return [
         Fault("empty split", folder, "holds no instances; fill the folder or remove it")
-        for folder in ([] if root in splits else subfolders(root))
+        for folder in ([] if root in splits else dataio.subfolders(root))
         if folder not in splits and "." in folder.name and folder.name.split(".")[0] in classes
     ]
-
-
-def subfolders(folder):
-    """The folders in a folder, sorted, without hidden ones; util.InputError if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / item.name for item in entries if item.is_dir() and not item.name.startswith("."))
-    except OSError as error:
-        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); expected a folder of folders") from None
-
-
-def list_files(folder, suffix=""):
-    """Paths of a folder's files with a suffix, sorted, without hidden ones; util.InputError if it cannot be read."""
-    try:
-        names = os.listdir(os.path.join(folder, "."))  # with the dot, it also fails where files cannot be opened
-    except OSError as error:
-        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); expected a folder") from None
-    return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
 
 
 def find_class_list(split, obj_name=None):

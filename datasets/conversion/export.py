@@ -38,7 +38,7 @@ def export(options):
 def export_instance(folder, target, form, pixel_center):
     """Writes images/, the cameras and, if there are labels, labels/ and classes.txt; returns the number of views."""
     with_labels = any((folder / "seg").glob("*.npy"))
-    instance = dataio.read_instance(folder, with_labels=with_labels)
+    instance = dataio.index_split(folder.parent, specific_ins=[folder.name], with_labels=with_labels, cached=False)[0]
     intrinsics = instance.intrinsics
     poses = [load_pose(folder / "pose" / f"{view}.txt", intrinsics.poses_are_world2cam) for view in instance.views]
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none

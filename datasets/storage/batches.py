@@ -27,7 +27,7 @@ class BatchOrder:
     """Batches of RayDraws for steps start_step .. end_step - 1: shuffled epochs, one after the other, no remainder.
 
     A batch may contain the end of one epoch and the start of the next. A data set smaller than a batch repeats, each
-    time with other rays. The batch of a step depends on the seed and the step alone.
+    time with other rays.
 
     num_shards: for several processes: the observations are divided into this many shards, each of which contributes the
                 same number of observations to every batch, in epochs of its own

@@ -9,7 +9,7 @@ import util
 
 
 def check_png(path):
-    """Raise util.InputError for a missing, foreign, truncated, 16-bit or too small file, by the two ends of a PNG."""
+    """(height, width) of a PNG; util.InputError for a missing, foreign, truncated, 16-bit or too small file."""
     try:
         head, tail, _ = _ends_of(path, 25, 12)
     except OSError as error:
@@ -18,11 +18,12 @@ def check_png(path):
         raise util.InputError(f"{path}: not a PNG file; expected an 8-bit grey, RGB or RGBA PNG")
     if b"IEND" not in tail:
         raise util.InputError(f"{path}: the PNG is cut short; copy or render it again")
-    height, width = _sides(head)
+    height, width = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
     if min(height, width) < 2:
         raise util.InputError(f"{path}: is {width} x {height} pixels; expected 2 x 2 or more")
     if head[24] > 8:
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found {head[24]} bits per channel")
+    return height, width
 
 
 def check_seg_labels(path, sound_heads):
@@ -40,19 +41,6 @@ def check_seg_labels(path, sound_heads):
         data_util.open_seg_labels(path, mmap_mode="r")
         if end <= len(head):
             sound_heads.add((head[:end], size))
-
-
-def png_sides(path):
-    """(height, width) in the header of a PNG; (0, 0) for a missing or too short file."""
-    try:
-        head, _, _ = _ends_of(path, 24, 0)
-    except OSError:
-        return 0, 0
-    return _sides(head)
-
-
-def _sides(head):
-    return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
 
 
 def _ends_of(path, num_first, num_last):

@@ -73,11 +73,8 @@ class Files:
         instance = self.instances[instance_idx]
         rgba = seg_labels = foreground = None
         if instance.with_rgb:
-            rgba = data_util.decode_image(instance.path("rgb", view))
-            if len(rgba) == self.sidelength:
-                foreground = data_util.find_foreground(rgba)
-            else:
-                rgba, foreground = data_util.average_image(rgba, self.sidelength, self.settings.blend_alpha)
+            path = instance.path("rgb", view)
+            rgba, foreground = data_util.load_image(path, self.sidelength, self.settings.blend_alpha)
             rgba, foreground = rgba.reshape(-1, 4), foreground.reshape(-1)
         if self.num_classes is not None:
             seg_labels = self.load_labels(instance.path("seg", view))
@@ -100,7 +97,7 @@ class Files:
     def is_native(self):
         """Whether every image has the side S according to its header, so that none is averaged."""
         paths = (i.path("rgb", view) for i in self.instances for view in range(len(i.views)))
-        return all(data_util.square_crop(*headers.png_sides(path))[2] == self.sidelength for path in paths)
+        return all(data_util.square_crop(*headers.check_png(path))[2] == self.sidelength for path in paths)
 
     def layout(self):
         """{name: (shape, dtype)} of the arrays that hold all observations decoded."""
@@ -254,11 +251,9 @@ def open_filled(files, place, digest):
     """What an earlier run decoded, as Mapped; None where there is nothing, or nothing valid."""
     kinds = {"foreground": True, "rgba": files.instances[0].with_rgb, "seg_labels": files.num_classes is not None}
     names = [name for name, is_there in kinds.items() if is_there]
-    try:
+    with contextlib.suppress(OSError, ValueError):
         if json.loads((place / "cache.json").read_text()) == {"files": digest}:
             return Mapped(place, names, files.sidelength**2, files.settings.blend_alpha)
-    except (OSError, ValueError):
-        pass
     return None
 
 

@@ -17,18 +17,15 @@ def available():
     return len(os.sched_getaffinity(0))
 
 
-def can_fork():
-    """Whether this process may fork children: some systems cannot, and the worker of a pool may not."""
-    return "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
-
-
 def ordered(function, count, num_processes, chunksize=16):
     """Yields function(0), ..., function(count - 1), computed in num_processes forked processes, or in this one for 0 or 1.
 
     Only the results are sent between processes. An error raised in a worker is raised here. Arrays that the function
     fills must be in shared memory.
     """
-    if num_processes <= 1 or count <= 1 or not can_fork():
+    # some systems cannot fork, and the worker of a pool may not
+    can_fork = "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
+    if num_processes <= 1 or count <= 1 or not can_fork:
         yield from map(function, range(count))
         return
     fork = multiprocessing.get_context("fork")

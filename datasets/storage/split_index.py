@@ -163,10 +163,8 @@ def expect_same_names(folder, kinds, names):
     for kind in sorted(kinds, key=list(FILES).index):
         if names[kind] is not views and names[kind] != views:
             odd = sorted(set(names[kind]) ^ set(views))
-            raise util.InputError(
-                f"{folder}: {len(views)} {leading} but {len(names[kind])} {FILES[kind][0]}; each view needs both, see "
-                f"{', '.join(odd[:3])}"
-            )
+            found = f"{len(views)} {leading} but {len(names[kind])} {FILES[kind][0]}"
+            raise util.InputError(f"{folder}: {found}; each view needs both, see {', '.join(odd[:3])}")
 
 
 def list_names(folder, kind):

@@ -183,7 +183,7 @@ def test_a_data_set_of_many_views_is_small_to_send(split):
 
 def test_without_the_index_nothing_is_written(split):
     index(split, cached=False)
-    dataio.read_instance(split / "a")
+    dataio.index_split(split, specific_ins=["a"], cached=False)
     assert not list(split.parent.glob(".*"))
 
 

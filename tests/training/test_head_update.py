@@ -71,6 +71,13 @@ def test_the_penalty_is_chosen_on_objects_held_out(ball_split, vanilla_run, tmp_
     assert f"penalty {penalty:.1e} (mIoU {scores[penalty]:.3f} on held-out label maps)" in printed
 
 
+def test_the_choice_by_some_of_the_rays_is_repeatable(ball_split, vanilla_run, monkeypatch):
+    inputs = inputs_of(ball_split, vanilla_run)
+    monkeypatch.setattr(head_update, "RAYS_TO_CHOOSE_BY", 200)
+    assert len(inputs[0]) > 200
+    assert head_update.choose_penalty(*inputs, 3) == head_update.choose_penalty(*inputs, 3)
+
+
 def test_one_object_is_held_out_view_by_view_and_one_view_not_at_all(ball_split, vanilla_run, tmp_path, capsys):
     linear(ball_split, tmp_path, "views", vanilla_run, specific_ins="ball_b", specific_observation_idcs="0,1")
     assert "on held-out label maps" in capsys.readouterr().out

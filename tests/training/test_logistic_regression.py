@@ -216,7 +216,7 @@ def test_a_larger_penalty_is_kept_if_the_best_score_is_within_chance():
 def test_the_choice_is_repeatable_and_allows_folds_that_lack_a_class():
     features, labels, instance = instances(nuisance=True)
     labels = torch.where((instance == 2) & (features[:, 0] > 1), 2, labels)
-    chosen = [logistic_regression.choose_penalty(features, labels, instance, 4, max_rays=1000, folds=3) for _ in range(2)]
+    chosen = [logistic_regression.choose_penalty(features, labels, instance, 4, folds=3) for _ in range(2)]
     assert chosen[0] == chosen[1] and all(0 < score <= 1 for score in chosen[0][1].values())
 
 

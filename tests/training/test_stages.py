@@ -124,7 +124,7 @@ def test_codes_can_come_with_the_data(split_with_params, tmp_path):
     [
         (lambda params: (params / "000003.txt").unlink(), "4 images but 3 latent vectors"),
         (lambda params: (params / "000003.txt").write_text("1 2"), "expected a latent vector of 6 finite numbers, found 2"),
-        (lambda params: [path.write_text("1 2") for path in params.iterdir()], "expected one size"),
+        (lambda params: [path.write_text("1 2") for path in params.iterdir()], "expected vectors of 6 numbers"),
     ],
 )
 def test_latent_vectors_that_do_not_belong_together_are_named(refused, split_with_params, tmp_path, spoil, reason):
