@@ -74,14 +74,12 @@ def load(path):
 
 def load_state(module, state, path):
     """Fill a module; every entry that is missing, unexpected or of another shape is named."""
-    expected = module.state_dict()
-    faults = [f"{key} is missing" for key in expected if key not in state]
-    faults += [f"{key} is unexpected" for key in state if key not in expected]
-    faults += [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    found = {key: tuple(getattr(tensor, "shape", ())) for key, tensor in state.items()}
+    faults = [f"{key} is missing" for key in expected if key not in found]
+    faults += [f"{key} is unexpected" for key in found if key not in expected]
+    differing = [key for key in expected if key in found and found[key] != expected[key]]
+    faults += [f"{key} is {found[key]}, expected {expected[key]}" for key in differing]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise util.InputError(f"{path}: does not fit the model: {'; '.join(faults[:5])}{more}")
@@ -170,10 +168,9 @@ def with_names(checkpoint, folders, where, chosen=()):
     if num_codes == len(chosen):
         folders = chosen
     if num_codes != len(folders):
-        raise util.InputError(
-            f"{checkpoint['path']}: does not store instance names, and its {num_codes} latent codes cannot be matched with "
-            f"the {len(folders)} instances of {where}; add the names with convert_checkpoint.py --instances"
-        )
+        found = f"its {num_codes} latent codes cannot be matched with the {len(folders)} instances of {where}"
+        advice = "add the names with convert_checkpoint.py --instances"
+        raise util.InputError(f"{checkpoint['path']}: does not store instance names, and {found}; {advice}")
     rule = f"its {num_codes} codes are assigned to the folders of {where} in sorted order"
     print(f"note: {checkpoint['path']} does not store instance names; {rule}")
     return checkpoint | {"instances": list(folders)}

@@ -64,7 +64,7 @@ def foreground(shown, i):
 
     shown: visual.to_host of the model's outputs
     """
-    points, rgb = shown["points"][i].float(), shown["rgb"][i, :, :3].float().clamp(-1, 1)
+    points, rgb = shown["points"][i].float(), shown["rgb"][i].float().clamp(-1, 1)
     classes = shown["seg_labels"][i] if "seg_labels" in shown else None
     solid = classes != 0 if classes is not None else rgb.min(dim=-1).values < BACKGROUND_WHITE
     solid &= points.isfinite().all(dim=-1)

@@ -86,9 +86,6 @@ def draw(rows, column_titles, row_titles, title, class_names=None):
     class_names:   adds a key to the colours of label pictures, background first
     Raises ValueError if the numbers of titles and of pictures differ.
     """
-    if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
-        found = f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures"
-        raise ValueError(f"{found}, but {len(row_titles)} row titles and {len(column_titles)} column titles")
     sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None]
     height, picture_width = np.max(sizes, axis=0).tolist()
     columns = len(column_titles)
@@ -106,12 +103,12 @@ def draw(rows, column_titles, row_titles, title, class_names=None):
     for left, column_title in zip(lefts, column_titles):
         _write(brush, left + tile[0] / 2, top, column_title, 19, tile[0] + GAP, anchor="ma")
     top += HEADING
-    for pictures, row_title in zip(rows, row_titles):
+    for pictures, row_title in zip(rows, row_titles, strict=True):
         brush.line([(MARGIN, top), (right, top)], fill=RULE)
         for number, line in enumerate(row_title.split("\n")):
             size, ink, y = (16, FAINT_INK, 9 + SCORE * number) if number else (19, INK, 1)
             _write(brush, MARGIN, top + GAP + y, line, size, NAME_WIDTH - 16, ink)
-        for left, picture in zip(lefts, pictures):
+        for left, picture in zip(lefts, pictures, strict=True):
             if picture is not None:
                 enlarged = Image.fromarray(visual.enlarge(picture, factor))
                 sheet.paste(enlarged, (left + (tile[0] - enlarged.width) // 2, top + GAP + (tile[1] - enlarged.height) // 2))
