@@ -40,7 +40,7 @@ def write_point_cloud(stem, points, rgb, labels=None):
     points: (N, 3) float, N may be 0
     rgb:    (N, 3) uint8
     labels: (N,) integer class ids, in the PLY only
-    Tensors on the CPU or arrays. Raises ValueError if their lengths differ or the colours are not uint8.
+    Tensors on the CPU or arrays. Raises ValueError if their lengths differ or rgb is not uint8.
     """
     points, rgb = np.asarray(points), np.asarray(rgb)
     if rgb.dtype != np.uint8:
