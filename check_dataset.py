@@ -45,10 +45,8 @@ class Split:
     def __init__(self, root, reports):
         self.root, self.reports = root, reports
         contents.check_for_images(reports)
-        with_poses = [report for report in reports if len(report.poses)]
-        self.distances = {report.folder: camera_facts.distances_of(report.poses) for report in with_poses}
-        with_cameras = [report for report in reports if report.intrinsics is not None]
-        of_cameras = camera_checks.faults_of(with_cameras)
+        self.distances = {report.folder: camera_facts.distances_of(report.poses) for report in reports if len(report.poses)}
+        of_cameras = camera_checks.faults_of([report for report in reports if report.intrinsics is not None])
         self.faults = [fault for report in reports for fault in report.faults] + of_cameras
         broken = {path for fault in of_cameras for path in (fault.path, *fault.path.parents)}
         self.broken = [report for report in reports if report.faults or report.folder in broken]
@@ -64,7 +62,7 @@ class Split:
             "sides": sides(set().union(*(report.sides for report in reports))),
             "label maps": str(sum(report.num_label_maps for report in reports)),
             "focal length": span([camera.focal for camera in cameras]),
-            "field of view": angles([camera_facts.field_of_view(camera) for camera in cameras]),
+            "field of view": some(camera_facts.field_of_view(camera) for camera in cameras),
             "distance": span(np.concatenate(list(self.distances.values())).tolist()) if self.distances else "-",
         }
 
@@ -77,10 +75,9 @@ class Split:
         unseen = [report for report in self.reports if report.num_label_maps and not report.num_images]
         if unseen:
             yield f"{name}: {len(unseen)} instances have label maps and no images, such as {unseen[0].name}"
-        views = [report.num_views for report in self.reports]
-        if len(set(views)) > 1:
-            fewest = self.reports[views.index(min(views))]
-            yield f"{name}: instances differ in their number of views; {fewest.name} has the fewest, {min(views)}"
+        fewest = min(self.reports, key=lambda report: report.num_views)
+        if any(report.num_views > fewest.num_views for report in self.reports):
+            yield f"{name}: instances differ in their number of views; {fewest.name} has the fewest, {fewest.num_views}"
         means = {folder: distances.mean() for folder, distances in self.distances.items()}
         usual = np.median(list(means.values())) if means else 0.0
         odd = [folder for folder, mean in means.items() if not usual / FAR_OFF <= mean <= usual * FAR_OFF]
@@ -107,24 +104,23 @@ def span(values):
     return low if low == high else f"{low} to {high}"
 
 
-def sides(shapes):
-    """(height, width) of images as text `width x height`; three of them at most."""
-    texts = [f"{width} x {height}" for height, width in sorted(shapes)]
+def some(texts):
+    """The different ones of the texts as one text; three of them at most."""
+    texts = list(dict.fromkeys(texts))
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "") or "-"
 
 
-def angles(texts):
-    return " or ".join(list(dict.fromkeys(texts))[:2]) + (" ..." if len(set(texts)) > 2 else "") or "-"
+def sides(shapes):
+    """(height, width) of images as text `width x height`."""
+    return some(f"{width} x {height}" for height, width in sorted(shapes))
 
 
 def check_split(root, num_classes, decode, num_workers):
     """The Split of a folder. Shows its progress on stderr."""
     folders = dataio.subfolders(root)
-
-    def check(i):
-        return contents.check_folder(folders[i], num_classes, decode)
-
-    reports = processes.ordered(check, len(folders), num_workers, chunksize=4)
+    reports = processes.ordered(
+        lambda i: contents.check_folder(folders[i], num_classes, decode), len(folders), num_workers, chunksize=4
+    )
     return Split(root, list(tqdm(reports, root.name, len(folders), unit="instance")))
 
 
@@ -150,15 +146,11 @@ def class_rows(splits, class_names):
 
 
 def print_faults(faults, max_faults):
-    by_kind = {}
-    for fault in faults:
-        by_kind.setdefault(fault.kind, []).append(fault)
-    for kind, some in by_kind.items():
-        print(f"\n{kind} ({len(some)})")
-        for fault in some[:max_faults]:
-            print(f"  {fault}")
-        if len(some) > max_faults:
-            print(f"  and {len(some) - max_faults} more; --max_faults N prints more of them")
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        of_kind = [fault for fault in faults if fault.kind == kind]
+        print(f"\n{kind} ({len(of_kind)})", *of_kind[:max_faults], sep="\n  ")
+        if len(of_kind) > max_faults:
+            print(f"  and {len(of_kind) - max_faults} more; --max_faults N prints more of them")
 
 
 def instance_to_draw(splits, name=None):
@@ -193,10 +185,7 @@ def write_picture(path, splits, settings, class_names, name=None):
             print(f"note: left out of the picture: {error}")
     if not shown:
         raise util.InputError(f"--picture: none of the chosen images of {report.folder} can be read")
-    try:
-        cloud = data_util.load_labelled_cloud(report.folder, num_classes) if class_names else None
-    except (util.InputError, OSError):
-        cloud = None  # this fault is in the list already
+    cloud = report.attempt("point cloud", data_util.load_labelled_cloud, report.folder, num_classes) if class_names else None
     facts = [
         ("instances", str(len(split.reports))),
         ("views of each", span([r.num_views for r in split.reports])),
@@ -216,15 +205,13 @@ def write_picture(path, splits, settings, class_names, name=None):
 def open_class(root, obj_name):
     """(split folders, DatasetSettings, class names or None, faults of the files beside the splits)."""
     folders = split_folders.find_splits(root)
-    faults, settings, class_names = split_folders.empty_splits(root, folders, obj_name), data_util.DatasetSettings(), None
+    faults, settings = split_folders.empty_splits(root, folders, obj_name), data_util.DatasetSettings()
     try:
         settings = dataio.dataset_settings(folders[0])
     except util.InputError as error:
         faults.append(contents.fault_of(error, "dataset.json"))
     path = split_folders.find_class_list(folders[0], obj_name)
-    if path is not None:
-        class_names = data_util.load_class_names(path)
-    return folders, settings, class_names, faults
+    return folders, settings, None if path is None else data_util.load_class_names(path), faults
 
 
 @util.command

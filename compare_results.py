@@ -29,10 +29,8 @@ def load(path):
     path = path / "results.json" if path.is_dir() else path
     try:
         results = json.loads(path.read_text())
-    except OSError as error:
-        raise util.InputError(f"{path}: cannot read it ({error.strerror}); expected the results.json of test.py") from None
-    except ValueError as error:
-        raise util.InputError(f"{path}: expected JSON ({error}); run test.py again") from None
+    except (OSError, ValueError) as error:
+        raise util.InputError(f"{path}: cannot read it ({error}); expected the results.json of test.py") from None
     if not isinstance(results, dict) or not isinstance(results.get("num_images"), int):
         raise util.InputError(f"{path}: found no scores; expected the results.json of test.py")
     return results

@@ -132,7 +132,7 @@ def test_csv_has_no_marks_and_the_notes_stay_out_of_it(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "content, reason",
-    [(None, "cannot read it"), ("{", "expected JSON"), ("[1]", "found no scores"), ("{}", "found no scores")],
+    [(None, "cannot read it"), ("{", "cannot read it"), ("[1]", "found no scores"), ("{}", "found no scores")],
 )
 def test_a_folder_without_results_is_one_sentence_and_exit_code_2(tmp_path, capsys, content, reason):
     if content is not None:

@@ -11,7 +11,6 @@ that the cameras of all instances look at, else the origin. Such cameras are fau
 behind nearly all of them, in nearly all such instances, as with OpenGL axes: an object may lie anywhere.
 """
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +71,7 @@ def faults_of(instances):
             own += of_directions
             if is_open:
                 undecided.append((instance, poses, own))
-    for own, fault in faults_of_undecided(undecided, every_axis):
-        own.append(fault)
+    judge_undecided(undecided, every_axis)
     return [fault for own in faults for fault in own]
 
 
@@ -81,7 +79,7 @@ def faults_of(instances):
 
 
 def faults_of_intrinsics(instance):
-    camera, path, faults = instance.intrinsics, Path(instance.folder) / "intrinsics.txt", []
+    camera, path, faults = instance.intrinsics, instance.folder / "intrinsics.txt", []
     if not is_in_image(camera, camera.cx, camera.cy):
         sentence = (
             f"the principal point ({camera.cx:g}, {camera.cy:g}) lies outside the image of {camera.width} x "
@@ -114,32 +112,29 @@ def faults_of_poses(instance):
     stretch = abs(rotations.transpose(0, 2, 1) @ rotations - np.eye(3)).max(axis=(1, 2))
     off_last_row = abs(poses[:, 3] - [0, 0, 0, 1]).max(axis=1) > TOLERANCE
     sound = finite & ~off_last_row & (stretch <= TOLERANCE)
-    if sound.all() and (np.linalg.det(rotations) > 0).all():
-        return [], np.arange(len(given))
-    kinds = [
+    checks = [
         ("pose not finite", ~finite, lambda v: "found a number that is not finite; correct the pose or remove the view"),
         ("last row of a pose", off_last_row, lambda v: f"the last row is {_numbers(given[v, 3])}, {EXPECTED_ROW}"),
-        (
-            "pose not rigid",
-            stretch > TOLERANCE,
-            lambda v: f"entries of R^T R are off by up to {stretch[v]:.2g}, {EXPECTED_R}",
-        ),
+        ("pose not rigid", stretch > TOLERANCE, lambda v: f"R^T R is off by up to {stretch[v]:.2g}, {EXPECTED_R}"),
         ("mirrored pose", sound & (np.linalg.det(rotations) < 0), lambda v: f"the rotation mirrors, {EXPECTED_COLUMNS}"),
     ]
-    return [fault for kind in kinds for fault in per_view(instance, *kind)], np.flatnonzero(sound)
+    return per_view(instance, checks), np.flatnonzero(sound)
 
 
-def per_view(instance, kind, is_faulty, sentence_of):
-    """A fault for each faulty view, or one for all if these are most of the views and more than two.
+def per_view(instance, checks):
+    """For each check a fault for each faulty view, or one for all if these are most of the views and more than two.
 
-    is_faulty: (V,) bool; sentence_of: index of a view -> sentence
+    checks: (kind, (V,) bool where faulty, function from the index of a view to a sentence)
     """
-    folder, faulty = Path(instance.folder) / "pose", np.flatnonzero(is_faulty)
-    if len(faulty) > 2 and len(faulty) > len(instance.views) / 2:
-        first = faulty[0]
-        count = f"{len(faulty)} of {len(instance.views)} views"
-        return [Fault(kind, folder, f"{count}; the first, {instance.views[first]}: {sentence_of(first)}")]
-    return [Fault(kind, folder / f"{instance.views[v]}.txt", sentence_of(v)) for v in faulty]
+    folder, num_views, faults = instance.folder / "pose", len(instance.views), []
+    for kind, is_faulty, sentence_of in checks:
+        faulty = np.flatnonzero(is_faulty)
+        if len(faulty) > max(2, num_views / 2):
+            first = f"the first, {instance.views[faulty[0]]}: {sentence_of(faulty[0])}"
+            faults.append(Fault(kind, folder, f"{len(faulty)} of {num_views} views; {first}"))
+        else:
+            faults += [Fault(kind, folder / f"{instance.views[v]}.txt", sentence_of(v)) for v in faulty]
+    return faults
 
 
 # Where cameras look. Below, `poses` are the P sound ones of an instance, (P, 4, 4) float64
@@ -172,17 +167,20 @@ def look(poses, camera, num_rounds=0):
 
     num_rounds: of weighting the axes, less where they pass far from the point
     """
-    centres, axes = poses[:, :3, 3], poses[:, :3, 2]
-    point, is_open = Axes().add(poses).nearest()
-    weights = np.ones(len(poses))
-    for _ in range(num_rounds):
+    centres, axes, weights = poses[:, :3, 3], poses[:, :3, 2], np.ones(len(poses))
+    for _ in range(1 + num_rounds):
+        point, is_open = Axes().add(poses, weights).nearest()
         to_point = point - centres
         off_axis = np.linalg.norm(to_point - axes * (to_point * axes).sum(axis=1, keepdims=True), axis=1)
         weights = 1 / (off_axis + 0.1 * np.average(off_axis, weights=weights) + 1e-9)
-        point, is_open = Axes().add(poses, weights).nearest()
-    in_camera = ((point - centres)[:, None] @ poses[:, :3, :3])[:, 0]
+    in_camera = to_camera(point, poses)
     u, v = project(in_camera, camera)
     return (in_camera[:, 2] > 0) & is_in_image(camera, u, v, BEYOND), is_open, in_camera
+
+
+def to_camera(point, poses):
+    """A point (3,) of the world in the space of each camera, (P, 3)."""
+    return ((point - poses[:, :3, 3])[:, None] @ poses[:, :3, :3])[:, 0]
 
 
 def project(in_camera, camera):
@@ -206,17 +204,26 @@ def faults_of_directions(instance, poses, indices):
     num_away = (~sees).sum()
     reading = other_reading(poses, camera) if is_open or num_away > MANY * len(poses) else None
     if reading:
-        return [misread(instance, reading, num_away, len(poses))], False
+        evidence = f"as they are, {num_away} of {len(poses)} cameras look away from the object, but not in that reading"
+        return [misread(instance, reading, evidence)], False
     if is_open:
         return [], True
     points = np.full((len(instance.views), 3), np.nan)
     points[indices[~sees]] = in_camera[~sees]
-    looks = (("looks away", points[:, 2] <= 0), (BESIDE, points[:, 2] > 0))
-    return [
-        fault
-        for kind, is_faulty in looks
-        for fault in per_view(instance, kind, is_faulty, lambda v: _sentence_on_direction(instance, points[v]))
-    ], False
+    u, v = project(points, camera)
+    point_is = f"the point that the cameras of {instance.name} look at is"
+    image = f"its image of {camera.width} x {camera.height} pixels"
+    checks = [
+        ("looks away", points[:, 2] <= 0, lambda i: f"the camera looks away: {point_is} {-points[i, 2]:.3g} behind it"),
+        (
+            BESIDE,
+            points[:, 2] > 0,
+            lambda i: (
+                f"the camera looks beside the object: {point_is} at pixel ({u[i]:.0f}, {v[i]:.0f}), far outside {image}"
+            ),
+        ),
+    ]
+    return per_view(instance, checks), False
 
 
 def in_one_place(poses):
@@ -243,76 +250,47 @@ def other_reading(poses, camera):
     return best
 
 
-def misread(instance, reading, num_away, num_views):
-    """The fault of an instance whose poses make sense in another reading only."""
-    path = Path(instance.folder) / "pose"
-    if reading == "opengl":
-        sentence = (
-            f"the poses look like {AXES}: {num_away} of {num_views} cameras look away from the object, but not with y and z "
-            f"reversed; {NEGATE}"
-        )
-        return Fault("OpenGL axes", path, sentence)
-    kind, write_flag = opposite_reading(instance.intrinsics)
-    axes, correct_axes = (f" with {AXES}", ", and correct the axes") if "opengl" in reading else ("", "")
-    sentence = (
-        f"the poses look like {kind}{axes}: inverted, the cameras look at one point; as they are, {num_away} of {num_views} "
-        f"look away; {write_flag}{correct_axes}"
-    )
-    return Fault(f"{kind} poses", path, sentence)
+def misread(instance, reading, evidence):
+    """The fault of an instance whose poses make sense in another reading only: one of READINGS, or "undecided"."""
+    is_flagged = instance.intrinsics.poses_are_world2cam
+    other, flag = ("camera-to-world", "0 in") if is_flagged else ("world-to-camera", "1 as")
+    write_flag = f"write {flag} the fifth line of intrinsics.txt"
+    kind, like, advice = {
+        "opengl": ("OpenGL axes", AXES, NEGATE),
+        "inverse": (f"{other} poses", other, write_flag),
+        "inverse opengl": (f"{other} poses", f"{other} with {AXES}", f"{write_flag}, and correct the axes"),
+        "undecided": ("OpenGL axes", f"{AXES}, or like {other}", f"{NEGATE}, or, if they are {other}, {write_flag}"),
+    }[reading]
+    return Fault(kind, instance.folder / "pose", f"the poses look like {like}: {evidence}; {advice}")
 
 
-def opposite_reading(camera):
-    """The opposite of what intrinsics.txt says of the poses, and how to say it there."""
-    kind, flag = ("camera-to-world", "0 in") if camera.poses_are_world2cam else ("world-to-camera", "1 as")
-    return kind, f"write {flag} the fifth line of intrinsics.txt"
+def judge_undecided(undecided, every_axis):
+    """Add a fault to the list of each instance whose poses seem to have OpenGL axes.
 
-
-def faults_of_undecided(undecided, every_axis):
-    """Yields (list of faults of the instance, Fault) for those whose own cameras leave open what they look at.
-
-    undecided: (instance, sound poses, list of its faults) of each; every_axis: the Axes of all cameras of the split
+    undecided:  (instance, sound poses, list of its faults) of those whose own cameras leave open what they look at
+    every_axis: the Axes of all cameras of the split
     """
     if not undecided:
         return
     point, is_open = every_axis.nearest()
     reference = np.zeros(3) if is_open else point
-    # in each instance: cameras with the reference straight behind; if inverted, with the origin straight ahead; all
-    counts = np.array([count_reversed(poses, reference) for _, poses, _ in undecided])
-    agree = counts[:, 0] >= MOST * counts[:, 2]
-    num_behind, num_inverse, _ = counts[agree].sum(axis=0)
-    if agree.mean() < MOST or num_behind < FEW:
+    # in each instance: cameras; those with the reference straight behind; if inverted, with the origin straight ahead
+    num_sound = np.array([len(poses) for _, poses, _ in undecided])
+    behind = np.array([num_ahead(-to_camera(reference, poses)) for _, poses, _ in undecided])
+    inverse = np.array([num_ahead(poses[:, :3, 3]) for _, poses, _ in undecided])
+    agree = behind >= MOST * num_sound
+    if agree.mean() < MOST or behind[agree].sum() < FEW:
         return
+    reading = "undecided" if inverse[agree].sum() >= behind[agree].sum() else "opengl"
     where = "the origin" if is_open else f"the point {_numbers(reference)} that the split's cameras look at"
-    for (instance, _, own), (behind, _, num_sound) in zip(itertools.compress(undecided, agree), counts[agree]):
-        kind, write_flag = opposite_reading(instance.intrinsics)
-        like, correct = (
-            (f", or like {kind}", f", or, if they are {kind}, {write_flag}") if num_inverse >= num_behind else ("", "")
-        )
-        sentence = (
-            f"the poses look like {AXES}{like}: {behind} of {num_sound} cameras have {where} straight behind them; "
-            f"{NEGATE}{correct}"
-        )
-        yield own, Fault("OpenGL axes", Path(instance.folder) / "pose", sentence)
+    for i in np.flatnonzero(agree):
+        instance, _, own = undecided[i]
+        own.append(misread(instance, reading, f"{behind[i]} of {num_sound[i]} cameras have {where} straight behind them"))
 
 
-def count_reversed(poses, reference):
-    """Numbers of cameras: with the reference straight behind; with the origin straight ahead if poses are inverse; all."""
-    from_reference = ((poses[:, :3, 3] - reference)[:, None] @ poses[:, :3, :3])[:, 0]  # in camera space
-    origin_if_inverse = poses[:, :3, 3]
-    cosine = np.cos(np.deg2rad(RIGHT_BEHIND_DEG))
-    ahead = [(p[:, 2] > cosine * np.linalg.norm(p, axis=1)).sum() for p in (from_reference, origin_if_inverse)]
-    return *ahead, len(poses)
-
-
-def _sentence_on_direction(instance, point):
-    """On a camera that does not look at the point (3,), in camera space, of the other cameras."""
-    if point[2] <= 0:
-        return f"the camera looks away: the point that the cameras of {instance.name} look at is {-point[2]:.3g} behind it"
-    (u,), (v,) = project(point[None], instance.intrinsics)
-    return (
-        f"the camera looks beside the object: the point that the cameras of {instance.name} look at is at pixel "
-        f"({u:.0f}, {v:.0f}), far outside its image of {instance.intrinsics.width} x {instance.intrinsics.height} pixels"
-    )
+def num_ahead(in_camera):
+    """The number of points (P, 3) in camera space that lie straight ahead."""
+    return (in_camera[:, 2] > np.cos(np.deg2rad(RIGHT_BEHIND_DEG)) * np.linalg.norm(in_camera, axis=1)).sum()
 
 
 def _numbers(row):

@@ -116,9 +116,8 @@ def viewer_of(centres):
 def image_plane(pose, intrinsics, depth, texels=1):
     """(texels + 1, texels + 1, 3) world points of a grid over a camera's image, rows first, at a depth."""
     u, v = np.meshgrid(*(np.linspace(0, side, texels + 1) for side in (intrinsics.width, intrinsics.height)))
-    in_camera = np.stack(
-        [(u - intrinsics.cx) / intrinsics.focal, (v - intrinsics.cy) / intrinsics.focal, np.ones_like(u)], axis=-1
-    )
+    x, y = (u - intrinsics.cx) / intrinsics.focal, (v - intrinsics.cy) / intrinsics.focal
+    in_camera = np.stack([x, y, np.ones_like(u)], axis=-1)
     in_camera *= depth / np.maximum(1, abs(in_camera[..., :2]).max() / 0.6)  # a wide angle would fill the drawing
     return in_camera @ pose[:3, :3].T + pose[:3, 3]
 

@@ -106,8 +106,8 @@ class _Pair:
         moving, (low, high) = np.sort(self.boxes[0] @ turn.T, axis=0), self.boxes[1]
         for scale in (high - low) / np.maximum(np.ptp(moving, axis=0), 1e-12 * self.diagonals[0]):
             sides = low - scale * moving[0], (low + high - scale * moving.sum(axis=0)) / 2, high - scale * moving[1]
-            for choice in itertools.product(range(3), repeat=3):
-                yield similarity(scale, turn, np.array([sides[side][axis] for axis, side in enumerate(choice)]))
+            for offset in itertools.product(*np.transpose(sides)):
+                yield similarity(scale, turn, offset)
 
     def _distances(self, matrix, trees, count):
         """(2 * count,) distances from points of each surface to the other one, in units of `fixed`."""

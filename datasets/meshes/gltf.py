@@ -6,6 +6,7 @@ of a texture counts only if its material says so (MASK, BLEND); the alpha of a p
 Shapes: V vertices, T triangles.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -140,10 +141,8 @@ class _Files:
         if name == BINARY_CHUNK and self.binary is not None:
             return self.binary
         for candidate in (name, urllib.parse.unquote(name)):  # a URI, but some programs write the plain name
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 return self.open_file(self.folder / candidate)
-            except FileNotFoundError:
-                pass
         self.missing.append(name)
         raise FileNotFoundError(name)
 

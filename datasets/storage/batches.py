@@ -3,10 +3,9 @@
 The order and the draws depend on the seed and the step alone, so a resumed run sees what an uninterrupted run sees.
 """
 
-import contextlib
 import multiprocessing
-import queue
-import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -130,34 +129,14 @@ def ordered_batches(dataset, batch_size, num_workers=0):
 
 def prefetched(batches, depth=2):
     """The same batches; a thread prepares the next `depth` while one is in use. Its errors are raised here."""
-    waiting, stopped = queue.Queue(depth), threading.Event()
-
-    def put(entry):
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                return waiting.put(entry, timeout=0.1)
-
-    def work():
-        try:
-            for batch in batches:
-                put((batch, None))
-                if stopped.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
+    iterator, end, pool = iter(batches), object(), ThreadPoolExecutor(1)
     try:
-        while True:
-            batch, error = waiting.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(depth))
+        while (batch := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
             yield batch
     finally:
-        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _workers(num_workers):

@@ -94,17 +94,15 @@ class Files:
     def label_dtype(self):
         return np.dtype(np.int8 if self.num_classes <= 128 else np.int16)
 
-    def is_native(self):
-        """Whether every image has the side S according to its header, so that none is averaged."""
-        paths = (i.path("rgb", view) for i in self.instances for view in range(len(i.views)))
-        return all(data_util.square_crop(*headers.check_png(path))[2] == self.sidelength for path in paths)
-
     def layout(self):
         """{name: (shape, dtype)} of the arrays that hold all observations decoded."""
         num_observations, num_rays = len(self), self.sidelength**2
         layout = {"foreground": ((num_observations, -(-num_rays // 8)), np.dtype(np.uint8))}  # packed bits
         if self.instances[0].with_rgb:
-            layout["rgba"] = (num_observations, num_rays, 4), np.dtype(np.uint8 if self.is_native() else np.float32)
+            paths = (instance.path("rgb", view) for instance in self.instances for view in range(len(instance.views)))
+            sides = (data_util.square_crop(*headers.check_png(path))[2] for path in paths)
+            is_averaged = any(side != self.sidelength for side in sides)
+            layout["rgba"] = (num_observations, num_rays, 4), np.dtype(np.float32 if is_averaged else np.uint8)
         if self.num_classes is not None:
             layout["seg_labels"] = (num_observations, num_rays), self.label_dtype
         return layout
@@ -116,8 +114,8 @@ class Arrays:
     wanted: (num_observations,) bool, those that were decoded (default: all)
     """
 
-    def __init__(self, arrays, num_rays, blend_alpha, wanted=None):
-        self.arrays, self.num_rays, self.blend_alpha, self.wanted = arrays, num_rays, blend_alpha, wanted
+    def __init__(self, arrays, blend_alpha, wanted=None):
+        self.arrays, self.blend_alpha, self.wanted = arrays, blend_alpha, wanted
 
     def __len__(self):
         return len(self.arrays["foreground"])
@@ -126,7 +124,8 @@ class Arrays:
         if self.wanted is not None and not self.wanted[index]:
             raise IndexError(f"observation {index} was not decoded: it is not among those wanted")
         rgba, seg_labels = (self.arrays[name][index] if name in self.arrays else None for name in ("rgba", "seg_labels"))
-        foreground = np.unpackbits(self.arrays["foreground"][index], count=self.num_rays).view(bool)
+        num_rays = len(seg_labels if rgba is None else rgba)
+        foreground = np.unpackbits(self.arrays["foreground"][index], count=num_rays).view(bool)
         return Observation(rgba, foreground, seg_labels, self.blend_alpha)
 
 
@@ -170,7 +169,7 @@ def preload(files, num_workers=0, wanted=None):
         for name, (shape, dtype) in layout.items()
     }
     decode_all(files, arrays, num_workers, "decode", wanted)
-    return Arrays(arrays, files.sidelength**2, files.settings.blend_alpha, wanted)
+    return Arrays(arrays, files.settings.blend_alpha, wanted)
 
 
 def expect_memory(needed):
@@ -193,10 +192,10 @@ def expect_memory(needed):
 class Mapped(Arrays):
     """Arrays mapped from the .npy files of a folder. Other processes map the files themselves; no pixel is sent."""
 
-    def __init__(self, place, names, num_rays, blend_alpha):
-        self.sent = place, names, num_rays, blend_alpha
+    def __init__(self, place, names, blend_alpha):
+        self.sent = place, names, blend_alpha
         arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in names}
-        super().__init__(arrays, num_rays, blend_alpha)
+        super().__init__(arrays, blend_alpha)
 
     def __reduce__(self):
         return Mapped, self.sent
@@ -253,7 +252,7 @@ def open_filled(files, place, digest):
     names = [name for name, is_there in kinds.items() if is_there]
     with contextlib.suppress(OSError, ValueError):
         if json.loads((place / "cache.json").read_text()) == {"files": digest}:
-            return Mapped(place, names, files.sidelength**2, files.settings.blend_alpha)
+            return Mapped(place, names, files.settings.blend_alpha)
     return None
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +89,14 @@ def open_split(root, folders, kinds, choose, cached=True):
     return found
 
 
+@dataclass
 class Survey:
-    """survey(folder, entry) returns the new Entry of an instance folder, or None where the known one still holds.
+    """survey(folder, entry) returns the new Entry of an instance folder, or None where the known one still holds."""
 
-    kinds, choose: see `open_split`; is_many: do not ask for the times of images and label maps that were looked at
-    """
-
-    def __init__(self, kinds, choose, is_many):
-        self.kinds, self.choose, self.is_many = kinds, choose, is_many
-        self.sound_heads = set()
+    kinds: tuple  # see `open_split`
+    choose: Callable
+    is_many: bool  # do not ask for the times of images and label maps that were looked at
+    sound_heads: set = dataclasses.field(default_factory=set)  # of label maps, see headers.check_seg_labels
 
     def __call__(self, folder, known):
         now = time.time_ns()
@@ -268,8 +268,7 @@ def unpack(text, poses, stamps):
         if not names["pose"] or not np.isfinite(dataclasses.astuple(intrinsics)).all():
             raise ValueError("no views or no camera")
         entries[name] = Entry(names, stored["marks"], intrinsics, tuple(stored["stamp"]), poses[part], stamps[:, part])
-    if (poses.shape, poses.dtype) != ((start, 4, 4), np.float32) or not np.isfinite(poses).all():
-        raise ValueError("poses that do not fit the views")
-    if (stamps.shape, stamps.dtype) != ((len(READ), start, 2), np.int64):
-        raise ValueError("stamps that do not fit the views")
+    for array, shape, dtype in ((poses, (start, 4, 4), np.float32), (stamps, (len(READ), start, 2), np.int64)):
+        if (array.shape, array.dtype) != (shape, dtype) or not np.isfinite(array).all():
+            raise ValueError("poses or stamps that do not fit the views")
     return entries
