@@ -4,7 +4,8 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     model         state dict
     optimizer_0, optimizer_1, ...   state dicts, in the order the stage made its optimizers
     step          training steps done
-    sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes)
+    sizes         arguments that build the model (srns.SRN.sizes, or of the head: kind, in_features, num_classes and, unless
+                  they are those of the last layer, features)
     instances     names of the instances, row by row of the latent table
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
     observed      what was learnt from, a list of "rgb" and "seg"
@@ -17,7 +18,6 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
 
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -75,14 +75,12 @@ def load(path):
 
 def load_state(module, state, path):
     """Fill a module; every entry that is missing, unexpected or of another shape is named."""
-    expected = module.state_dict()
-    faults = [f"{key} is missing" for key in expected if key not in state]
-    faults += [f"{key} is unexpected" for key in state if key not in expected]
-    faults += [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    found = {key: tuple(getattr(tensor, "shape", ())) for key, tensor in state.items()}
+    faults = [f"{key} is missing" for key in expected if key not in found]
+    faults += [f"{key} is unexpected" for key in found if key not in expected]
+    differing = [key for key in expected if key in found and found[key] != expected[key]]
+    faults += [f"{key} is {found[key]}, expected {expected[key]}" for key in differing]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise util.InputError(f"{path}: does not fit the model: {'; '.join(faults[:5])}{more}")
@@ -100,10 +98,9 @@ def restore_optimizers(checkpoint, optimizers):
     for i, optimizer in enumerate(optimizers):
         state = checkpoint.get(f"optimizer_{i}", {}).get("state")
         if not state:
-            raise util.InputError(
-                f"{checkpoint['path']}: cannot be resumed, found the state of {i} of {len(optimizers)} optimizers; if it is "
-                "from stage 3, pass --freeze_networks to continue that"
-            )
+            found = f"found the state of {i} of {len(optimizers)} optimizers"
+            advice = "if it is from stage 3, pass --freeze_networks to continue that"
+            raise util.InputError(f"{checkpoint['path']}: cannot be resumed, {found}; {advice}")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -119,7 +116,7 @@ def load_srn(checkpoint, **wanted):
     if sizes["tracing_steps"] is None:
         sizes["tracing_steps"] = wanted.get("tracing_steps") or published.TRACING_STEPS
     for name, size in wanted.items():
-        found = sizes.get(name, False)
+        found = sizes.get(name, srns.SRN.ADDED_SIZES.get(name, False))
         if size is not None and size != found:
             raise util.InputError(f"{checkpoint['path']}: was trained with {name} {found}, but {size} is asked for")
     model = srns.SRN(**sizes)
@@ -133,15 +130,15 @@ def load_head(checkpoint, model):
     if "kind" not in sizes:
         raise util.InputError(f"{checkpoint['path']}: holds an SRN, not a segmentation head")
     kind = srns.HEADS[sizes["kind"]]
-    given = in_features(kind, model)
+    features = {"features": sizes["features"]} if "features" in sizes else {}
+    given = kind.num_inputs(model.sizes, **features)
     if sizes["in_features"] != given:
         what = "feature" if kind.reads == "features" else "colour"
         raise util.InputError(f"{checkpoint['path']}: reads {sizes['in_features']} {what} channels, but the SRN has {given}")
     if "srn" in checkpoint and checkpoint["srn"] != fingerprint(model):
-        raise util.InputError(
-            f"{checkpoint['path']}: was learnt on the features of another SRN; give that SRN, or learn a head for this one"
-        )
-    head = kind(sizes["in_features"], sizes["num_classes"])
+        advice = "give that SRN, or learn a head for this one"
+        raise util.InputError(f"{checkpoint['path']}: was learnt on the features of another SRN; {advice}")
+    head = kind(sizes["in_features"], sizes["num_classes"], **features)
     load_state(head, checkpoint["model"], checkpoint["path"])
     return head
 
@@ -153,11 +150,6 @@ def fingerprint(model):
         if key.startswith(("hyper_phi.", "phi.", "ray_marcher.")):
             checksum = zlib.crc32(tensor.cpu().contiguous().numpy(), checksum)
     return f"{checksum:08x}"
-
-
-def in_features(kind, model):
-    """How many channels a kind of head gets from an SRN."""
-    return model.sizes["hidden_features" if kind.reads == "features" else "rgb_channels"]
 
 
 def with_names(checkpoint, folders, where, chosen=()):
@@ -173,42 +165,25 @@ def with_names(checkpoint, folders, where, chosen=()):
     if num_codes == len(chosen):
         folders = chosen
     if num_codes != len(folders):
-        raise util.InputError(
-            f"{checkpoint['path']}: does not store instance names, and its {num_codes} latent codes cannot be matched with "
-            f"the {len(folders)} instances of {where}; add the names with convert_checkpoint.py --instances"
-        )
-    names = f"the folders of {where} in sorted order"
-    print(f"note: {checkpoint['path']} does not store instance names; its {num_codes} codes are assigned to {names}")
+        found = f"its {num_codes} latent codes cannot be matched with the {len(folders)} instances of {where}"
+        advice = "add the names with convert_checkpoint.py --instances"
+        raise util.InputError(f"{checkpoint['path']}: does not store instance names, and {found}; {advice}")
+    rule = f"its {num_codes} codes are assigned to the folders of {where} in sorted order"
+    print(f"note: {checkpoint['path']} does not store instance names; {rule}")
     return checkpoint | {"instances": list(folders)}
 
 
 # Opening
 
 
-@dataclass(frozen=True)
 class OpenSRN:
     """An SRN and what its checkpoint says about it. contents: the checkpoint as `load` returns it."""
 
-    model: srns.SRN
-    contents: dict
-
-    @property
-    def path(self):
-        return self.contents["path"]
-
-    @property
-    def step(self):
-        return self.contents["step"]
-
-    @property
-    def instances(self):
-        """Names of the instances, row by row of the latent table; None if the file has none."""
-        return self.contents["instances"]
-
-    @property
-    def settings(self):
-        """data_util.DatasetSettings that the model was trained with."""
-        return data_util.DatasetSettings(**self.contents["settings"])
+    def __init__(self, model, contents):
+        self.model, self.contents = model, contents
+        self.path, self.step = contents["path"], contents.get("step", 0)
+        self.instances = contents["instances"]  # names, row by row of the latent table; None if the file has none
+        self.settings = data_util.DatasetSettings(**contents["settings"])  # of the data that it was trained on
 
     def rows(self, names, where):
         """Rows of the latent table for the named instances of the split `where`, a list of int.
@@ -223,19 +198,15 @@ class OpenSRN:
         row = {name: i for i, name in enumerate(self.instances)}
         missing = [name for name in names if name not in row]
         if missing:
-            raise util.InputError(
-                f"{self.path}: holds no latent code for {len(missing)} of the {len(names)} instances in {where}, such as "
-                f"{missing[0]}; fit codes to them first, with --overwrite_embeddings"
-            )
+            found = f"no latent code for {len(missing)} of the {len(names)} instances in {where}, such as {missing[0]}"
+            raise util.InputError(f"{self.path}: holds {found}; fit codes to them first, with --overwrite_embeddings")
         return [row[name] for name in names]
 
     def expect_instances(self, names, where):
         """Raise util.InputError unless the names are those of the latent table, in its order."""
         if self.instances is not None and names != self.instances:
-            raise util.InputError(
-                f"{self.path}: was trained on other instances than {where} gives; resume on the same instances, or fit codes "
-                f"to new ones with --overwrite_embeddings"
-            )
+            advice = "resume on the same instances, or fit codes to new ones with --overwrite_embeddings"
+            raise util.InputError(f"{self.path}: was trained on other instances than {where} gives; {advice}")
 
     def note_other_settings(self, settings):
         """Print a note if the data's settings differ from those that the model was trained with."""
@@ -244,11 +215,12 @@ class OpenSRN:
 
     def expect_width(self, instances):
         """Raise util.InputError if codes come with the data and have another size than the model's."""
-        width = self.model.sizes["latent_dim"]
+        expected = self.model.sizes["latent_dim"]
         for instance in instances if self.model.sizes["has_params"] else ():
-            if instance.params is not None and instance.params.shape[1] != width:
-                found = f"vectors of {instance.params.shape[1]} numbers"
-                raise util.InputError(f"{instance.folder}/params: found {found}, expected {width} as in {self.path}")
+            width = expected if instance.params is None else instance.params.shape[1]
+            if width != expected:
+                found = f"found vectors of {width} numbers, expected {expected} as in {self.path}"
+                raise util.InputError(f"{instance.folder}/params: {found}")
 
 
 def open_srn(path, split=None, max_num_instances=dataio.ALL, specific_ins=(), **wanted):

@@ -24,15 +24,13 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("source", metavar="SOURCE", help="checkpoint of any form: a .pth file, or a folder whose latest one is converted")
-    add("target", metavar="TARGET", help="the .pth file to write")
+    add("target", metavar="TARGET", type=Path, help="the .pth file to write")
     forms = (OURS, *published.FORMS)
     add("--form", choices=forms, required=True, help="semantic: for Semantic SRN (2020); srn2019: for SRN (2019)")
-    add("--instances", help="with --form ours: text file of the names of the codes in order, or the training split")
     add(
-        "--tracing_steps",
-        type=positive_int,
-        help="with --form ours: steps of the ray marcher (default: 10 for published files)",
+        "--instances", type=Path, help="with --form ours: text file of the names of the codes in order, or the training split"
     )
+    add("--tracing_steps", type=positive_int, help="with --form ours: steps of the ray marcher (published files: 10)")
     add("--overwrite", action="store_true", help="replace TARGET if it exists")
     return parser
 
@@ -61,14 +59,12 @@ def sizes_of(checkpoint, tracing_steps):
 
 def read_names(path):
     """Names of instances: the lines of a text file, or the folders of a split."""
-    path = Path(path)
     if path.is_dir():
         return [folder.name for folder in dataio.instance_folders(path)]
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise util.InputError(f"--instances {path}: expected a text file or a split folder ({error})") from None
-    return [line for line in lines if line]
 
 
 def names_for(checkpoint, path):
@@ -98,7 +94,7 @@ def describe(sizes):
 @util.command
 def main(argv=None):
     options = read_options(argv)
-    target = Path(options.target)
+    target = options.target
     if target.exists() and not options.overwrite:
         raise util.InputError(f"{target}: exists; choose another name, or pass --overwrite")
     checkpoint = checkpoints.load(options.source)
@@ -122,8 +118,7 @@ def main(argv=None):
     for note in notes:
         print(f"note: {note}")
     lost = [name for name in ONLY_OURS if name not in contents and checkpoint.get(name)]
-    left_out = ", ".join(lost) or "nothing"
-    print(f"wrote {target}, form {options.form}: {describe(checkpoint['sizes'])}; left out: {left_out}")
+    print(f"wrote {target}, form {options.form}: {describe(checkpoint['sizes'])}; left out: {', '.join(lost) or 'nothing'}")
 
 
 if __name__ == "__main__":

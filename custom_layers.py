@@ -36,10 +36,14 @@ class FCBlock(nn.Module):
     """Hidden layers of one width, then a linear layer: (..., in_features) -> (..., out_features).
 
     Without `out_features` the block ends with its last hidden layer.
+    encoding: the block reads points with this encoding, in place of `in_features` numbers, as phi does
     """
 
-    def __init__(self, in_features, hidden_features, num_hidden_layers, out_features=None):
+    def __init__(self, in_features, hidden_features, num_hidden_layers, out_features=None, encoding=None):
         super().__init__()
+        self.encoding = encoding
+        if encoding is not None:
+            in_features = encoding.width
         widths = [in_features] + [hidden_features] * num_hidden_layers
         layers = [FCLayer(*pair) for pair in zip(widths, widths[1:])]
         if out_features is not None:
@@ -53,7 +57,22 @@ class FCBlock(nn.Module):
         return [layer.tensors() for layer in self.net[: self.num_hidden_layers]]
 
     def forward(self, x):
-        return self.net[self.num_hidden_layers :](backends.layers(x, self.stack()))
+        reads_points = self.encoding is not None
+        hidden = backends.layers(self.encoding(x) if reads_points else x, self.stack(), reads_points)
+        return self.net[self.num_hidden_layers :](hidden)
+
+    def all_layers(self, points):
+        """Of points (..., 3), the features of every hidden layer, a list of (..., C)."""
+        return all_layers(self.encoding(points), self.stack())
+
+
+def all_layers(x, stack):
+    """What each layer of a stack that reads encoded points x (..., I) computes: a list of (..., C). See kernels.backends."""
+    found = []
+    for layer in stack:
+        x = backends.layers(x, [layer], reads_points=not found)
+        found.append(x)
+    return found
 
 
 class RayMarcher(nn.Module):

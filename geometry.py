@@ -30,12 +30,8 @@ class Rays(NamedTuple):
 
 def pixel_grid(height, width, pixel_center=0.0, device=None):
     """uv of every pixel, (height * width, 2) float32, rows from top to bottom, u running fastest."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device),
-        torch.arange(width, dtype=torch.float32, device=device),
-        indexing="ij",
-    )
-    return torch.stack([columns, rows], dim=-1).flatten(0, 1) + pixel_center
+    index = torch.arange(height * width, device=device)
+    return torch.stack([index % width, index // width], dim=-1).float() + pixel_center
 
 
 def lift(uv, depth, intrinsics):
@@ -129,9 +125,8 @@ def look_at(eye, target=(0.0, 0.0, 0.0), up=(0.0, 0.0, 1.0)):
     right = F.normalize(torch.where(vertical, fallback, right), dim=-1)
     down = torch.linalg.cross(forward, right, dim=-1)
 
-    cam2world = torch.zeros(*eye.shape[:-1], 4, 4).to(eye)
+    cam2world = torch.eye(4).to(eye).repeat(*eye.shape[:-1], 1, 1)
     cam2world[..., :3, :] = torch.stack([right, down, forward, eye], dim=-1)
-    cam2world[..., 3, 3] = 1
     return cam2world
 
 

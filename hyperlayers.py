@@ -8,6 +8,7 @@ from torch import nn
 
 import custom_layers
 from kernels import backends
+from kernels.encoding import Encoding
 
 OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 
@@ -15,15 +16,20 @@ OUTPUT_SCALE = 0.1  # on the initial weights of a hypernetwork's last layer
 class Phi:
     """The scene function of M instances, R^3 -> R^C: linear, layer norm without scale and shift, ReLU, repeated.
 
-    layers: list of (weight (M, out, in), bias (M, 1, out))
+    layers:   list of (weight (M, out, in), bias (M, 1, out))
+    encoding: of the points that the first layer reads
     """
 
-    def __init__(self, layers):
-        self.layers = layers
+    def __init__(self, layers, encoding=Encoding()):
+        self.layers, self.encoding = layers, encoding
 
     def __call__(self, points):
         """World-space points (B, R, 3) -> features (B, R, C). B is M, or anything where M is 1."""
-        return backends.layers(points, self.stack())
+        return backends.layers(self.encoding(points), self.stack(), reads_points=True)
+
+    def all_layers(self, points):
+        """As `__call__`, of every layer: a list of (B, R, C), the features last."""
+        return custom_layers.all_layers(self.encoding(points), self.stack())
 
     def __len__(self):
         return len(self.layers[0][0])
@@ -34,13 +40,19 @@ class Phi:
 
     def part(self, views):
         """Phi of a slice of the views, where B is M; itself where M is 1."""
-        return self if len(self) == 1 else Phi([(weight[views], bias[views]) for weight, bias in self.layers])
+        return self if len(self) == 1 else self.with_layers([(weight[views], bias[views]) for weight, bias in self.layers])
 
     def of_views(self, instance_of):
         """Phi with one instance per view: view i shows instance_of[i]. (B,) ascending, every instance occurs."""
         if len(self) in (1, len(instance_of)):
             return self
-        return Phi([(select_rows(weight, instance_of), select_rows(bias, instance_of)) for weight, bias in self.layers])
+        return self.with_layers(
+            [(select_rows(weight, instance_of), select_rows(bias, instance_of)) for weight, bias in self.layers]
+        )
+
+    def with_layers(self, layers):
+        """Phi with other layers and the same encoding."""
+        return Phi(layers, self.encoding)
 
 
 def select_rows(table, places):
@@ -80,11 +92,12 @@ class HyperLayer(nn.Module):
 class HyperPhi(nn.Module):
     """The hypernetwork: latent code -> phi (SRN paper, section 3.3)."""
 
-    def __init__(self, latent_dim=256, hyper_features=256, hidden_features=256, num_layers=4):
+    def __init__(self, latent_dim=256, hyper_features=256, hidden_features=256, num_layers=4, encoding=Encoding()):
         super().__init__()
-        widths = [3] + [hidden_features] * num_layers
+        self.encoding = encoding
+        widths = [encoding.width] + [hidden_features] * num_layers
         self.layers = nn.ModuleList(HyperLayer(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:]))
 
     def forward(self, z):
         """z (B, D) -> Phi of B instances."""
-        return Phi([layer(z) for layer in self.layers])
+        return Phi([layer(z) for layer in self.layers], self.encoding)

@@ -34,9 +34,7 @@ def build_parser():
     group = parser.add_argument_group("model and instances")
     group.add("--checkpoint_path", required=True, help="SRN with codes of the instances: a .pth file or its folder")
     group.add("--linear_path", help="head that predicts classes: a .pth file or its folder (default: the SRN's own U-Net)")
-    group.add(
-        "--specific_ins", type=comma_separated(str), help="instances in order; A,B,A returns to A (default: the first two)"
-    )
+    group.add("--specific_ins", type=comma_separated(str), help="instances in order, such as A,B,A (default: first two)")
     group.add("--tracing_steps", type=positive_int, help="steps of the ray marcher; published checkpoints do not store it")
 
     group = parser.add_argument_group("camera")
@@ -94,10 +92,10 @@ def read_cameras(options):
     """Intrinsics and poses (V, 4, 4) of the first named instance in the split; if there is none, of its first instance."""
     folders = dataio.instance_folders(options.data_root)
     of_name = {folder.name: folder for folder in folders}
-    found = [of_name[name] for name in options.specific_ins if name in of_name]
-    if not found:
-        print(f"note: {options.data_root} has none of these instances; the cameras are those of {folders[0].name}")
-    folder = (found or folders)[0]
+    folder = next((of_name[name] for name in options.specific_ins if name in of_name), None)
+    if folder is None:
+        folder = folders[0]
+        print(f"note: {options.data_root} has none of these instances; the cameras are those of {folder.name}")
     intrinsics = data_util.load_intrinsics(folder / "intrinsics.txt")
     paths = sorted((folder / "pose").glob("*.txt"))
     if not paths:

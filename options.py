@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:  # the first package that train.py imports,
 
 import util
 from kernels import backends
+from kernels.encoding import MAX_OCTAVES
 
 PARAMS = "params.txt"  # the options of a run, one per line; marks a folder as a run's
 
@@ -117,6 +118,13 @@ def positive_int(text):
     return at_least(1)(text)
 
 
+def octaves(text):
+    value = at_least(0)(text)
+    if value > MAX_OCTAVES:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_OCTAVES} octaves, found {value}")
+    return value
+
+
 def count_or_all(text):
     value = int(text)
     if value < 1 and value != -1:
@@ -199,6 +207,12 @@ def add_model_variants(group):
     group.add("--use_unet_renderer", action="store_true", help="colours by a U-Net on features, at multiples of 128 pixels")
 
 
+def add_encoding(group):
+    """Options of the positional encoding, which only training asks for: a checkpoint stores it."""
+    group.add("--positional_encoding", type=octaves, help="octaves of waves that phi reads beside points (published: 0)")
+    group.add("--scene_radius", type=positive_float, help="scale of the encoding (default: the cameras' mean distance)")
+
+
 def add_fused(group):
     choices = ("auto", "on", "off")
     group.add_argument(
@@ -219,7 +233,8 @@ def wanted_sizes(options):
     """The sizes of srns.SRN that were asked for; None, or no entry, where the user leaves them open."""
     names = ("hidden_features", "tracing_steps", "rgb_channels", "fit_single_srn", "has_params", "use_unet_renderer")
     sizes = {name: getattr(options, name, None) or None for name in names}
-    return sizes | {"latent_dim": options.embedding_size}
+    added = {name: getattr(options, name, None) for name in ("positional_encoding", "scene_radius")}
+    return sizes | added | {"latent_dim": options.embedding_size}
 
 
 def start_run(options, continues=None):

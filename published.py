@@ -55,14 +55,8 @@ def from_published(contents, path):
     model, names = our_entries(contents["model"], path)
     form = "srn2019" if "optimizer" in contents else "semantic"
     states = optimizer_states(contents, optimizer_names(parameters(names), form), model, path)
-    return {
-        "model": model,
-        "sizes": sizes_of(model, path),
-        "instances": None,
-        "split": None,
-        "views": {},
-        "settings": dict(SETTINGS),
-    } | optimizer_entries(states, optimizer_names(parameters(model)))
+    ours = dict(model=model, sizes=sizes_of(model, path), instances=None, split=None, views={}, settings=dict(SETTINGS))
+    return ours | optimizer_entries(states, optimizer_names(parameters(model)))
 
 
 def our_entries(published, path):
@@ -127,10 +121,8 @@ def sizes_of(model, path):
             in_features, num_classes = length(model, first, 1, path), length(model, last, 0, path)
             return {"kind": kind, "in_features": in_features, "num_classes": num_classes}
     found = ", ".join(list(model)[:3]) or "nothing"
-    raise util.InputError(
-        f"{path}: not a checkpoint of an SRN or of a segmentation head; expected entries such as "
-        f"ray_marcher.lstm.weight_ih or linear.weight, found {found}"
-    )
+    expected = "expected entries such as ray_marcher.lstm.weight_ih or linear.weight"
+    raise util.InputError(f"{path}: not a checkpoint of an SRN or of a segmentation head; {expected}, found {found}")
 
 
 def srn_sizes(model, parts, path):
@@ -150,6 +142,8 @@ def srn_sizes(model, parts, path):
         fit_single_srn=fit_single_srn,
         has_params=not has_table and not fit_single_srn,
         use_unet_renderer=use_unet_renderer,
+        positional_encoding=0,
+        scene_radius=1.0,
     )
 
 
@@ -197,15 +191,12 @@ def states_of(optimizer, names, model):
     indices = [index for group in optimizer["param_groups"] for index in group["params"]]  # any numbers in old files
     if len(indices) != len(names):
         raise ValueError(f"found {len(indices)} parameters, expected {len(names)}")
-    states = {}
-    for index, name in zip(indices, names):
-        if index in optimizer["state"]:
-            state = optimizer["state"][index]
-            states[name] = {"step": int(state["step"])} | {moment: state[moment] for moment in MOMENTS}
-            for moment in MOMENTS:
-                if state[moment].shape != model[name].shape:
-                    raise ValueError(f"{moment} of {name} is {tuple(state[moment].shape)}")
-    return states
+    found = {name: optimizer["state"][index] for index, name in zip(indices, names) if index in optimizer["state"]}
+    for name, state in found.items():
+        for moment in MOMENTS:
+            if state[moment].shape != model[name].shape:
+                raise ValueError(f"{moment} of {name} is {tuple(state[moment].shape)}")
+    return {name: {"step": int(state["step"])} | {key: state[key] for key in MOMENTS} for name, state in found.items()}
 
 
 def optimizer_entries(states, entries):
@@ -215,12 +206,11 @@ def optimizer_entries(states, entries):
     """
     written = {}
     for entry, names in entries.items():
-        sparse = names == [CODES]  # SparseAdam counts steps in an int, Adam in a tensor
-        state = {i: dict(states[name]) for i, name in enumerate(names) if name in states}
-        if not sparse:
-            state = {i: s | {"step": torch.tensor(float(s["step"]))} for i, s in state.items()}
+        # SparseAdam counts steps in an int, Adam in a tensor.
+        options, count = (SPARSE_ADAM, int) if names == [CODES] else (ADAM, torch.tensor)
+        indexed = [(i, states[name]) for i, name in enumerate(names) if name in states]
+        state = {i: found | {"step": count(float(found["step"]))} for i, found in indexed}
         if state:
-            options = SPARSE_ADAM if sparse else ADAM
             written[entry] = {"state": state, "param_groups": [options | {"params": list(range(len(names)))}]}
     return written
 
@@ -259,6 +249,12 @@ def refuse_unknown(sizes, form, path):
     """Raise util.InputError if the program of this form has no such model."""
     if form == "srn2019" and "kind" in sizes:
         raise util.InputError(f"{path}: holds a segmentation head, which SRN (2019) does not have; use --form semantic")
+    if sizes.get("positional_encoding"):
+        raise util.InputError(
+            f"{path}: has a positional encoding, which neither published program knows; keep it in our form"
+        )
+    if sizes.get("features"):
+        raise util.InputError(f"{path}: reads all layers of phi, the published heads the last one only; keep it in our form")
     for variant, what in ONLY_IN_2019.items():
         if form == "semantic" and sizes.get(variant):
             raise util.InputError(f"{path}: Semantic SRN (2020) has no {what}; use --form srn2019")

@@ -12,8 +12,10 @@ import geometry
 import hyperlayers
 import unet
 import util
+from kernels.encoding import Encoding
 
 CODE_STD = 0.01  # of fresh latent codes
+NUM_LAYERS = 4  # of phi
 CLASS_UNET_DOWN = 4  # down-samplings of the segmentation U-Net
 
 
@@ -29,9 +31,13 @@ class SRN(nn.Module):
     fit_single_srn:  one object only: phi is a network of its own, without codes and hypernetwork
     has_params:      codes come with the batch, there is no table
     use_unet_renderer: colours come from a U-Net on the image of features, not ray by ray
+    positional_encoding: L, octaves of sines and cosines of the points that phi reads beside the points; 0 as published
+    scene_radius:    in world units; half a period of the first octave
 
     `sizes` holds these arguments; a checkpoint keeps them, so that a model can be built from the file alone.
     """
+
+    ADDED_SIZES = dict(positional_encoding=0, scene_radius=1.0)  # their values where a file does not store them
 
     def __init__(
         self,
@@ -44,6 +50,8 @@ class SRN(nn.Module):
         fit_single_srn=False,
         has_params=False,
         use_unet_renderer=False,
+        positional_encoding=0,
+        scene_radius=1.0,
     ):
         super().__init__()
         self.sizes = dict(
@@ -56,15 +64,18 @@ class SRN(nn.Module):
             fit_single_srn=fit_single_srn,
             has_params=has_params,
             use_unet_renderer=use_unet_renderer,
+            positional_encoding=positional_encoding,
+            scene_radius=scene_radius,
         )
+        encoding = Encoding(positional_encoding, scene_radius)
         self.frozen = False
         self.latent_codes = self.hyper_phi = self.phi = self.class_generator = None
         if fit_single_srn:
-            self.phi = custom_layers.FCBlock(3, hidden_features, 4)
+            self.phi = custom_layers.FCBlock(3, hidden_features, 4, encoding=encoding)
         else:
             if not has_params:
                 self.latent_codes = fresh_codes(num_instances, latent_dim)
-            self.hyper_phi = hyperlayers.HyperPhi(latent_dim, latent_dim, hidden_features)
+            self.hyper_phi = hyperlayers.HyperPhi(latent_dim, latent_dim, hidden_features, encoding=encoding)
         self.ray_marcher = custom_layers.RayMarcher(hidden_features, num_steps=tracing_steps)
         if use_unet_renderer:
             self.pixel_generator = unet.UNetRenderer(hidden_features, rgb_channels)
@@ -97,29 +108,41 @@ class SRN(nn.Module):
             z = hyperlayers.select_rows(codes, batch["instance_of"])
             return z, self.hyper_phi(codes).of_views(batch["instance_of"])
 
-    def surface(self, batch, scene=None):
+    def surface(self, batch, scene=None, with_layers=False):
         """March the rays of a batch to the surface and read phi there.
 
         batch: uv (B, R, 2), cam2world (B, 4, 4), intrinsics (B, 3, 3), and what `scene` needs; initial_depth (B, R, 1) to
             start from depths of one's own; or, in place of the three, rays: geometry.Rays of B x R rays
         scene: z and phi where they are known
+        with_layers: whether the features of all layers of phi are wanted
         returns a dict of
             z           (B, D) latent codes; none of a single SRN
             points      (B, R, 3) surface points in world space
             depth       (B, R, 1) of these points
             depth_steps (S, B, R, 1) depth after each march step
-            features    (B, R, C) phi at the surface points
+            features    (B, R, C) phi at the surface points, the output of its last layer
+            layers      (B, R, 4 C) the outputs of all its layers, the first one first; only with_layers
         """
         z, phi = scene or self.scene(batch)
         with self.without_autocast():
             rays = batch["rays"] if "rays" in batch else geometry.cast(batch["uv"], batch["cam2world"], batch["intrinsics"])
         points, depth_steps = self.ray_marcher.march(phi, rays, batch.get("initial_depth"))
-        outputs = {} if z is None else {"z": z}
-        return outputs | {"points": points, "depth": depth_steps[-1], "depth_steps": depth_steps, "features": phi(points)}
+        outputs = {"points": points, "depth": depth_steps[-1], "depth_steps": depth_steps}
+        if with_layers:
+            layers = phi.all_layers(points)
+            outputs |= {"layers": torch.cat(layers, dim=-1), "features": layers[-1]}
+        else:
+            outputs["features"] = phi(points)
+        return outputs if z is None else outputs | {"z": z}
 
-    def per_ray(self, batch, scene=None):
-        """As `surface`, plus rgb (B, R, 3 or 4) where colours do not need whole images."""
-        outputs = self.surface(batch, scene)
+    def per_ray(self, batch, scene=None, head=None, with_layers=False):
+        """As `surface`, plus rgb (B, R, 3 or 4) where colours do not need whole images.
+
+        head: a FeatureHead, which adds its seg_logits (B, R, K), or None
+        """
+        outputs = self.surface(batch, scene, with_layers or head is not None and head.reads_layers)
+        if head is not None:
+            outputs["seg_logits"] = head(head.inputs(outputs))
         if not self.sizes["use_unet_renderer"]:
             outputs["rgb"] = self.pixel_generator(outputs["features"]).to(outputs["depth"])
         return outputs
@@ -183,14 +206,43 @@ def fresh_codes(num_instances, latent_dim):
     return codes
 
 
-class LinearHead(nn.Module):
-    """One linear layer from features to classes: the semantic update of the paper. (..., C) -> (..., K)."""
+class FeatureHead(nn.Module):
+    """A head that reads features, ray by ray: (..., I) -> (..., K).
 
+    features: "last": those of phi's last layer, as published; "all": those of all its layers; "points+all": the surface
+        point beside them
+    """
+
+    FEATURES = ("last", "all", "points+all")
     reads, side_multiple = "features", 1  # which of an SRN's outputs, and see SRN.side_multiple
 
-    def __init__(self, in_features, num_classes):
+    def __init__(self, in_features, num_classes, features):
         super().__init__()
-        self.num_classes = num_classes
+        self.in_features, self.num_classes, self.features = in_features, num_classes, features
+
+    @property
+    def reads_layers(self):
+        return self.features != "last"
+
+    def inputs(self, outputs):
+        """What the head reads of the outputs of SRN.surface, (..., I)."""
+        if not self.reads_layers:
+            return outputs["features"]
+        points = [outputs["points"].to(outputs["layers"])] if self.features == "points+all" else []
+        return torch.cat([*points, outputs["layers"]], dim=-1)
+
+    @classmethod
+    def num_inputs(cls, sizes, features="last"):
+        """I, the numbers per ray that such a head reads of an SRN of these sizes."""
+        width = sizes["hidden_features"]
+        return {"last": width, "all": NUM_LAYERS * width, "points+all": 3 + NUM_LAYERS * width}[features]
+
+
+class LinearHead(FeatureHead):
+    """One linear layer from features to classes: the semantic update of the paper."""
+
+    def __init__(self, in_features, num_classes, features="last"):
+        super().__init__(in_features, num_classes, features)
         self.linear = nn.Linear(in_features, num_classes)
         custom_layers.init_linear(self.linear)
 
@@ -198,14 +250,11 @@ class LinearHead(nn.Module):
         return self.linear(features)
 
 
-class MLPHead(nn.Module):
-    """Four hidden layers of the features' width between features and classes. (..., C) -> (..., K)."""
+class MLPHead(FeatureHead):
+    """Four hidden layers of the features' width between features and classes."""
 
-    reads, side_multiple = "features", 1
-
-    def __init__(self, in_features, num_classes):
-        super().__init__()
-        self.num_classes = num_classes
+    def __init__(self, in_features, num_classes, features="last"):
+        super().__init__(in_features, num_classes, features)
         self.mlp = custom_layers.FCBlock(in_features, in_features, 4, num_classes)
 
     def forward(self, features):
@@ -229,6 +278,11 @@ class UNetBaseline(nn.Module):
 
     def forward(self, rgb):
         return util.as_rays(self.unet(util.as_image(rgb)))
+
+    @classmethod
+    def num_inputs(cls, sizes):
+        """The channels of the image of an SRN of these sizes."""
+        return sizes["rgb_channels"]
 
 
 HEADS = {"linear": LinearHead, "mlp": MLPHead, "unet": UNetBaseline}

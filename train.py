@@ -85,6 +85,7 @@ def add_losses(group):
 
 def add_model(group):
     common.add_model_variants(group)
+    common.add_encoding(group)
     group.add("--hidden_features", type=positive_int, help="width of phi and of the colour head (published: 256)")
     group.add("--rgb_channels", type=int, choices=(3, 4), help="3, or 4 for the published semantic system's RGBA")
     group.add(
@@ -103,6 +104,8 @@ def add_stages(group):
 
 
 def add_stage_2(group):
+    features = srns.FeatureHead.FEATURES
+    group.add("--head_features", choices=features, help="layers of phi that a new head reads (default: last, as published)")
     group.add("--update_solver", choices=("newton", "adam"), help="default: newton for a linear head, else adam")
     group.add("--head_reg_weight", type=weight, help="penalty on squared weights (default: by cross-validation; 0 with adam)")
     group.add("--validation_path", help="codes of other instances in --val_root, fitted in stage 3: a run or a .pth file")

@@ -26,7 +26,7 @@ class UNet(nn.Module):
         )
         block = None
         for level in reversed(range(num_down)):
-            block = SkipBlock(channels[level], channels[level + 1], inner=block, dropout=dropout)
+            block = SkipBlock(channels[level], channels[level + 1], block, dropout)
         self.unet_block = block
         self.out_layer = nn.Sequential(Conv2dSame(2 * channels[0], out_channels, kernel_size=3))
 
@@ -34,14 +34,22 @@ class UNet(nn.Module):
         height, width = image.shape[-2:]
         multiple = 2**self.num_down
         if height % multiple or width % multiple:
-            raise ValueError(
-                f"this U-Net halves its input {self.num_down} times: height and width must be multiples of "
-                f"{multiple}, got {height} x {width}"
-            )
+            raise ValueError(f"a U-Net's height and width must be multiples of {multiple}, got {height} x {width}")
         return self.out_layer(self.unet_block(self.in_layer(image)))
 
 
-class UNetRenderer(nn.Module):
+class Layers(nn.Module):
+    """Layers one after another. Their keys begin with `net.`, as in published checkpoints."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, features):
+        return self.net(features)
+
+
+class UNetRenderer(Layers):
     """Colours from the image of features: (B, in_channels, H, W) -> (B, rgb_channels, H, W) in (-1, 1).
 
     H and W are multiples of 128.
@@ -50,22 +58,18 @@ class UNetRenderer(nn.Module):
     SIZES = dict(num_down=7, base_channels=32, max_channels=256, dropout=0.2)
 
     def __init__(self, in_channels, rgb_channels):
-        super().__init__()
+        super().__init__(UNet(in_channels, rgb_channels, **self.SIZES), nn.Tanh())
         self.side_multiple = 2 ** self.SIZES["num_down"]
-        self.net = nn.Sequential(UNet(in_channels, rgb_channels, **self.SIZES), nn.Tanh())
-
-    def forward(self, features):
-        return self.net(features)
 
 
 class SkipBlock(nn.Module):
     """One level: halve the image, run the levels below, double it, and put the input beside the result.
 
-    (B, outer_channels, H, W) -> (B, 2 * outer_channels, H, W). The innermost level, without `inner`, is not
+    (B, outer_channels, H, W) -> (B, 2 * outer_channels, H, W). The innermost level, whose `inner` is None, is not
     normalised: in training, its 1 x 1 pixel of a batch of one would have no variance.
     """
 
-    def __init__(self, outer_channels, inner_channels, inner=None, dropout=0.0):
+    def __init__(self, outer_channels, inner_channels, inner, dropout):
         super().__init__()
         norm = inner is not None
         down = DownBlock(outer_channels, inner_channels, dropout, norm)
@@ -76,12 +80,11 @@ class SkipBlock(nn.Module):
         return torch.cat([features, self.model(features)], dim=1)
 
 
-class DownBlock(nn.Module):
+class DownBlock(Layers):
     """(B, C_in, H, W) -> (B, C_out, H / 2, W / 2): a 3 x 3 convolution, then a 4 x 4 one of stride 2."""
 
-    def __init__(self, in_channels, out_channels, dropout=0.0, norm=True):
-        super().__init__()
-        self.net = nn.Sequential(
+    def __init__(self, in_channels, out_channels, dropout, norm):
+        super().__init__(
             nn.ReflectionPad2d(1),
             nn.Conv2d(in_channels, in_channels, kernel_size=3, bias=not norm),
             *after_conv(in_channels, nn.LeakyReLU(0.2), dropout, norm),
@@ -90,37 +93,25 @@ class DownBlock(nn.Module):
             *after_conv(out_channels, nn.LeakyReLU(0.2), dropout, norm),
         )
 
-    def forward(self, features):
-        return self.net(features)
 
-
-class UpBlock(nn.Module):
+class UpBlock(Layers):
     """(B, C_in, H, W) -> (B, C_out, 2 H, 2 W): a 4 x 4 transposed convolution, then a 3 x 3 convolution."""
 
-    def __init__(self, in_channels, out_channels, dropout=0.0, norm=True):
-        super().__init__()
-        self.net = nn.Sequential(
+    def __init__(self, in_channels, out_channels, dropout, norm):
+        super().__init__(
             nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=not norm),
             *after_conv(out_channels, nn.ReLU(), dropout, norm),
             Conv2dSame(out_channels, out_channels, kernel_size=3, bias=not norm),
             *after_conv(out_channels, nn.ReLU(), dropout, norm),
         )
 
-    def forward(self, features):
-        return self.net(features)
 
-
-class Conv2dSame(nn.Module):
+class Conv2dSame(Layers):
     """A convolution that keeps height and width by reflecting the border. The kernel size is odd."""
 
     def __init__(self, in_channels, out_channels, kernel_size, bias=True):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.ReflectionPad2d(kernel_size // 2), nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
-        )
-
-    def forward(self, features):
-        return self.net(features)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
+        super().__init__(nn.ReflectionPad2d(kernel_size // 2), conv)
 
 
 def after_conv(channels, nonlinearity, dropout=0.0, norm=True):

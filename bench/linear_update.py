@@ -129,8 +129,8 @@ def keep_all(plan, update, device):
     kept = []
     for batch in dataio.ordered_batches(dataset, PUBLISHED_BATCH):
         batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
-        outputs = renderer.render(update.model, batch, with_classes=False, keep_features=True)
-        kept += zip(outputs["features"], batch["seg_labels"])
+        outputs = renderer.render(update.model, batch, with_classes=False, inputs_of=update.head)
+        kept += zip(outputs["inputs"], batch["seg_labels"])
     return kept
 
 

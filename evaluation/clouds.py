@@ -40,7 +40,7 @@ def write_point_cloud(stem, points, rgb, labels=None):
     points: (N, 3) float, N may be 0
     rgb:    (N, 3) uint8
     labels: (N,) integer class ids, in the PLY only
-    Tensors on the CPU or arrays. Raises ValueError if their lengths differ or the colours are not uint8.
+    Tensors on the CPU or arrays. Raises ValueError if their lengths differ or rgb is not uint8.
     """
     points, rgb = np.asarray(points), np.asarray(rgb)
     if rgb.dtype != np.uint8:
@@ -64,7 +64,7 @@ def foreground(shown, i):
 
     shown: visual.to_host of the model's outputs
     """
-    points, rgb = shown["points"][i].float(), shown["rgb"][i, :, :3].float().clamp(-1, 1)
+    points, rgb = shown["points"][i].float(), shown["rgb"][i].float().clamp(-1, 1)
     classes = shown["seg_labels"][i] if "seg_labels" in shown else None
     solid = classes != 0 if classes is not None else rgb.min(dim=-1).values < BACKGROUND_WHITE
     solid &= points.isfinite().all(dim=-1)

@@ -10,6 +10,7 @@ TITLES = {"rgb_gt": "truth", "rgb": "rendered", "normals": "normals", "seg_gt": 
 NAME_WIDTH = 190  # pixels left of the pictures, for names and scores
 TITLE, HEADING, SCORE = 44, 30, 23  # heights in pixels: the title; a line of column titles or of the key; of a score
 MARGIN, GAP = 24, 10  # pixels around the sheet and between pictures
+WIDTH = 1500  # approximate, in pixels; pictures are enlarged by a whole factor to fill it
 INK, FAINT_INK, FRAME, RULE = (30,) * 3, (110,) * 3, (205,) * 3, (225,) * 3  # names, scores, frames, lines between rows
 
 
@@ -76,24 +77,19 @@ def format_scores(row):
 # Drawing
 
 
-def draw(rows, column_titles, row_titles, title=None, class_names=None, width=1500):
+def draw(rows, column_titles, row_titles, title, class_names=None):
     """A grid of pictures with titles, as a picture.
 
     rows:          a list of rows, each a list of pictures, None for an empty place
     column_titles: one per column, such as "input view", "truth", "rendered"
     row_titles:    one per row; the first line is the instance's name, further lines its scores
-    title:         above the grid
     class_names:   adds a key to the colours of label pictures, background first
-    width:         approximate width in pixels; pictures are enlarged by a whole factor to fill it
     Raises ValueError if the numbers of titles and of pictures differ.
     """
-    if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
-        found = f"{len(rows)} rows of {sorted({len(row) for row in rows})} pictures"
-        raise ValueError(f"{found}, but {len(row_titles)} row titles and {len(column_titles)} column titles")
-    sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None] or [(64, 64)]
+    sizes = [picture.shape[:2] for row in rows for picture in row if picture is not None]
     height, picture_width = np.max(sizes, axis=0).tolist()
     columns = len(column_titles)
-    factor = max(1, round((width - 2 * MARGIN - NAME_WIDTH - columns * GAP) / (columns * picture_width)))
+    factor = max(1, round((WIDTH - 2 * MARGIN - NAME_WIDTH - columns * GAP) / (columns * picture_width)))
     tile = (picture_width * factor, height * factor)
     lefts = [MARGIN + NAME_WIDTH + column * (tile[0] + GAP) for column in range(columns)]
     right = lefts[-1] + tile[0]
@@ -102,19 +98,17 @@ def draw(rows, column_titles, row_titles, title=None, class_names=None, width=15
     most = 2 * MARGIN + TITLE + HEADING + row_height * len(rows) + HEADING * len(class_names or ())
     sheet = Image.new("RGB", (right + MARGIN, most), "white")  # cropped at the end
     brush = ImageDraw.Draw(sheet)
-    top = MARGIN
-    if title:
-        _write(brush, MARGIN, top, title, 26, right - MARGIN)
-        top += TITLE
+    _write(brush, MARGIN, MARGIN, title, 26, right - MARGIN)
+    top = MARGIN + TITLE
     for left, column_title in zip(lefts, column_titles):
         _write(brush, left + tile[0] / 2, top, column_title, 19, tile[0] + GAP, anchor="ma")
     top += HEADING
-    for pictures, row_title in zip(rows, row_titles):
+    for pictures, row_title in zip(rows, row_titles, strict=True):
         brush.line([(MARGIN, top), (right, top)], fill=RULE)
         for number, line in enumerate(row_title.split("\n")):
             size, ink, y = (16, FAINT_INK, 9 + SCORE * number) if number else (19, INK, 1)
             _write(brush, MARGIN, top + GAP + y, line, size, NAME_WIDTH - 16, ink)
-        for left, picture in zip(lefts, pictures):
+        for left, picture in zip(lefts, pictures, strict=True):
             if picture is not None:
                 enlarged = Image.fromarray(visual.enlarge(picture, factor))
                 sheet.paste(enlarged, (left + (tile[0] - enlarged.width) // 2, top + GAP + (tile[1] - enlarged.height) // 2))

@@ -14,10 +14,7 @@ from evaluation import clouds, contact_sheet, metrics, picture_writer, scoring
 
 @dataclass(frozen=True)
 class Plan:
-    """What is evaluated, and what is written.
-
-    A view is named by a tuple (instance, view).
-    """
+    """What is evaluated, and what is written. A view is named by a tuple (instance, view)."""
 
     dataset: dataio.SceneClassDataset  # all its views are rendered
     input_views: set  # views that the latent codes were fitted to; written to input/

@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-from pathlib import Path
 
 import imageio.v3 as iio
 
@@ -11,7 +10,6 @@ import util
 
 def write_picture(path, picture):
     """Write an (H, W, 3) uint8 picture as PNG, and make its folder if necessary."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with util.replacing(path) as temporary:
         iio.imwrite(temporary, picture, extension=".png")

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -100,28 +99,17 @@ class Scores:
         rows_of = {}
         for (instance, _), row in self._rows.items():
             rows_of.setdefault(instance, []).append(row)
-        return [
-            self._of_instance(self._number.get(instance, number), instance, rows)
-            for number, (instance, rows) in enumerate(rows_of.items())
-        ]
-
-    def _of_instance(self, number, instance, rows):
-        means = {score: _mean(rows, score) for score in (*IMAGE_SCORES, *LABEL_SCORES)}
-        means |= dict(
-            instance_num=number,
-            instance_id=instance,
-            stdiou=_mean(rows, "miou", np.std),
-            max_classes=max(row["num_classes"] for row in rows) or math.nan,
-            num_images=len(rows),
-        )
-        confusion_3d, distance = self._clouds.get(instance, (None, math.nan))
-        part_iou_3d = self._part_iou(confusion_3d)
-        return {column: means[column] for column in (*PUBLISHED_COLUMNS, *OTHER_COLUMNS)} | dict(
-            part_iou=self._part_iou(self._confusion.get(instance)),
-            miou_3d=_nanmean(part_iou_3d),
-            cloud_distance=distance,
-            part_iou_3d=part_iou_3d,
-        )
+        table = []
+        for number, (instance, rows) in enumerate(rows_of.items()):
+            row = dict(instance_num=self._number.get(instance, number), instance_id=instance, num_images=len(rows))
+            row |= {score: _mean(rows, score) for score in (*IMAGE_SCORES, *LABEL_SCORES)}
+            row |= dict(stdiou=_mean(rows, "miou", np.std), max_classes=max(x["num_classes"] for x in rows) or math.nan)
+            row = {column: row[column] for column in (*PUBLISHED_COLUMNS, *OTHER_COLUMNS)}
+            row["part_iou"] = self._part_iou(self._confusion.get(instance))
+            confusion_3d, distance = self._clouds.get(instance, (None, math.nan))
+            part_iou_3d = self._part_iou(confusion_3d)
+            table.append(row | dict(miou_3d=_nanmean(part_iou_3d), cloud_distance=distance, part_iou_3d=part_iou_3d))
+        return table
 
     def summary(self):
         """A dict of plain numbers.
@@ -161,7 +149,6 @@ class Scores:
         results.txt        the summary as text
         results.json       run (facts about the run), the summary, instances; null replaces nan and infinity
         """
-        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         summary, instances = self.summary(), self.per_instance()
         per_class = [f"iou_{name}" for name in self.class_names] if self._confusion else []
@@ -199,22 +186,21 @@ def format_summary(summary):
     lines += ["", "PSNR and SSIM: R, G and B of the written images. RGBA: as published."]
 
     if summary["part_iou"]:
-        lines += ["", "IoU, intersections and unions summed over all images", *_class_lines(summary["part_iou"])]
-        for score in CATEGORY_SCORES:
-            lines.append(f"{TITLES[score]:34}{summary[score]:12.4f}")
+        lines += ["", "IoU, intersections and unions summed over all images"]
+        lines += _iou_lines(summary, "part_iou", CATEGORY_SCORES)
     else:
         lines += ["", "No IoU: there are no label maps, or no classes are predicted."]
     if summary["num_clouds"]:
         lines += ["", f"IoU in 3-D, points summed over all labelled clouds ({summary['num_clouds']})"]
-        lines += _class_lines(summary["part_iou_3d"])
-        for score in SCORES_3D:
-            lines.append(f"{TITLES[score]:34}{summary[score]:12.4f}")
+        lines += _iou_lines(summary, "part_iou_3d", SCORES_3D)
     return "\n".join(lines) + "\n"
 
 
-def _class_lines(part_iou):
-    texts = {name: "       never seen" if math.isnan(iou) else f"{iou:12.4f}" for name, iou in part_iou.items()}
-    return [f"  {name:32}{text}" for name, text in texts.items()]
+def _iou_lines(summary, part_iou, scores):
+    """The IoU of each class, then the scores that summarize them."""
+    texts = {name: "       never seen" if math.isnan(iou) else f"{iou:12.4f}" for name, iou in summary[part_iou].items()}
+    lines = [f"  {name:32}{text}" for name, text in texts.items()]
+    return lines + [f"{TITLES[score]:34}{summary[score]:12.4f}" for score in scores]
 
 
 def _distinct(names):
@@ -240,10 +226,5 @@ def _write_csv(path, columns, rows):
         for row in rows:
             row = row | {f"iou_{name}": iou for name, iou in row["part_iou"].items()}
             row |= {f"iou_3d_{name}": iou for name, iou in row.get("part_iou_3d", {}).items()}
-            writer.writerow([_csv_field(row.get(column, "")) for column in columns])
-
-
-def _csv_field(value):
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6f}"
-    return value
+            fields = [row.get(column, "") for column in columns]
+            writer.writerow([f"{x:.6f}".replace("nan", "") if isinstance(x, float) else x for x in fields])

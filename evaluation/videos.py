@@ -33,7 +33,8 @@ def write(path, pictures, fps):
         if temporary.suffix == ".mp4":
             write_mp4(temporary, frames, fps)
         else:
-            write_gif(temporary, frames, fps)
+            images = map(Image.fromarray, frames)
+            next(images).save(temporary, save_all=True, append_images=images, duration=1000 / fps, loop=0)
 
 
 def enlarged(picture):
@@ -50,8 +51,3 @@ def write_mp4(path, frames, fps):
     with contextlib.closing(writer):  # without it, ffmpeg keeps running after an error
         for frame in frames:
             writer.append_data(frame)
-
-
-def write_gif(path, frames, fps):
-    images = map(Image.fromarray, frames)
-    next(images).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)

@@ -79,17 +79,21 @@ def serial():
         _thread.is_serial = before
 
 
-def layers(x, stack):
-    """x (..., I) -> (..., C); with weights of M instances (B, R, I) -> (B, R, C), where B is M, or anything if M is 1."""
+def layers(x, stack, reads_points=False):
+    """x (..., I) -> (..., C); with weights of M instances (B, R, I) -> (B, R, C), where B is M, or anything if M is 1.
+
+    reads_points: x are points, which the first layer reads in float32 whatever the precision
+    """
     if _library is not None and _c_serves(x, stack):
         return c.layers(_library, x, stack)
-    return pytorch.layers(x, stack)
+    return pytorch.layers(x, stack, reads_points)
 
 
 def march(phi, rays, start, marcher):
     """March all steps of SRN paper, section 3.2, algorithm 1.
 
-    phi:     callable, (B, R, 3) world-space points -> (B, R, C) features; with a method `stack` if it consists of layers
+    phi:     callable, (B, R, 3) world-space points -> (B, R, C) features; if it consists of layers, with a method `stack` and
+             an encoding.Encoding of the points, `encoding`
     rays:    geometry.Rays of B x R rays
     start:   (B, R, 1) distances from the rays' origins
     marcher: Marcher
@@ -99,7 +103,7 @@ def march(phi, rays, start, marcher):
         stack, keeps_nothing = phi.stack(), marcher.recompute and torch.is_grad_enabled()
         rays_learn = any(x.requires_grad for x in (*rays, start))  # C gives no gradient to rays
         if not keeps_nothing and not rays_learn and _c_serves(start, stack, marcher.lstm.hidden_size):
-            return c.march(_library, stack, rays, start, marcher)
+            return c.march(_library, stack, phi.encoding, rays, start, marcher)
     return pytorch.march(phi, rays, start, marcher)
 
 

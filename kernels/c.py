@@ -6,7 +6,10 @@ from pathlib import Path
 import torch
 from torch.autograd.function import once_differentiable
 
+from kernels.encoding import Encoding
+
 SOURCE = Path(__file__).with_name("kernels.c")
+NO_ENCODING = Encoding()
 WIDTHS = 16  # every width is a multiple of it
 MAX_LAYERS = 16  # as in kernels.c
 COLUMNS = 32  # of the widest tile that kernels.c writes
@@ -19,14 +22,14 @@ def layers(library, x, stack):
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def march(library, stack, rays, start, marcher):
+def march(library, stack, encoding, rays, start, marcher):
     origin, direction, begin = (
         _by_instance(x.expand(*start.shape[:2], -1), stack).contiguous() for x in (rays.origin, rays.direction, start)
     )
     lstm, out_layer = marcher.lstm, marcher.out_layer
     weight = torch.cat([lstm.weight_ih, lstm.weight_hh], dim=1)
     tensors = [weight, lstm.bias_ih + lstm.bias_hh, out_layer.weight, out_layer.bias, *_tensors(stack)]
-    settings = library, marcher.num_steps, marcher.gradient_limit, _needs_gradient(*tensors), len(stack)
+    settings = library, marcher.num_steps, marcher.gradient_limit, _needs_gradient(*tensors), len(stack), encoding
     distances = _March.apply(origin, direction, begin.squeeze(-1), settings, *tensors)
     return distances.view(marcher.num_steps, *start.shape)
 
@@ -73,10 +76,10 @@ class _Layers(torch.autograd.Function):
 class _March(torch.autograd.Function):
     @staticmethod
     def forward(ctx, origin, direction, start, settings, *tensors):
-        library, num_steps, limit, needs_gradient, num_layers = ctx.settings = settings
+        library, num_steps, limit, needs_gradient, num_layers, encoding = ctx.settings = settings
         own, tensors = tensors[:NUM_OWN], tensors[NUM_OWN:]
         marcher = _Marcher(own, num_steps, limit)
-        stack = _Stack(3, tensors, num_layers, marcher.hidden)
+        stack = _Stack(encoding.width, tensors, num_layers, marcher.hidden, encoding)
         kept = ()
         if needs_gradient:
             sizes = num_steps, *start.shape
@@ -89,11 +92,11 @@ class _March(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, distance_gradient):
-        library, num_steps, limit, _, num_layers = ctx.settings
+        library, num_steps, limit, _, num_layers, encoding = ctx.settings
         origin, direction, start, distance, *saved = ctx.saved_tensors
         (normalised, inverse, *state), own, tensors = saved[:4], saved[4 : 4 + NUM_OWN], saved[4 + NUM_OWN :]
         marcher = _Marcher(own, num_steps, limit)
-        stack = _Stack(3, tensors, num_layers, marcher.hidden)
+        stack = _Stack(encoding.width, tensors, num_layers, marcher.hidden, encoding)
         stack.put_kept(normalised, inverse)
         marcher.put_kept(*state)
         wanted = ctx.needs_input_grad[4:]
@@ -118,16 +121,21 @@ class _Layer(ctypes.Structure):
 class _Stack(ctypes.Structure):
     """As in kernels.c. tensors: see `_tensors`; num_beside: columns that C keeps beside the features of a row."""
 
-    _fields_ = [*((name, ctypes.c_long) for name in ("width", "num_layers", "line")), ("layers", ctypes.POINTER(_Layer))]
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("width", "num_layers", "line")),
+        ("layers", ctypes.POINTER(_Layer)),
+        ("octaves", ctypes.c_long),
+        ("frequency", ctypes.c_float),
+    ]
 
     KINDS = ("weight", "bias", "scale", "shift")
 
-    def __init__(self, inputs, tensors, num_layers, num_beside=0):
+    def __init__(self, inputs, tensors, num_layers, num_beside=0, encoding=NO_ENCODING):
         self.tensors = [_rows_in_order(tensor) for tensor in tensors]
         self.each = (_Layer * num_layers)()
         width = tensors[0].shape[-2]
         columns = -max(inputs, width + num_beside) // COLUMNS * -COLUMNS
-        super().__init__(width, num_layers, columns + COLUMNS // 2, self.each)
+        super().__init__(width, num_layers, columns + COLUMNS // 2, self.each, encoding.num_octaves, encoding.frequency)
         self.put("", self.tensors)
         for i, layer in enumerate(self.each):
             layer.inputs = width if i else inputs

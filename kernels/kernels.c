@@ -1,7 +1,8 @@
 /* The layers that every ray passes, and the march of the rays through phi, forward and backward, on a CPU.
  *
  *     layer   z = x W^T + b,   n = (z - mean z) / sqrt(var z + 1e-5),   y = relu(scale n + shift)
- *     march   x = origin + d direction,   a = [layers(x), s] W^T + b,    d: distance, s: state, c: cell
+ *     encode  p -> p, sin 2^k f p, cos 2^k f p,  k < octaves
+ *     march   x = encode(origin + d direction),   a = [layers(x), s] W^T + b,    d: distance, s: state, c: cell
  *             i, f, o = sigmoid a_i, a_f, a_o,   g = tanh a_g,                    gates in the order i, f, g, o
  *             c <- f c + i g,   s <- o tanh c,   d <- d + s . w + b
  *
@@ -41,6 +42,8 @@ typedef struct {
 typedef struct {
     long width, num_layers, line;
     const Layer *layers;
+    long octaves;    /* of the encoding of points, which the march computes; 0 for none */
+    float frequency; /* of its first octave, in radians per unit */
 } Stack;
 
 typedef struct {
@@ -321,8 +324,28 @@ int layers_backward(const Stack *stack, long instances, long rows, const float *
     return give_back(&work);
 }
 
-static void points_at(const float *origin, const float *direction, const float *distance, long count, float *points) {
-    for (long i = 0; i < 3 * count; i++) points[i] = origin[i] + distance[i / 3] * direction[i];
+/* The encoded points at a distance along rays, `inputs` of the first layer each. sin 2a = 2 sin a cos a, cos 2a = 1 - 2 sin^2 a */
+static void inputs_at(const Stack *stack, const float *origin, const float *direction, const float *distance, long count, float *x) {
+    for (long i = 0; i < 3 * count; i++) {
+        float *to = x + i / 3 * stack->layers->inputs + i % 3, p = origin[i] + distance[i / 3] * direction[i];
+        *to = p;
+        float sine = stack->octaves ? sinf(stack->frequency * p) : 0, cosine = stack->octaves ? cosf(stack->frequency * p) : 0;
+        for (long k = 0; k < stack->octaves; k++) {
+            to[3 + 6 * k] = sine, to[6 + 6 * k] = cosine;
+            float twice = 2 * sine * cosine;
+            cosine = 1 - 2 * sine * sine, sine = twice;
+        }
+    }
+}
+
+/* dL/dp of coordinate `axis` of a point from dL/dx of its encoding x */
+static float on_coordinate(const Stack *stack, long axis, const float *x, const float *on_x) {
+    float total = on_x[axis], frequency = stack->frequency;
+    for (long k = 0; k < stack->octaves; k++, frequency *= 2) {
+        long sine = 3 + 6 * k + axis, cosine = sine + 3;
+        total += frequency * (x[cosine] * on_x[sine] - x[sine] * on_x[cosine]);
+    }
+    return total;
 }
 
 /* One step: a in `gates` to i, f, g, o; c and d from before the step to after it; s, `line` apart. before: NULL for c = 0 */
@@ -397,7 +420,7 @@ int march_forward(const Stack *stack, const Marcher *marcher, long instances, lo
     long all = instances * rows, is_kept = marcher->gates != NULL;
     Work work = make_work(stack, 0);
     Panels weight = make_panels(&work, width + hidden, 4 * hidden);
-    float *points = take(&work, 3 * BLOCK), *gates = take(&work, BLOCK * 4 * hidden), *cell = take(&work, BLOCK * hidden);
+    float *x = take(&work, BLOCK * stack->layers->inputs), *gates = take(&work, BLOCK * 4 * hidden), *cell = take(&work, BLOCK * hidden);
     if (work.is_short) return give_back(&work);
     if (is_kept) gates = marcher->gates, cell = marcher->cell;
     pack(&weight, marcher->weight, width + hidden, 4 * hidden, 1, width + hidden);
@@ -409,8 +432,8 @@ int march_forward(const Stack *stack, const Marcher *marcher, long instances, lo
         for (long s = 0; s < marcher->steps; s++) {
             long step = s * all + ray, place = is_kept ? step : 0, before = is_kept ? step - all : 0;
             const float *from = s ? distance + step - all : start + ray;
-            points_at(origin + 3 * ray, direction + 3 * ray, from, count, points);
-            forward_rows(stack, &work, count, step, points, work.rows, line);
+            inputs_at(stack, origin + 3 * ray, direction + 3 * ray, from, count, x);
+            forward_rows(stack, &work, count, step, x, work.rows, line);
             product(SET, count, work.rows, line, 1, &weight, gates + place * 4 * hidden, 4 * hidden);
             step_forward(marcher, count, gates + place * 4 * hidden, s ? cell + before * hidden : NULL, cell + place * hidden,
                          state, line, from, distance + step);
@@ -425,7 +448,7 @@ int march_backward(const Stack *stack, const Marcher *marcher, long instances, l
     long hidden = marcher->hidden, width = stack->width, line = stack->line, all = instances * rows;
     Work work = make_work(stack, 1);
     Panels weight = make_panels(&work, 4 * hidden, width + hidden);
-    float *points = take(&work, 3 * BLOCK), *on_gates = take(&work, BLOCK * 4 * hidden);
+    float *x = take(&work, BLOCK * stack->layers->inputs), *on_gates = take(&work, BLOCK * 4 * hidden);
     float *on_distance = take(&work, BLOCK * (1 + 2 * hidden)), *on_state = on_distance + BLOCK, *on_cell = on_state + BLOCK * hidden;
     if (work.is_short) return give_back(&work);
     pack(&weight, marcher->weight, 4 * hidden, width + hidden, width + hidden, 1);
@@ -439,10 +462,12 @@ int march_backward(const Stack *stack, const Marcher *marcher, long instances, l
             if (marcher->weight_gradient) gates_backward(stack, marcher, &work, count, place, before, on_gates);
             product(SET, count, on_gates, 4 * hidden, 1, &weight, work.rows, line);
             for (long i = 0; i < count; i++) memcpy(on_state + i * hidden, work.rows + i * line + width, hidden * sizeof(float));
-            points_at(origin + 3 * ray, direction + 3 * ray, s ? distance + before : start + ray, count, points);
-            backward_rows(stack, &work, ray / rows, count, place, points, 1);
-            for (long i = 0; i < 3 * count; i++)
-                on_distance[i / 3] += work.rows[i / 3 * line + i % 3] * direction[3 * ray + i];
+            inputs_at(stack, origin + 3 * ray, direction + 3 * ray, s ? distance + before : start + ray, count, x);
+            backward_rows(stack, &work, ray / rows, count, place, x, 1);
+            for (long i = 0; i < 3 * count; i++) {
+                float on_point = on_coordinate(stack, i % 3, x + i / 3 * stack->layers->inputs, work.rows + i / 3 * line);
+                on_distance[i / 3] += on_point * direction[3 * ray + i];
+            }
         }
     }
     return give_back(&work);

@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-COORDINATES = 3  # inputs of a layer that reads points
 
-
-def layers(x, stack):
+def layers(x, stack, reads_points=False):
     if stack[0][0].dim() == 3 and len(stack[0][0]) == 1:  # one matrix product for all views, with the bias in the same kernel
         stack = [(weight[0], bias[0, 0], scale, shift) for weight, bias, scale, shift in stack]
-    if x.shape[-1] == COORDINATES:
+    if reads_points:
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse for coordinates
             x = _layer(x, *stack[0])
         stack = stack[1:]

@@ -72,9 +72,7 @@ def test_a_published_file_becomes_ours_with_names_and_steps_and_the_same_weights
     first, again = written(ours), written(target)
     assert again["sizes"] == first["sizes"] and again["instances"] == ["zebra", "ant"]
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
-    checkpoint = checkpoints.load(target)
-    checkpoints.load_srn(checkpoint)
-    assert checkpoints.OpenSRN(checkpoints.load_srn(checkpoint), checkpoint).rows(["ant"], "data") == [1]
+    assert checkpoints.open_srn(target).rows(["ant"], "data") == [1]
 
 
 def test_without_a_word_the_marcher_takes_the_published_number_of_steps(semantic, tmp_path):
@@ -120,6 +118,16 @@ def test_a_head_is_converted(head, tmp_path, capsys):
     assert "linear head from 8 channels to 3 classes" in capsys.readouterr().out
     assert list(written(tmp_path / "theirs.pth")["model"]) == ["linear.weight", "linear.bias"]
     assert "2019" in refused(capsys, head, tmp_path / "2019.pth", "srn2019")
+
+
+def test_what_the_published_programs_do_not_have_is_refused(ball_split, tmp_path, refuses):
+    options = dict(class_weight=0, positional_encoding=2)
+    train.main(scenes.train_options(ball_split, tmp_path, "srn", **options))
+    options = dict(checkpoint_path=tmp_path / "srn", model_type="linear", head_features="all")
+    train.main(scenes.train_options(ball_split, tmp_path, "head", **options))
+    for name, reason in (("srn", "has a positional encoding"), ("head", "reads all layers of phi")):
+        arguments = [str(tmp_path / name), str(tmp_path / "out.pth"), "--form", "semantic"]
+        refuses(convert_checkpoint.main, arguments, reason)
 
 
 @pytest.mark.slow

@@ -480,7 +480,7 @@ def test_a_cloud_with_a_class_that_is_not_in_the_list_is_named(refused, other_vi
     shutil.copytree(other_views.parent, tmp_path / "Ball")
     split = tmp_path / "Ball" / other_views.name
     write_cloud(split / "ball_b", np.zeros((3, 3)), [1, 2, 3])
-    reason = "label-10000.txt: expected class ids of the class list, 0 to 2, or -1 for unlabelled, found 3"
+    reason = "label-10000.txt: expected class ids from 0 to 2, or -1 for unlabelled, found 3"
     refused(scenes.test_options(split, tmp_path, "test", semantic_run), reason)
 
 

@@ -325,6 +325,8 @@ def test_a_checkpoint_says_what_it_was_trained_on_and_how(semantic_run):
         fit_single_srn=False,
         has_params=False,
         use_unet_renderer=False,
+        positional_encoding=0,
+        scene_radius=1.0,
     )
     codes, networks = (checkpoint[f"optimizer_{i}"]["param_groups"][0] for i in (0, 1))
     assert (codes["lr"], codes["betas"], codes["eps"], len(codes["params"])) == (4e-4, (0.5, 0.5), 1e-5, 1)

@@ -48,9 +48,7 @@ class RayLoss:
         rays = geometry.Rays(*(x.expand(len(z), -1, -1) for x in drawn.rays))
         scene = scene or self.model.scene({"z": z})
         with autocast(z.device.type, self.precision):
-            outputs = self.model.per_ray({"rays": rays}, scene)
-            if self.head is not None:
-                outputs["seg_logits"] = self.head(outputs["features"])
+            outputs = self.model.per_ray({"rays": rays}, scene, self.head)
         outputs, weights = to_float32(outputs), self.weights
         behind = outputs["depth"].clamp(max=0).square().mean(dim=(1, 2))
         terms = {"regularization": weights.depth * losses.DEPTH_PENALTY * behind}

@@ -16,7 +16,7 @@ import util
 from rendering import renderer
 from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data, watch
 
-MAX_KEPT_RAYS = 2**22  # of 256 features each: 4 GiB; 30 label maps of 128 x 128 are an eighth of that
+MAX_KEPT_NUMBERS = 2**30  # that a head reads: 4 GiB; 30 label maps of 128 x 128 with 256 features are an eighth of that
 RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, scores depend on how objects differ
 USUAL_PENALTY = 1e-4  # where there is nothing to hold out
 
@@ -58,18 +58,20 @@ def open_update(plan, device):
     rows = srn.rows(stage_data.names_of(data.train), sources.data_root)
     model.freeze_networks()
     kind, resumed, start_step = plan.head.model_type, None, 0
-    in_features = checkpoints.in_features(srns.HEADS[kind], model)
+    features = {} if plan.head.head_features in (None, "last") else {"features": plan.head.head_features}
     if plan.linear_path:
         head, resumed = stage_data.open_head(plan, model, data)
         start_step = resumed["step"] if plan.schedule.start_step is None else plan.schedule.start_step
+        sizes = resumed["sizes"]
     else:
-        head = srns.HEADS[kind](in_features, len(data.class_names))
+        in_features = srns.HEADS[kind].num_inputs(model.sizes, **features)
+        head = srns.HEADS[kind](in_features, len(data.class_names), **features)
+        sizes = dict(kind=kind, in_features=in_features, num_classes=len(data.class_names)) | features
     multiple = max(head.side_multiple, model.side_multiple(with_classes=False))
     stage_data.expect_sides(plan.schedule, multiple, "a U-Net that takes part")
     count, found = distributed.world_size(), len(data.train)
     if count > found:
         raise util.InputError(f"{count} processes, but {found} instances with label maps; start at most {found} processes")
-    sizes = dict(kind=kind, in_features=in_features, num_classes=head.num_classes)
     fitted = open_fitted_srn(plan, model, data, device) if sources.validation_path else None
     return Update(model, data, rows, head.to(device), resumed, start_step, sizes, fitted)
 
@@ -92,7 +94,7 @@ def own_inputs(plan, update, device, sidelength):
     """What `read_by_head` returns for this process's share of the instances."""
     mine = slice(distributed.rank(), None, distributed.world_size())
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train[mine], sidelength)
-    return read_by_head(update.model, type(update.head), dataset, update.rows[mine], device)
+    return read_by_head(update.model, update.head, dataset, update.rows[mine], device)
 
 
 def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
@@ -196,10 +198,11 @@ def num_chosen_at(plan, reads, sidelength, batch_size):
 # What a head reads
 
 
-def read_by_head(model, kind, dataset, rows, device):
-    """What a kind of head reads, and its labels, on the device.
+def read_by_head(model, head, dataset, rows, device):
+    """What a head reads, and its labels, on the device.
 
-    For a head that reads features: features (L, C) and classes (L,) of all labelled rays, or of MAX_KEPT_RAYS random ones.
+    For a head that reads features: inputs (L, I) and classes (L,) of all labelled rays, or of as many random ones as
+    have MAX_KEPT_NUMBERS features.
     For a head that reads images: rgb (V, R, C) and classes (V, R) of all views.
     And what each of them shows, (L,) or (V, R) int64: the row of the instance in the latent table or, where there is a single
     instance, the observation.
@@ -208,15 +211,16 @@ def read_by_head(model, kind, dataset, rows, device):
     inputs, seg_labels, shown = [], [], []
     shows = "instance_idx" if len(rows) * distributed.world_size() > 1 else "observation_idx"
     generator = torch.Generator().manual_seed(0)
-    max_per_view = MAX_KEPT_RAYS // len(dataset)
+    reads_features = head.reads == "features"
+    max_per_view = MAX_KEPT_NUMBERS // head.in_features // len(dataset) if reads_features else None
     for batch in dataio.ordered_batches(dataset, batch_size=4):
         batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
-        is_read = batch["seg_labels"] != util.UNLABELLED if kind.reads == "features" else slice(None)
-        read = renderer.render(model, batch, with_classes=False, keep_features=True)[kind.reads][is_read]
+        is_read = batch["seg_labels"] != util.UNLABELLED if reads_features else slice(None)
+        outputs = renderer.render(model, batch, with_classes=False, inputs_of=head if reads_features else None)
+        read = outputs["inputs" if reads_features else "rgb"][is_read]
         labels = batch["seg_labels"][is_read]
         shown_here = batch[shows][:, None].expand_as(batch["seg_labels"])[is_read]
-        max_here = max_per_view * len(batch["uv"])
-        if kind.reads == "features" and len(read) > max_here:
+        if reads_features and len(read) > (max_here := max_per_view * len(batch["uv"])):
             some = torch.randperm(len(read), generator=generator)[:max_here].to(device)
             read, labels, shown_here = read[some], labels[some], shown_here[some]
         inputs.append(read)

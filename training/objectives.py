@@ -81,16 +81,26 @@ class SRNObjective(nn.Module):
         if len(pieces) > 1 and not self.needs_images():
             return self.terms_by_blocks(batch, z, phi, pieces, num_labelled)
         with self.autocast(batch):
-            outputs = model.per_ray(batch, (z, phi)) if len(pieces) == 1 else self.per_ray_by_blocks(batch, z, phi, pieces)
+            if len(pieces) == 1:
+                outputs = model.per_ray(batch, (z, phi), self.feature_head)
+            else:
+                outputs = self.per_ray_by_blocks(batch, z, phi, pieces)
             outputs |= model.per_image(outputs["features"], self.with_classes)
-            if self.head is not None:
-                outputs["seg_logits"] = self.head(outputs[self.head.reads])
+            if self.reads_images():
+                outputs["seg_logits"] = self.head(outputs["rgb"])
         return srn_terms(self.weights, to_float32(outputs), batch, 1 / distributed.world_size(), num_labelled)
 
     def needs_images(self):
         """Whether a U-Net reads neighbouring rays, so that the loss is not a sum over rays."""
-        reads_images = self.head is not None and self.head.reads == "rgb"
-        return self.with_classes or self.model.sizes["use_unet_renderer"] or reads_images
+        return self.with_classes or self.model.sizes["use_unet_renderer"] or self.reads_images()
+
+    def reads_images(self):
+        """Whether the head reads the rendered image."""
+        return self.head is not None and self.head.reads == "rgb"
+
+    @property
+    def feature_head(self):
+        return None if self.reads_images() else self.head
 
     def terms_by_blocks(self, batch, z, phi, pieces, num_labelled):
         """The terms, computed with their gradients block by block, so that only one block's activations are held."""
@@ -99,16 +109,13 @@ class SRNObjective(nn.Module):
 
         def terms_of(views, rays, scene):
             block = blocks.cut(batch, views, rays, PER_RAY)
-            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
-            if self.head is not None:
-                outputs["seg_logits"] = self.head(outputs["features"])
+            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)), self.head)
             share = block["uv"][..., 0].numel() / num_rays
             terms = srn_terms(self.weights, to_float32(outputs), block, share, num_labelled)
             return torch.stack([terms[name] for name in names])
 
-        parameters = [*self.parameters_of_rays(), *(self.head.parameters() if self.head is not None else ())]
         autocast = functools.partial(self.autocast, batch)
-        summed = blocks.sum_over_blocks(terms_of, pieces, scene_of(phi), parameters, autocast)
+        summed = blocks.sum_over_blocks(terms_of, pieces, scene_of(phi), self.parameters_of_rays(), autocast)
         terms = dict(zip(names, summed))
         if z is not None:
             terms["latent"] = self.weights.latent * losses.latent_loss(z) / distributed.world_size()
@@ -117,10 +124,11 @@ class SRNObjective(nn.Module):
     def per_ray_by_blocks(self, batch, z, phi, pieces):
         """As SRN.per_ray without points and depth_steps; blocks beyond kept_rays are computed again in the backward pass."""
         names = ["features", "depth"] + ["rgb"] * (not self.model.sizes["use_unet_renderer"])
+        names += ["seg_logits"] * (self.feature_head is not None)
 
         def outputs_of(views, rays, scene):
             block = blocks.cut(batch, views, rays, PER_RAY)
-            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)))
+            outputs = self.model.per_ray(block, (None, phi_of(scene, phi)), self.feature_head)
             return tuple(outputs[name] for name in names)
 
         autocast = functools.partial(self.autocast, batch)
@@ -131,7 +139,8 @@ class SRNObjective(nn.Module):
     def parameters_of_rays(self):
         """Parameters that the computation of a ray uses, apart from those of the scene."""
         model = self.model
-        modules = [model.ray_marcher, model.phi, None if model.sizes["use_unet_renderer"] else model.pixel_generator]
+        pixel_generator = None if model.sizes["use_unet_renderer"] else model.pixel_generator
+        modules = [model.ray_marcher, model.phi, pixel_generator, self.feature_head]
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
     def num_labelled(self, batch):
@@ -170,4 +179,4 @@ def scene_of(phi):
 
 def phi_of(scene, phi):
     """The phi of which `scene_of` returned the tensors."""
-    return hyperlayers.Phi(list(zip(scene[::2], scene[1::2]))) if scene else phi
+    return phi.with_layers(list(zip(scene[::2], scene[1::2]))) if scene else phi

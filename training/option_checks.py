@@ -43,11 +43,16 @@ def fault_of_stage(options, stage):
     if options.code_init and stage is not Stage.FIT_CODES:
         return "--code_init is for new codes: give --overwrite_embeddings too"
     if stage is not Stage.UPDATE_HEAD:
-        misplaced = next((name for name in ("update_solver", "head_reg_weight") if getattr(options, name)), None)
+        of_stage_2 = ("update_solver", "head_reg_weight", "head_features")
+        misplaced = next((name for name in of_stage_2 if getattr(options, name)), None)
         if misplaced:
             return f"--{misplaced} is for stage 2: give --model_type, or leave it out"
     if options.update_solver == "newton" and options.model_type != "linear":
         return f"--update_solver newton computes linear heads; --model_type {options.model_type} takes --update_solver adam"
+    if options.model_type == "unet" and options.head_features:
+        return "--head_features: the U-Net baseline reads rendered images; leave it out"
+    if options.scene_radius and not options.positional_encoding:
+        return "--scene_radius scales the positional encoding: give --positional_encoding too"
     if stage is not Stage.PRETRAIN and (options.initial_depth_std or options.initial_distance is not None):
         return "--initial_distance and --initial_depth_std are for stage 1: leave them out"
     if options.model_type and not options.linear_path and options.start_step:

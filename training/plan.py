@@ -51,7 +51,7 @@ class ModelOptions(namedtuple("ModelOptions", MODEL)):
     """How the SRN is built and computed. sizes: arguments of srns.SRN; None where the user leaves one open."""
 
 
-HeadOptions = namedtuple("HeadOptions", "model_type update_solver head_reg_weight")
+HeadOptions = namedtuple("HeadOptions", "model_type head_features update_solver head_reg_weight")
 CodeOptions = namedtuple("CodeOptions", "overwrite_embeddings code_solver code_init code_step num_starts")
 
 

@@ -49,11 +49,13 @@ def new_srn(plan, data):
             raise util.InputError(
                 f"--embedding_size {sizes['latent_dim']}: the vectors in {data.train[0].folder}/params have {width} numbers"
             )
+    poses = torch.from_numpy(np.concatenate([instance.poses for instance in data.train]))
+    if sizes.get("positional_encoding"):
+        sizes.setdefault("scene_radius", geometry.viewing_distance(poses))
     model = srns.SRN(len(data.train), num_classes=len(data.class_names) if data.class_names else None, **sizes)
     distance = plan.model.initial_distance
     if distance is None:
-        poses = np.concatenate([instance.poses for instance in data.train])
-        distance = geometry.viewing_distance(torch.from_numpy(poses))
+        distance = geometry.viewing_distance(poses)
     if distance > 0:
         model.ray_marcher.aim_at(distance)
     return model

@@ -153,6 +153,11 @@ def expect_sides(schedule, multiple, unet):
 def open_head(plan, model, data):
     """The head of --linear_path, which must be for the classes of the data, and its checkpoint."""
     head, contents = checkpoints.open_head(plan.linear_path, model, "--model_type", plan.head.model_type)
+    asked = plan.head.head_features
+    if head.reads == "features" and asked not in (None, head.features):
+        raise util.InputError(
+            f"--head_features {asked}: {contents['path']} reads {head.features}; leave the option out, or give that"
+        )
     if head.num_classes != len(data.class_names):
         raise util.InputError(
             f"{contents['path']}: this head predicts {head.num_classes} classes, the class list has "

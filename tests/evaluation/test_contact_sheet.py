@@ -13,7 +13,7 @@ def picture(height, width, value):
 def test_contact_sheet_shows_every_picture_enlarged_by_a_whole_factor(height, width, factor):
     rows = [[picture(height, width, (row, column, 200)) for column in range(3)] for row in range(2)]
     rows[1][0] = None
-    sheet = contact_sheet.draw(rows, ["input", "rgb", "ground truth"], ["a" * 40 + "\nPSNR 20.1 dB", "b"])
+    sheet = contact_sheet.draw(rows, ["input", "rgb", "ground truth"], ["a" * 40 + "\nPSNR 20.1 dB", "b"], "Chairs")
     assert sheet.dtype == np.uint8
     if factor > 1:
         assert 1200 <= sheet.shape[1] <= 1800
@@ -25,17 +25,18 @@ def test_contact_sheet_shows_every_picture_enlarged_by_a_whole_factor(height, wi
 
 def test_contact_sheet_has_a_key_with_every_class():
     names = [f"a part with a long name {i}" for i in range(12)]
-    arguments = [[picture(64, 64, 255)]], ["rgb"], ["chair"]
+    arguments = [[picture(64, 64, 255)]], ["rgb"], ["chair"], "Chairs"
     plain = contact_sheet.draw(*arguments)
-    sheet = contact_sheet.draw(*arguments, title="Chairs", class_names=names)
+    sheet = contact_sheet.draw(*arguments, class_names=names)
     assert sheet.shape[0] > plain.shape[0] and sheet.shape[1] == plain.shape[1]
     for color in visual.label_colors(np.arange(1, 12), 12):
         assert (sheet == color).all(axis=-1).sum() >= 15 * 15
 
 
-def test_contact_sheet_names_rows_that_do_not_match_their_titles():
-    with pytest.raises(ValueError, match="2 row titles"):
-        contact_sheet.draw([[picture(8, 8, 0)]], ["rgb"], ["one", "two"])
+@pytest.mark.parametrize("column_titles, row_titles", [(["rgb"], ["one", "two"]), (["rgb", "seg"], ["one"])])
+def test_contact_sheet_refuses_titles_that_do_not_match_the_pictures(column_titles, row_titles):
+    with pytest.raises(ValueError):
+        contact_sheet.draw([[picture(8, 8, 0)]], column_titles, row_titles, "Chairs")
 
 
 def test_the_title_says_how_many_views_were_scored():

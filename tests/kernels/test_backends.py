@@ -100,6 +100,8 @@ SHAPES = {  # sizes of the SRN, views, rays of each
     "one ray": (dict(), 1, 1),
     "wide": (dict(hidden_features=112, latent_dim=16), 2, 130),
     "no hypernetwork": (dict(fit_single_srn=True), 2, 100),
+    "encoded points": (dict(positional_encoding=3, scene_radius=1.3), 2, 140),
+    "encoded points, no hypernetwork": (dict(fit_single_srn=True, positional_encoding=2), 2, 40),
 }
 
 

@@ -27,12 +27,16 @@ def linear(split, logs, name, vanilla_run, **options):
     return checkpoints.load(logs / name)
 
 
-def inputs_of(split, run):
-    """Features and labels of all views, as the head reads them."""
-    model = checkpoints.load_srn(checkpoints.load(run)).eval()
+def split_of(split):
     instances = dataio.index_split(split, with_labels=True)
-    dataset = dataio.SceneClassDataset(instances, scenes.SIDE, dataio.dataset_settings(split), num_classes=3)
-    return head_update.read_by_head(model, srns.LinearHead, dataset, [0, 1], torch.device("cpu"))
+    return dataio.SceneClassDataset(instances, scenes.SIDE, dataio.dataset_settings(split), num_classes=3)
+
+
+def inputs_of(split, run, features="last"):
+    """Features and labels of all views, as the head reads them."""
+    model = checkpoints.open_srn(run).model.eval()
+    head = srns.LinearHead(srns.LinearHead.num_inputs(model.sizes, features), 3, features)
+    return head_update.read_by_head(model, head, split_of(split), [0, 1], torch.device("cpu"))
 
 
 def penalised_loss(state, features, labels, penalty):
