@@ -133,12 +133,11 @@ def draw_world(axes, poses, intrinsics, shown, points=None, colours=None):
     radius = np.median(np.linalg.norm(centres - target, axis=1)) or 1.0
     small = (0.13 if len(poses) <= 60 else 0.09) * radius
     covered = [centres]  # points that the drawing covers
-    numbers = {view.index: number for number, view in enumerate(shown, start=1)}
     even = np.linspace(0, len(poses) - 1, min(len(poses), MAX_PYRAMIDS)).round().astype(int).tolist()
-    for i in set(even) - set(numbers):
+    for i in sorted(set(even) - {view.index for view in shown}):
         covered.append(draw_pyramid(axes, poses[i], intrinsics, small, color=PYRAMID, linewidths=0.6, alpha=0.7))
-    for i, number in numbers.items():
-        covered += draw_shown(axes, poses[i], intrinsics, 0.28 * radius, number, shown[number - 1].picture)
+    for number, view in enumerate(shown, start=1):
+        covered += draw_shown(axes, poses[view.index], intrinsics, 0.28 * radius, number, view.picture)
     if points is not None:
         points = points @ turn.T
         axes.scatter(*points.T, c=colours / 255, s=3, linewidths=0)
