@@ -1,14 +1,14 @@
 # `make help` lists the targets.
 #
 # PYTHON is the interpreter that makes the virtual environment. With VENV= (empty) none is made, and PYTHON itself runs
-# everything; it must then have the packages of requirements*.txt.
+# everything; it must then have the packages of requirements.txt and requirements/*.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= procedural
 JOBS ?= auto
 RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
-REQUIREMENTS := requirements.txt requirements-data.txt requirements-dev.txt
+REQUIREMENTS := requirements.txt requirements/data.txt requirements/dev.txt
 
 .PHONY: help environment demo test quick lint
 
@@ -37,8 +37,8 @@ lint: environment
 
 environment: $(if $(VENV),$(VENV)/.installed)
 
-$(VENV)/.installed: $(REQUIREMENTS) constraints.txt
+$(VENV)/.installed: $(REQUIREMENTS) requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; make PYTHON=... names it" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt $(addprefix -r ,$(REQUIREMENTS))
+	$(VENV)/bin/python -m pip install --quiet -c requirements/constraints.txt $(addprefix -r ,$(REQUIREMENTS))
 	touch $@

@@ -171,7 +171,7 @@ def write_picture(path, splits, settings, class_names, name=None):
     try:
         from datasets.checks import camera_picture
     except ModuleNotFoundError:
-        raise util.InputError("--picture: matplotlib is not installed; run pip install -r requirements-data.txt") from None
+        raise util.InputError("--picture: matplotlib is not installed; run pip install -r requirements/data.txt") from None
     split, report = instance_to_draw(splits, name)
     if report.num_label_maps and not class_names:
         class_names = [f"class {i}" for i in range(1 + max(max(r.pixels, default=0) for r in split.reports))]

@@ -71,7 +71,7 @@ def read_options(argv):
     if options.format is None:
         options.format = "mp4" if videos.can_write_mp4() else "gif"
     if options.format == "mp4" and not videos.can_write_mp4():
-        parser.error("--format mp4 needs ffmpeg; pip install -r requirements-video.txt, or choose --format gif")
+        parser.error("--format mp4 needs ffmpeg; pip install -r requirements/video.txt, or choose --format gif")
     if options.format == "gif" and options.fps > GIF_FPS:
         parser.error(f"--fps {options.fps}: expected at most {GIF_FPS} with --format gif")
     return options

@@ -4,7 +4,7 @@
     python -m bench.quality --json FILE --variants 4,5 --budget 300         # only these; the file keeps the other curves
 
 Each variant trains in a new process until its budget is spent or its schedule ends. The seconds are those of training,
-without validation. The picture needs matplotlib, which is in requirements-dev.txt.
+without validation. The picture needs matplotlib, which is in requirements/dev.txt.
 """
 
 import contextlib
@@ -200,7 +200,7 @@ def draw(curves, path):
     try:
         import matplotlib
     except ImportError:
-        raise util.InputError("--picture: needs matplotlib; pip install -r requirements-dev.txt") from None
+        raise util.InputError("--picture: needs matplotlib; pip install -r requirements/dev.txt") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

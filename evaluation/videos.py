@@ -13,7 +13,7 @@ MAX_ENLARGED_HEIGHT = 256  # pixels; lower pictures are enlarged by the largest 
 
 
 def can_write_mp4():
-    """Whether ffmpeg is installed. Its Python package is optional, see requirements-video.txt."""
+    """Whether ffmpeg is installed. Its Python package is optional, see requirements/video.txt."""
     try:
         import imageio_ffmpeg
 

@@ -187,4 +187,4 @@ def test_without_matplotlib_one_sentence_says_how_to_install_it(ball_class, tmp_
     monkeypatch.delitem(sys.modules, "datasets.checks.camera_picture", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = [str(ball_class), "--picture", str(tmp_path / "a.png")]
-    refuses(check_dataset.main, arguments, "--picture: matplotlib is not installed; run pip install -r requirements-data.txt")
+    refuses(check_dataset.main, arguments, "--picture: matplotlib is not installed; run pip install -r requirements/data.txt")

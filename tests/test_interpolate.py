@@ -413,7 +413,7 @@ def without_ffmpeg(monkeypatch):
 
 def test_without_ffmpeg_mp4_is_refused_before_anything_is_read(refused, without_ffmpeg, tmp_path):
     given = arguments("nowhere", "nowhere.pth", tmp_path, format="mp4")
-    refused(given, "pip install -r requirements-video.txt, or choose --format gif")
+    refused(given, "pip install -r requirements/video.txt, or choose --format gif")
 
 
 def test_without_ffmpeg_films_are_gifs_by_default(without_ffmpeg):

@@ -258,7 +258,7 @@ def test_missing_embree_says_what_to_install(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         make(tmp_path)
     assert stop.value.code == 2
-    assert "requirements-data.txt" in capsys.readouterr().err
+    assert "requirements/data.txt" in capsys.readouterr().err
 
 
 def test_furniture_variants_are_training_objects_only(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Imports of the optional libraries that requirements-data.txt lists."""
+"""Imports of the optional libraries that requirements/data.txt lists."""
 
 import importlib
 
@@ -10,4 +10,4 @@ def load(module, purpose):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise util.InputError(f"{purpose} needs {module} ({error}); run `pip install -r requirements-data.txt`") from None
+        raise util.InputError(f"{purpose} needs {module} ({error}); run `pip install -r requirements/data.txt`") from None

@@ -160,7 +160,7 @@ def test_a_name_without_an_end_is_refused(tmp_path):
 
 def test_without_the_library_the_requirements_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    with pytest.raises(util.InputError, match="pip install -r requirements-data.txt"):
+    with pytest.raises(util.InputError, match="pip install -r requirements/data.txt"):
         read(write_text(tmp_path))
 
 
