@@ -63,6 +63,11 @@ def read_options(argv):
     return options, resolve(train.read_options([*given, "--model_type=linear", *others]))
 
 
+def new_head(update, device):
+    """An untrained linear head that reads what the head of the plan reads."""
+    return srns.LinearHead(update.head.in_features, update.head.num_classes, update.head.features).to(device)
+
+
 def solved(plan, update, device):
     """Solve for the linear layer as stage 2 does; returns the head and a dict of seconds."""
     backends.select("auto", device)
@@ -78,7 +83,7 @@ def solved(plan, update, device):
         penalty /= plan.weights.classes
     chosen = time.perf_counter()
     solution = logistic_regression.fit(features, labels, num_classes, penalty)
-    head = srns.LinearHead(features.shape[1], num_classes).to(device)
+    head = new_head(update, device)
     with torch.no_grad():
         head.linear.weight.copy_(solution.weight)
         head.linear.bias.copy_(solution.bias)
@@ -94,14 +99,14 @@ def published(plan, update, device, num_steps, kept=None):
     util.seed_everything(plan.schedule.seed)
     side = plan.schedule.img_sidelengths[-1]
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, side)
-    head = srns.LinearHead(update.sizes["in_features"], update.head.num_classes).to(device)
+    head = new_head(update, device)
     objective = objectives.HeadObjective(head, plan.weights.classes)
     optimizer = torch.optim.Adam(head.parameters(), lr=PUBLISHED_RATE)
     for batch in batches_of(dataset, num_steps, plan.schedule.seed, kept):
         if kept is None:
             batch = {name: x.to(device) for name, x in dataio.with_rows(batch, torch.tensor(update.rows)).items()}
             with torch.no_grad():
-                features = update.model(batch, with_classes=False)["features"]
+                features = head.inputs(update.model.per_ray(batch, with_layers=head.reads_layers))
         else:
             features = torch.stack([kept[i][0] for i in batch])
             batch = {"seg_labels": torch.stack([kept[i][1] for i in batch])}
@@ -147,7 +152,7 @@ def miou(plan, update, head, device):
 
 
 def measure(options, plan, device):
-    """A dict per mode, and a dict of label_maps, sidelength and hidden_features."""
+    """A dict per mode, and a dict of label_maps, sidelength and features."""
     update = head_update.open_update(plan, device)
     with torch.random.fork_rng(devices=[]):
         head, seconds = solved(plan, update, device)
@@ -168,7 +173,7 @@ def measure(options, plan, device):
         rows.append(row)
     side = plan.schedule.img_sidelengths[-1]
     num_maps = sum(len(instance.views) for instance in update.data.train)
-    what = {"label_maps": num_maps, "sidelength": side, "hidden_features": update.sizes["in_features"]}
+    what = {"label_maps": num_maps, "sidelength": side, "features": update.head.in_features}
     return measuring.with_ratios(rows, "s", []), what
 
 
@@ -188,7 +193,7 @@ def tables(figures):
     title, what = "Linear update", figures.get("of")
     if what:
         side = what["sidelength"]
-        title += f": {what['label_maps']} label maps of {side} x {side}, width {what['hidden_features']}"
+        title += f": {what['label_maps']} label maps of {side} x {side}, {what['features']} features"
     return [(title, figures.get("rows", []), COLUMNS)]
 
 

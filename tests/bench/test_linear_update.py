@@ -28,12 +28,14 @@ def arguments(ball_split, semantic_run):
     ]
 
 
-def test_it_prints_both_modes_and_writes_the_same_as_json(arguments, ball_split, tmp_path, capsys):
+@pytest.mark.parametrize("features, width", [("last", 16), ("points+all", 67)])
+def test_it_prints_both_modes_and_writes_the_same_as_json(arguments, ball_split, tmp_path, capsys, features, width):
+    arguments += ["--head_features", features]
     more = ["--val_root", str(ball_split), "--adam_steps", "30", "--reference_steps", "3", "--reference"]
     linear_update.main([*arguments, *more, "--json", str(tmp_path / "figures.json")])
     out = capsys.readouterr().out
     (table,) = tables_in(out)
-    assert "8 label maps of 16 x 16, width 16" in out
+    assert f"8 label maps of 16 x 16, {width} features" in out
     assert table["how"] == ["solved", "30 steps, from 3 measured"]
     figures = json.loads((tmp_path / "figures.json").read_text())
     fast, reference = figures["rows"]
@@ -48,11 +50,12 @@ def test_full_measures_all_steps(arguments, capsys):
     assert table["how"][1] == "4 steps" and table["mIoU"] == ["", ""]  # no --val_root
 
 
-def test_kept_features_give_the_same_head_as_recomputed_ones(arguments):
-    _, plan = linear_update.read_options(arguments)
+@pytest.mark.parametrize("features, width", [("last", 16), ("points+all", 67)])
+def test_kept_features_give_the_same_head_as_recomputed_ones(arguments, features, width):
+    _, plan = linear_update.read_options([*arguments, "--head_features", features])
     update = head_update.open_update(plan, "cpu")
     kept = linear_update.keep_all(plan, update, "cpu")
-    assert len(kept) == 8 and kept[0][0].shape == (256, 16)
+    assert len(kept) == 8 and kept[0][0].shape == (256, width)
     heads = [linear_update.published(plan, update, "cpu", 6, features) for features in (None, kept)]
     assert torch.allclose(heads[0].linear.weight, heads[1].linear.weight, atol=1e-4)
 
