@@ -147,19 +147,9 @@ def index_split(
     return instances
 
 
+@dataclass(eq=False, repr=False)
 class SceneClassDataset(Dataset):
     """The posed images of all instances, flat: item i is one observation.
-
-    instances:  from `index_split`; what was not asked for there, an item does not have
-    sidelength: S, images are S x S
-    settings:   data_util.DatasetSettings, the half-pixel rule and how alpha is treated
-    num_classes: K, to read label maps (the instances must be indexed with them)
-    rays_per_image, foreground_fraction: the number of rays of a RayDraw (0 = all), and the share of them drawn from
-        the foreground; the others are drawn from the whole image
-    preload:    hold decoded images in memory; `preload_instances`: only those of these indices into `instances`; an item
-        of another instance is then an IndexError (default: all)
-    cache:      a folder for decoded images, which are mapped into memory; see image_stores
-    num_workers: processes that decode images for either
 
     dataset[i] is a dict for all R = S * S rays, dataset[RayDraw(i, seed)] for R = rays_per_image random ones:
         instance_idx    () int64, index into `instances`
@@ -172,35 +162,29 @@ class SceneClassDataset(Dataset):
         z               (D,) float32, only with `params`
     """
 
-    def __init__(
-        self,
-        instances,
-        sidelength,
-        settings,
-        num_classes=None,
-        rays_per_image=0,
-        foreground_fraction=0.0,
-        preload=False,
-        cache=None,
-        num_workers=0,
-        preload_instances=None,
-    ):
-        self.instances = instances
-        self.sidelength = sidelength
-        self.settings = settings
-        self.num_classes = num_classes
-        self.rays_per_image = rays_per_image
-        self.foreground_fraction = foreground_fraction
-        self.uv = geometry.pixel_grid(sidelength, sidelength, settings.pixel_center).numpy()
+    instances: list  # from `index_split`; what was not asked for there, an item does not have
+    sidelength: int  # S, images are S x S
+    settings: data_util.DatasetSettings  # the half-pixel rule and how alpha is treated
+    num_classes: int = None  # K, to read label maps (the instances must be indexed with them)
+    rays_per_image: int = 0  # of an item for a RayDraw; 0: all
+    foreground_fraction: float = 0.0  # of these, drawn from the foreground; the others from the whole image
+    preload: bool = False  # hold decoded images in memory
+    cache: str = None  # folder for decoded images, which are mapped into memory; see image_stores
+    num_workers: int = 0  # processes that decode images for either
+    preload_instances: np.ndarray = None  # preload only those of these indices; an item of another is then an IndexError
+
+    def __post_init__(self):
+        instances, sidelength = self.instances, self.sidelength
+        self.uv = geometry.pixel_grid(sidelength, sidelength, self.settings.pixel_center).numpy()
         self.intrinsics = np.stack([instance.intrinsics.matrix(sidelength) for instance in instances])
-        self.files = self.store = image_stores.Files(instances, sidelength, settings, num_classes)
-        if preload:
+        self.files = self.store = image_stores.Files(instances, sidelength, self.settings, self.num_classes)
+        if self.preload:
             num_views, wanted = [len(instance.views) for instance in instances], None
-            if preload_instances is not None:
-                wanted = np.repeat(np.isin(np.arange(len(instances)), preload_instances), num_views)
-            self.store = image_stores.preload(self.files, num_workers, wanted)
-        elif cache:
-            self.store = image_stores.open_cache(self.files, cache, num_workers)
+            if self.preload_instances is not None:
+                wanted = np.repeat(np.isin(np.arange(len(instances)), self.preload_instances), num_views)
+            self.store = image_stores.preload(self.files, self.num_workers, wanted)
+        elif self.cache:
+            self.store = image_stores.open_cache(self.files, self.cache, self.num_workers)
 
     def __len__(self):
         return len(self.files)
