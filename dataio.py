@@ -39,19 +39,10 @@ class Instance:
     intrinsics: data_util.Intrinsics
     params: np.ndarray = None  # (V, D) float32 latent codes from params/, if indexed with them
     with_rgb: bool = False  # whether it was indexed with images
-    with_labels: bool = False  # whether it was indexed with label maps
 
     def path(self, kind, view):
         """Path of the file of the view with this index, a str. kind: "rgb", "seg", "pose" or "params"."""
         return f"{self.folder}/{kind}/{self.views[view]}{split_index.FILES[kind][1]}"
-
-    @property
-    def rgb_paths(self):
-        return tuple(Path(self.path("rgb", view)) for view in range(len(self.views))) if self.with_rgb else ()
-
-    @property
-    def seg_paths(self):
-        return tuple(Path(self.path("seg", view)) for view in range(len(self.views))) if self.with_labels else ()
 
 
 def find_class_list(data_root, obj_name):
@@ -125,17 +116,9 @@ def index_split(
     instances, shared = [], {}  # instances with the same names of views hold them once
     for folder, entry in zip(folders, split_index.open_split(root, folders, kinds, choose, cached)):
         chosen = choose(len(entry.views), folder)
-        all_in_order = list(chosen) == list(range(len(entry.views)))
-        names = entry.views if all_in_order else tuple(entry.views[i] for i in chosen)
-        instance = Instance(
-            name=folder.name,
-            folder=folder,
-            views=shared.setdefault(names, names),
-            poses=entry.poses if all_in_order else entry.poses[chosen],
-            intrinsics=entry.intrinsics,
-            with_rgb=with_rgb,
-            with_labels=with_labels,
-        )
+        names = tuple(entry.views[i] for i in chosen)
+        names = shared.setdefault(names, names)
+        instance = Instance(folder.name, folder, names, entry.poses[chosen], entry.intrinsics, with_rgb=with_rgb)
         if with_params:
             paths = [instance.path("params", view) for view in range(len(names))]
             instance = dataclasses.replace(instance, params=data_util.load_latent_vectors(paths))

@@ -92,13 +92,7 @@ def index(split, **options):
 def assert_same(instances, expected):
     assert [x.name for x in instances] == [x.name for x in expected]
     for a, b in zip(instances, expected):
-        assert (a.folder, a.views, a.intrinsics, a.rgb_paths, a.seg_paths) == (
-            b.folder,
-            b.views,
-            b.intrinsics,
-            b.rgb_paths,
-            b.seg_paths,
-        )
+        assert (a.folder, a.views, a.intrinsics, a.with_rgb) == (b.folder, b.views, b.intrinsics, b.with_rgb)
         assert a.poses.dtype == np.float32
         np.testing.assert_array_equal(a.poses, b.poses)
 
@@ -142,7 +136,7 @@ def test_it_goes_where_the_class_folder_goes(split, tmp_path, reads):
     index(split)
     split.parent.rename(tmp_path / "moved")
     again, instances = reads.of(index, tmp_path / "moved" / "Ball.train")
-    assert not again and instances[0].rgb_paths[0].is_file()
+    assert not again and scenes.paths_of(instances[0], "rgb")[0].is_file()
 
 
 def test_only_the_views_that_are_asked_for_are_read_and_the_others_when_they_are(split, reads):
@@ -462,7 +456,7 @@ def test_names_of_any_bytes_go_through_the_index(split, reads):
     again, instances = reads.of(index, split)
     assert again == [] and len(set(instances[0].views)) == 5
     assert_same(instances, expected)
-    assert all(path.is_file() for path in instances[0].rgb_paths)
+    assert all(path.is_file() for path in scenes.paths_of(instances[0], "rgb"))
 
 
 def test_several_processes_read_the_same(split, monkeypatch):
