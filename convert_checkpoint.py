@@ -35,16 +35,6 @@ def build_parser():
     return parser
 
 
-def read_options(argv):
-    """Parse the options, and check them before any file is read."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    for name in ("instances", "tracing_steps"):
-        if options.form != OURS and getattr(options, name) is not None:
-            parser.error(f"--{name}: --form {options.form} cannot store it; leave it out")
-    return options
-
-
 def sizes_of(checkpoint, tracing_steps):
     """All sizes of a checkpoint, with tracing_steps. Raises util.InputError if its model does not fit them."""
     sizes = checkpoint["sizes"]
@@ -93,7 +83,10 @@ def describe(sizes):
 
 @util.command
 def main(argv=None):
-    options = read_options(argv)
+    options = build_parser().parse_args(argv)
+    for name in ("instances", "tracing_steps"):
+        if options.form != OURS and getattr(options, name) is not None:
+            raise util.InputError(f"--{name}: --form {options.form} cannot store it; leave it out")
     target = options.target
     if target.exists() and not options.overwrite:
         raise util.InputError(f"{target}: exists; choose another name, or pass --overwrite")
