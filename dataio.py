@@ -88,9 +88,8 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
     if specific_observation_idcs:
         wrong = [i for i in specific_observation_idcs if not 0 <= i < num_views]
         if wrong:
-            raise util.InputError(
-                f"--specific_observation_idcs: {where} has {num_views} views, 0 to {num_views - 1}; there is no {wrong[0]}"
-            )
+            found = f"{where} has {num_views} views, 0 to {num_views - 1}"
+            raise util.InputError(f"--specific_observation_idcs: {found}; there is no {wrong[0]}")
         return list(dict.fromkeys(specific_observation_idcs))
     if max_num_observations == ALL or max_num_observations >= num_views:
         return list(range(num_views))
