@@ -61,28 +61,21 @@ def load_intrinsics(path):
     """Reads an intrinsics.txt: `f cx cy 0.` / barycentre / scale / `height width` / optional world-to-camera flag."""
     lines = read_numbers(path)
     if len(lines) not in (4, 5) or len(lines[0]) < 3 or len(lines[3]) != 2:
-        raise util.InputError(
-            f"{path}: expected four or five lines (f cx cy 0. / x y z / scale / height width / flag), "
-            f"found {len(lines)} lines with {[len(line) for line in lines]} numbers"
-        )
+        found = f"found {len(lines)} lines with {[len(line) for line in lines]} numbers"
+        expected = "expected four or five lines (f cx cy 0. / x y z / scale / height width / flag)"
+        raise util.InputError(f"{path}: {expected}, {found}")
     focal, cx, cy = lines[0][:3]
     height, width = lines[3]
     if not np.isfinite([number for line in lines for number in line]).all():
         raise util.InputError(f"{path}: found a number that is not finite; correct the camera")
     if not (focal > 0 and height >= 2 and width >= 2):
-        raise util.InputError(
-            f"{path}: focal length must be positive and sizes at least 2, found {focal} and {height:g} x {width:g}"
-        )
+        expected = "focal length must be positive and sizes at least 2"
+        raise util.InputError(f"{path}: {expected}, found {focal} and {height:g} x {width:g}")
     return Intrinsics(focal, cx, cy, int(height), int(width), len(lines) == 5 and lines[4][0] != 0)
 
 
-def load_pose(path, is_world2cam=False):
-    """Reads a pose file, four lines of four numbers or one of sixteen, as cam2world (4, 4) float32."""
-    return load_poses([path], is_world2cam)[0]
-
-
 def load_poses(paths, is_world2cam=False, dtype=np.float32):
-    """Reads many pose files as `load_pose` does: V paths -> (V, 4, 4) cam2world."""
+    """Reads pose files, each with four lines of four numbers or one of sixteen: V paths -> (V, 4, 4) cam2world."""
     matrices = np.empty((len(paths), 4, 4))
     for matrix, path in zip(matrices, paths):
         lines = read_numbers(path)
@@ -91,10 +84,8 @@ def load_poses(paths, is_world2cam=False, dtype=np.float32):
         elif lines and len(lines[0]) == 16:
             matrix[:] = np.reshape(lines[0], (4, 4))
         else:
-            lengths = [len(line) for line in lines]
-            raise util.InputError(
-                f"{path}: expected four lines of four numbers or one line of sixteen, found lines of {lengths} numbers"
-            )
+            found = f"found lines of {[len(line) for line in lines]} numbers"
+            raise util.InputError(f"{path}: expected four lines of four numbers or one line of sixteen, {found}")
     is_pose = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
     side = 4 if is_world2cam else 3  # what is inverted; another last row of a cam2world is left to the camera checks
     is_pose[is_pose] = np.abs(np.linalg.det(matrices[is_pose, :side, :side])) >= MIN_DETERMINANT
@@ -109,9 +100,8 @@ def load_latent_vectors(paths):
     vectors = [np.array([number for line in read_numbers(path) for number in line], dtype=np.float32) for path in paths]
     for path, vector in zip(paths, vectors):
         if not len(vector) or len(vector) != len(vectors[0]) or not np.isfinite(vector).all():
-            raise util.InputError(
-                f"{path}: expected a latent vector of {len(vectors[0]) or 'some'} finite numbers, found {len(vector)} numbers"
-            )
+            expected = f"expected a latent vector of {len(vectors[0]) or 'some'} finite numbers"
+            raise util.InputError(f"{path}: {expected}, found {len(vector)} numbers")
     return np.stack(vectors)
 
 

@@ -137,7 +137,7 @@ class PublishedDataset(dataio.SceneClassDataset):
         _, view = self.files.locate(key.index)
         intrinsics = data_util.load_intrinsics(instance.folder / "intrinsics.txt")
         item["intrinsics"] = intrinsics.matrix(self.sidelength)
-        item["cam2world"] = data_util.load_pose(instance.path("pose", view), intrinsics.poses_are_world2cam)
+        item["cam2world"] = data_util.load_poses([instance.path("pose", view)], intrinsics.poses_are_world2cam)[0]
         return item
 
 

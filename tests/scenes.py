@@ -22,6 +22,11 @@ def composed_image(path, sidelength=None, blend_alpha=False):
     return data_util.compose(rgba, blend_alpha) if rgba.dtype == np.uint8 else rgba, foreground
 
 
+def load_pose(path, is_world2cam=False):
+    """One pose file as cam2world (4, 4) float32."""
+    return data_util.load_poses([path], is_world2cam)[0]
+
+
 def paths_of(instance, kind):
     """The files of all views of a dataio.Instance. kind: such as "rgb"."""
     return [Path(instance.path(kind, view)) for view in range(len(instance.views))]

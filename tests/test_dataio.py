@@ -56,7 +56,7 @@ def test_instances_and_views_come_in_sorted_order(own_split):
             == expected
         )
         for view, pose in zip(expected, instance.poses):
-            assert (pose == data_util.load_pose(instance.folder / "pose" / f"{view}.txt")).all()
+            assert (pose == scenes.load_pose(instance.folder / "pose" / f"{view}.txt")).all()
 
 
 def test_hidden_folders_and_files_beside_the_instances_are_no_instances(own_split):
@@ -82,7 +82,7 @@ def test_no_view_is_repeated_however_many_are_requested(num_views):
 def test_specific_views_are_taken_by_index_into_the_sorted_files(split):
     instances = dataio.index_split(split, specific_observation_idcs=[3, 1], max_num_observations=1)
     assert [path.stem for path in scenes.paths_of(instances[0], "rgb")] == ["000003", "000001"]
-    assert (instances[0].poses[1] == data_util.load_pose(split / "ball_a" / "pose" / "000001.txt")).all()
+    assert (instances[0].poses[1] == scenes.load_pose(split / "ball_a" / "pose" / "000001.txt")).all()
 
 
 def test_all_views_in_another_order_keep_that_order(split):
@@ -93,7 +93,7 @@ def test_all_views_in_another_order_keep_that_order(split):
             == list(instance.views)
             == [f"{view:06d}" for view in order]
         )
-        assert (instance.poses[1] == data_util.load_pose(split / "ball_a" / "pose" / f"{order[1]:06d}.txt")).all()
+        assert (instance.poses[1] == scenes.load_pose(split / "ball_a" / "pose" / f"{order[1]:06d}.txt")).all()
 
 
 def test_a_view_that_is_named_twice_is_used_once():
