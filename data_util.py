@@ -24,12 +24,10 @@ _CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score wit
 
 def read_numbers(path):
     """All numbers of a text file: a list of floats for each line that is not empty."""
-    try:
+    with util.reading(path, "numbers", OSError, ValueError):
         with open(path, "rb", buffering=0) as file:  # text of a buffered file takes twice the time
             lines = file.read().splitlines()
         return [[float(word) for word in words] for line in lines if (words := line.split())]
-    except (OSError, ValueError) as error:
-        raise util.InputError(f"{path}: cannot be read as numbers ({error})") from None
 
 
 def square_crop(height, width):
@@ -126,12 +124,9 @@ def load_image(path, sidelength=None, blend_alpha=False):
 
 def decode_image(path):
     """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 if it has none."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
-    except Exception as error:  # Pillow raises any error of its decoders
-        raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
+    with util.reading(path, "an image", Exception), Image.open(path) as image:  # Pillow raises any error of its decoders
+        mode = image.mode
+        rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
     height, width = rgba.shape[:2]
     if mode not in IMAGE_MODES:
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found one of Pillow's mode {mode}")
@@ -165,10 +160,8 @@ def _over_white(rgba, blend_alpha):
 
 def open_seg_labels(path, mmap_mode=None):
     """The (H, W) integer array of a label map as in the file; with mmap_mode "r" only its header is read."""
-    try:
+    with util.reading(path, "a .npy label map", OSError, ValueError, EOFError):
         labels = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
     if not isinstance(labels, np.ndarray):
         raise util.InputError(f"{path}: found several arrays (.npz); expected one, as written by np.save")
     labels = labels[..., 0] if labels.ndim == 3 and labels.shape[-1] == 1 else labels
@@ -229,14 +222,12 @@ def load_labelled_cloud(folder, num_classes):
 
 def _load_table(path):
     """The numbers of a text file with lines of equal length, (lines, numbers) float64, or those of a .npy file."""
-    try:
+    with util.reading(path, "a table of numbers", OSError, ValueError, TypeError, EOFError, advice=_CORRECT_CLOUD):
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about an empty file, which the caller refuses
             return np.loadtxt(path, comments=None, ndmin=2)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a table of numbers ({error}){_CORRECT_CLOUD}") from None
 
 
 def load_class_names(path):

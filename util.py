@@ -121,12 +121,19 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reading(path, what, *errors, advice=""):
+    """These errors in the block become an InputError that `path` cannot be read as `what`, with the advice at its end."""
+    try:
+        yield
+    except errors as error:
+        raise InputError(f"{path}: cannot be read as {what} ({' '.join(str(error).split())}){advice}") from None
+
+
 def load_json(path, advice):
     """The contents of a JSON file. Raises an InputError that ends with `advice`."""
-    try:
+    with reading(path, "JSON", OSError, ValueError, RecursionError, advice=f"; {advice}"):
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {advice}") from None
 
 
 def as_image(per_ray, height=None):
