@@ -64,13 +64,8 @@ def project(points, intrinsics):
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
-def camera_to_world(points, cam2world):
-    """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
-    return transform(points, cam2world[..., :3, :3]) + camera_centre(cam2world)
-
-
 def world_to_camera(points, cam2world):
-    """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4). Undoes `camera_to_world`."""
+    """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4)."""
     return transform(points - camera_centre(cam2world), inverse(cam2world[..., :3, :3]))
 
 

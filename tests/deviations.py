@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import scenes
 import torch
 
 import data_util
@@ -414,7 +415,7 @@ def cameras(on):
     uv, depth, pose = given["uv"].to(on.dtype), given["depth"], given["pose"]
     intrinsics = given["intrinsics"][:, :3, :3]
     in_camera = geometry.lift(uv, depth, intrinsics)
-    world = geometry.camera_to_world(in_camera, pose)
+    world = scenes.camera_to_world(in_camera, pose)
     in_front = world + world.new_tensor([0, 0, 4])  # the fixture takes these for camera-space points
     computed = {
         "ray_directions": geometry.rays(uv, pose, intrinsics)[0],

@@ -22,6 +22,11 @@ def composed_image(path, sidelength=None, blend_alpha=False):
     return data_util.compose(rgba, blend_alpha) if rgba.dtype == np.uint8 else rgba, foreground
 
 
+def camera_to_world(points, cam2world):
+    """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
+    return geometry.transform(points, cam2world[..., :3, :3]) + geometry.camera_centre(cam2world)
+
+
 def load_pose(path, is_world2cam=False):
     """One pose file as cam2world (4, 4) float32."""
     return data_util.load_poses([path], is_world2cam)[0]

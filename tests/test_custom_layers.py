@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import scenes
 import torch
 from torch import nn
 
@@ -93,7 +94,7 @@ def test_rays_start_at_depth_0_05_and_stay_there_without_steps_to_take():
     points, depth_steps = march(net, phi, uv, cam2world, intrinsics)
     assert depth_steps.shape == (3, 2, 6, 1)
     assert torch.allclose(depth_steps, torch.full_like(depth_steps, 0.05))
-    expected = geometry.camera_to_world(geometry.lift(uv, torch.full((2, 6, 1), 0.05), intrinsics), cam2world)
+    expected = scenes.camera_to_world(geometry.lift(uv, torch.full((2, 6, 1), 0.05), intrinsics), cam2world)
     assert torch.allclose(points, expected, atol=1e-6)
 
 

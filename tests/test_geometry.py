@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scenes
 import torch
 
 import geometry
@@ -40,7 +41,7 @@ def test_project_undoes_lift_also_behind_the_camera():
 def test_world_to_camera_undoes_camera_to_world_in_a_batch():
     poses = torch.stack([some_pose(), geometry.look_at(torch.tensor([0.0, 0, 2])).double()])
     points = torch.randn(2, 7, 3, dtype=torch.float64)
-    world = geometry.camera_to_world(points, poses)
+    world = scenes.camera_to_world(points, poses)
     assert torch.allclose(geometry.world_to_camera(world, poses), points, atol=1e-12)
     assert not torch.allclose(world, points)
 
@@ -49,7 +50,7 @@ def test_the_camera_centre_is_the_origin_of_the_camera():
     pose = some_pose()
     assert geometry.camera_centre(pose).tolist() == [pytest.approx([1.5, -0.7, 2.2])]
     origin = torch.zeros(1, 3, dtype=torch.float64)
-    assert torch.allclose(geometry.camera_to_world(origin, pose), geometry.camera_centre(pose))
+    assert torch.allclose(scenes.camera_to_world(origin, pose), geometry.camera_centre(pose))
 
 
 def test_a_ray_has_unit_length_and_meets_its_pixel_again():
@@ -185,7 +186,7 @@ def test_rays_and_points_are_those_of_the_published_code(parity, dtype, file, at
     uv, depth, pose, intrinsics = given["uv"], given["depth"], given["pose"], given["intrinsics"][:, :3, :3]
 
     directions, _ = geometry.rays(uv, pose, intrinsics)
-    world = geometry.camera_to_world(geometry.lift(uv, depth, intrinsics), pose)
+    world = scenes.camera_to_world(geometry.lift(uv, depth, intrinsics), pose)
     in_front = world + world.new_tensor([0, 0, 4])  # the fixture takes these for camera-space points
     computed = {
         "ray_directions": directions,
