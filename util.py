@@ -136,13 +136,12 @@ def load_json(path, advice):
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
-def as_image(per_ray, height=None):
-    """(B, R, C) values per ray of whole images to (B, C, H, W); square images if no height is given."""
-    batch, num_rays, channels = per_ray.shape
-    height = height or round(num_rays**0.5)
-    return per_ray.transpose(1, 2).reshape(batch, channels, height, num_rays // height)
+def as_image(per_ray):
+    """(B, R, C) values per ray of whole square images to (B, C, S, S)."""
+    side = round(per_ray.shape[1] ** 0.5)
+    return per_ray.transpose(1, 2).unflatten(2, (side, side))
 
 
 def as_rays(image):
-    """(B, C, H, W) to (B, R, C), the inverse of `as_image`."""
+    """(B, C, S, S) to (B, R, C), the inverse of `as_image`."""
     return image.flatten(2).transpose(1, 2)
