@@ -90,11 +90,6 @@ def cast(uv, cam2world, intrinsics):
     return Rays(camera_centre(cam2world), *rays(uv, cam2world, intrinsics))
 
 
-def depth_of(points, cam2world):
-    """Depth (..., R, 1) of world-space points (..., R, 3) as seen from cam2world (..., 4, 4)."""
-    return world_to_camera(points, cam2world)[..., 2:]
-
-
 def normal_map(points):
     """Unit normals from the finite differences of a map of surface points.
 

@@ -421,7 +421,7 @@ def cameras(on):
         "ray_directions": geometry.rays(uv, pose, intrinsics)[0],
         "ray_directions_cam": geometry.rays(uv, torch.eye(4).to(pose), intrinsics)[0],
         "world_from_xy_depth": world,
-        "depth_from_world": geometry.depth_of(world, pose),
+        "depth_from_world": geometry.world_to_camera(world, pose)[..., 2:],
         "project": torch.cat([geometry.project(in_front, intrinsics), in_front[..., 2:]], dim=-1),
         "normal_map": geometry.normal_map(in_camera.mT.unflatten(2, (16, 16))),
     }

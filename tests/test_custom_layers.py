@@ -111,7 +111,7 @@ def test_points_lie_on_their_rays_and_have_the_last_depth():
     net, (uv, cam2world, intrinsics) = marcher(), views()
     points, depth_steps = march(net, some_phi(), uv, cam2world, intrinsics)
     assert depth_steps[0].sub(depth_steps[-1]).abs().max() > 1e-3
-    assert torch.allclose(geometry.depth_of(points, cam2world), depth_steps[-1], atol=1e-6)
+    assert torch.allclose(geometry.world_to_camera(points, cam2world)[..., 2:], depth_steps[-1], atol=1e-6)
     assert torch.allclose(geometry.project(geometry.world_to_camera(points, cam2world), intrinsics), uv, atol=1e-4)
 
 
