@@ -51,10 +51,9 @@ def read_names(path):
     """Names of instances: the lines of a text file, or the folders of a split."""
     if path.is_dir():
         return [folder.name for folder in dataio.instance_folders(path)]
-    try:
+    expected = "; expected a text file or a split folder"
+    with util.reading(f"--instances {path}", "names of instances", OSError, UnicodeDecodeError, advice=expected):
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise util.InputError(f"--instances {path}: expected a text file or a split folder ({error})") from None
 
 
 def names_for(checkpoint, path):
