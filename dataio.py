@@ -60,11 +60,8 @@ def subfolders(folder):
     """The folders in a folder, sorted, without hidden ones; util.InputError if it cannot be read."""
     if not os.path.isdir(folder):
         raise util.InputError(f"{folder}: no such folder; expected a split such as Chair/Chair.train")
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(item) for item in entries if item.is_dir() and not item.name.startswith("."))
-    except OSError as error:
-        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from None
+    with util.reading(folder, "a folder", OSError, advice="; change its permissions"), os.scandir(folder) as entries:
+        return sorted(Path(item) for item in entries if item.is_dir() and not item.name.startswith("."))
 
 
 def instance_folders(root, max_num_instances=ALL, specific_ins=()):
