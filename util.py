@@ -1,4 +1,4 @@
-"""The ground: user errors, seeds, devices, safe writing of files, image reshaping."""
+"""The ground: user errors, devices, safe writing of files, image reshaping."""
 
 import contextlib
 import ctypes
@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import platform
-import random
 import re
 import sys
 import time
@@ -81,15 +80,6 @@ def pick_device(name):
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
-
-
-def seed_everything(seed):
-    import numpy as np
-    import torch  # as in pick_device
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def keep_freed_memory():

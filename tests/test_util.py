@@ -1,5 +1,4 @@
 import platform
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -56,14 +55,6 @@ def test_ray_and_pixel_have_the_same_place():
     image = util.as_image(torch.arange(9.0).view(1, 9, 1))
     assert image[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert util.as_image(torch.zeros(2, 9, 4)).shape == (2, 4, 3, 3)
-
-
-def test_seed_everything_repeats_all_three_generators():
-    def draw():
-        util.seed_everything(3)
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    assert draw() == draw()
 
 
 def test_the_device_is_the_one_that_is_asked_for(monkeypatch):
