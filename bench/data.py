@@ -13,6 +13,7 @@ the image, without worker processes.
 """
 
 import argparse
+import os
 import tempfile
 import time
 import warnings
@@ -120,7 +121,7 @@ def write_large_split(root, num_instances, num_views):
             (folder / "rgb" / f"{view:06d}.png").write_bytes(pngs[view % len(pngs)])
             (folder / "pose" / f"{view:06d}.txt").write_text(poses[(i + view) % len(poses)])
 
-    written = processes.ordered(write, num_instances, processes.available())
+    written = processes.ordered(write, num_instances, len(os.sched_getaffinity(0)))
     for _ in tqdm(written, f"write {root}", num_instances, unit="instance", delay=2, leave=False):
         pass
 

@@ -237,7 +237,7 @@ def stamp_of(files):
         stamps = np.concatenate([split_index.stamps_of(instance.folder / kind, names[kind]) for kind in kinds])
         return hashlib.sha256(stamps.tobytes()).digest(), int(stamps[:, 0].max())
 
-    num_processes = min(processes.available(), 1 + len(files) // split_index.FILES_PER_PROCESS)
+    num_processes = min(len(os.sched_getaffinity(0)), 1 + len(files) // split_index.FILES_PER_PROCESS)
     digests, times_ns = zip(*processes.ordered(stamp, len(files.instances), num_processes))
     return hashlib.sha256(b"".join(digests)).hexdigest(), max(times_ns)
 

@@ -10,7 +10,7 @@ import scenes
 import data_util
 import dataio
 import util
-from datasets.storage import headers, processes, split_index
+from datasets.storage import headers, split_index
 
 OLD = 1_600_000_000  # a time long ago, so that files count as settled
 
@@ -462,7 +462,7 @@ def test_names_of_any_bytes_go_through_the_index(split, reads):
 def test_several_processes_read_the_same(split, monkeypatch):
     expected = index(split, cached=False)
     monkeypatch.setattr(split_index, "FILES_PER_PROCESS", 1)
-    monkeypatch.setattr(processes, "available", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     for _ in range(2):
         assert_same(index(split), expected)
     (split / "b" / "pose" / "000002.txt").unlink()
