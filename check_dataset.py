@@ -194,7 +194,6 @@ def write_picture(path, splits, settings, class_names, name=None):
     title = f"{split.root.name}: the cameras of {report.name}"
     figure = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, class_names, cloud)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with util.replacing(path) as temporary:
             figure.savefig(temporary, format="png")
     except OSError as error:

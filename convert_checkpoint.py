@@ -102,7 +102,6 @@ def main(argv=None):
         if step and checkpoints.steps_in_name(target) != step:
             notes.append(f"the step is lost; to keep it, name the file {checkpoints.file_name(0, step)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save(target, contents)
     except OSError as error:
         raise util.InputError(f"{target}: cannot write it ({error.strerror})") from None

@@ -99,9 +99,10 @@ def keep_freed_memory():
 def replacing(path):
     """Yields a temporary path beside `path`; renamed to it when the block succeeds, deleted when it fails.
 
-    Nothing half-written is ever found under the final name.
+    Nothing half-written is ever found under the final name. The folder is made if necessary.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
     try:
