@@ -194,7 +194,6 @@ def write_picture(path, splits, settings, class_names, name=None):
     title = f"{split.root.name}: the cameras of {report.name}"
     figure = camera_picture.sheet(report.poses, report.intrinsics, shown, title, facts, class_names, cloud)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with util.replacing(path) as temporary:
             figure.savefig(temporary, format="png")
     except OSError as error:
@@ -242,9 +241,8 @@ def main(argv=None):
         write_picture(options.picture, splits, settings, class_names, options.instance)
     if faults:
         num_broken, num_instances = sum(len(s.broken) for s in splits), sum(len(s.reports) for s in splits)
-        raise util.InputError(
-            f"{len(faults)} fault{'s' * (len(faults) > 1)} in {num_broken} of {num_instances} instances of {root}; see above"
-        )
+        found = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {num_broken} of {num_instances} instances"
+        raise util.InputError(f"{found} of {root}; see above")
     print(f"\nno faults{' among names, headers and cameras' if options.quick else ''}")
 
 

@@ -35,16 +35,6 @@ def build_parser():
     return parser
 
 
-def read_options(argv):
-    """Parse the options, and check them before any file is read."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    for name in ("instances", "tracing_steps"):
-        if options.form != OURS and getattr(options, name) is not None:
-            parser.error(f"--{name}: --form {options.form} cannot store it; leave it out")
-    return options
-
-
 def sizes_of(checkpoint, tracing_steps):
     """All sizes of a checkpoint, with tracing_steps. Raises util.InputError if its model does not fit them."""
     sizes = checkpoint["sizes"]
@@ -61,10 +51,9 @@ def read_names(path):
     """Names of instances: the lines of a text file, or the folders of a split."""
     if path.is_dir():
         return [folder.name for folder in dataio.instance_folders(path)]
-    try:
+    expected = "; expected a text file or a split folder"
+    with util.reading(f"--instances {path}", "names of instances", OSError, UnicodeDecodeError, advice=expected):
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise util.InputError(f"--instances {path}: expected a text file or a split folder ({error})") from None
 
 
 def names_for(checkpoint, path):
@@ -93,7 +82,10 @@ def describe(sizes):
 
 @util.command
 def main(argv=None):
-    options = read_options(argv)
+    options = build_parser().parse_args(argv)
+    for name in ("instances", "tracing_steps"):
+        if options.form != OURS and getattr(options, name) is not None:
+            raise util.InputError(f"--{name}: --form {options.form} cannot store it; leave it out")
     target = options.target
     if target.exists() and not options.overwrite:
         raise util.InputError(f"{target}: exists; choose another name, or pass --overwrite")
@@ -110,7 +102,6 @@ def main(argv=None):
         if step and checkpoints.steps_in_name(target) != step:
             notes.append(f"the step is lost; to keep it, name the file {checkpoints.file_name(0, step)}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save(target, contents)
     except OSError as error:
         raise util.InputError(f"{target}: cannot write it ({error.strerror})") from None

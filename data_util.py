@@ -24,12 +24,10 @@ _CORRECT_CLOUD = "; correct it, or move the point_cloud folder away to score wit
 
 def read_numbers(path):
     """All numbers of a text file: a list of floats for each line that is not empty."""
-    try:
+    with util.reading(path, "numbers", OSError, ValueError):
         with open(path, "rb", buffering=0) as file:  # text of a buffered file takes twice the time
             lines = file.read().splitlines()
         return [[float(word) for word in words] for line in lines if (words := line.split())]
-    except (OSError, ValueError) as error:
-        raise util.InputError(f"{path}: cannot be read as numbers ({error})") from None
 
 
 def square_crop(height, width):
@@ -61,28 +59,21 @@ def load_intrinsics(path):
     """Reads an intrinsics.txt: `f cx cy 0.` / barycentre / scale / `height width` / optional world-to-camera flag."""
     lines = read_numbers(path)
     if len(lines) not in (4, 5) or len(lines[0]) < 3 or len(lines[3]) != 2:
-        raise util.InputError(
-            f"{path}: expected four or five lines (f cx cy 0. / x y z / scale / height width / flag), "
-            f"found {len(lines)} lines with {[len(line) for line in lines]} numbers"
-        )
+        found = f"found {len(lines)} lines with {[len(line) for line in lines]} numbers"
+        expected = "expected four or five lines (f cx cy 0. / x y z / scale / height width / flag)"
+        raise util.InputError(f"{path}: {expected}, {found}")
     focal, cx, cy = lines[0][:3]
     height, width = lines[3]
     if not np.isfinite([number for line in lines for number in line]).all():
         raise util.InputError(f"{path}: found a number that is not finite; correct the camera")
     if not (focal > 0 and height >= 2 and width >= 2):
-        raise util.InputError(
-            f"{path}: focal length must be positive and sizes at least 2, found {focal} and {height:g} x {width:g}"
-        )
+        expected = "focal length must be positive and sizes at least 2"
+        raise util.InputError(f"{path}: {expected}, found {focal} and {height:g} x {width:g}")
     return Intrinsics(focal, cx, cy, int(height), int(width), len(lines) == 5 and lines[4][0] != 0)
 
 
-def load_pose(path, is_world2cam=False):
-    """Reads a pose file, four lines of four numbers or one of sixteen, as cam2world (4, 4) float32."""
-    return load_poses([path], is_world2cam)[0]
-
-
 def load_poses(paths, is_world2cam=False, dtype=np.float32):
-    """Reads many pose files as `load_pose` does: V paths -> (V, 4, 4) cam2world."""
+    """Reads pose files, each with four lines of four numbers or one of sixteen: V paths -> (V, 4, 4) cam2world."""
     matrices = np.empty((len(paths), 4, 4))
     for matrix, path in zip(matrices, paths):
         lines = read_numbers(path)
@@ -91,10 +82,8 @@ def load_poses(paths, is_world2cam=False, dtype=np.float32):
         elif lines and len(lines[0]) == 16:
             matrix[:] = np.reshape(lines[0], (4, 4))
         else:
-            lengths = [len(line) for line in lines]
-            raise util.InputError(
-                f"{path}: expected four lines of four numbers or one line of sixteen, found lines of {lengths} numbers"
-            )
+            found = f"found lines of {[len(line) for line in lines]} numbers"
+            raise util.InputError(f"{path}: expected four lines of four numbers or one line of sixteen, {found}")
     is_pose = (np.abs(matrices) <= MAX_NUMBER).all(axis=(1, 2))
     side = 4 if is_world2cam else 3  # what is inverted; another last row of a cam2world is left to the camera checks
     is_pose[is_pose] = np.abs(np.linalg.det(matrices[is_pose, :side, :side])) >= MIN_DETERMINANT
@@ -109,9 +98,8 @@ def load_latent_vectors(paths):
     vectors = [np.array([number for line in read_numbers(path) for number in line], dtype=np.float32) for path in paths]
     for path, vector in zip(paths, vectors):
         if not len(vector) or len(vector) != len(vectors[0]) or not np.isfinite(vector).all():
-            raise util.InputError(
-                f"{path}: expected a latent vector of {len(vectors[0]) or 'some'} finite numbers, found {len(vector)} numbers"
-            )
+            expected = f"expected a latent vector of {len(vectors[0]) or 'some'} finite numbers"
+            raise util.InputError(f"{path}: {expected}, found {len(vector)} numbers")
     return np.stack(vectors)
 
 
@@ -136,12 +124,9 @@ def load_image(path, sidelength=None, blend_alpha=False):
 
 def decode_image(path):
     """Reads an RGB(A) or grey PNG and crops it to a square: (S, S, 4) uint8 as in the file, alpha 255 if it has none."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
-    except Exception as error:  # Pillow raises any error of its decoders
-        raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
+    with util.reading(path, "an image", Exception), Image.open(path) as image:  # Pillow raises any error of its decoders
+        mode = image.mode
+        rgba = np.array(image.convert("RGBA") if mode in IMAGE_MODES else image)
     height, width = rgba.shape[:2]
     if mode not in IMAGE_MODES:
         raise util.InputError(f"{path}: expected an 8-bit grey, RGB or RGBA image, found one of Pillow's mode {mode}")
@@ -175,10 +160,8 @@ def _over_white(rgba, blend_alpha):
 
 def open_seg_labels(path, mmap_mode=None):
     """The (H, W) integer array of a label map as in the file; with mmap_mode "r" only its header is read."""
-    try:
+    with util.reading(path, "a .npy label map", OSError, ValueError, EOFError):
         labels = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a .npy label map ({error})") from None
     if not isinstance(labels, np.ndarray):
         raise util.InputError(f"{path}: found several arrays (.npz); expected one, as written by np.save")
     labels = labels[..., 0] if labels.ndim == 3 and labels.shape[-1] == 1 else labels
@@ -239,14 +222,12 @@ def load_labelled_cloud(folder, num_classes):
 
 def _load_table(path):
     """The numbers of a text file with lines of equal length, (lines, numbers) float64, or those of a .npy file."""
-    try:
+    with util.reading(path, "a table of numbers", OSError, ValueError, TypeError, EOFError, advice=_CORRECT_CLOUD):
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about an empty file, which the caller refuses
             return np.loadtxt(path, comments=None, ndmin=2)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise util.InputError(f"{path}: cannot be read as a table of numbers ({error}){_CORRECT_CLOUD}") from None
 
 
 def load_class_names(path):

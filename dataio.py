@@ -39,19 +39,10 @@ class Instance:
     intrinsics: data_util.Intrinsics
     params: np.ndarray = None  # (V, D) float32 latent codes from params/, if indexed with them
     with_rgb: bool = False  # whether it was indexed with images
-    with_labels: bool = False  # whether it was indexed with label maps
 
     def path(self, kind, view):
         """Path of the file of the view with this index, a str. kind: "rgb", "seg", "pose" or "params"."""
         return f"{self.folder}/{kind}/{self.views[view]}{split_index.FILES[kind][1]}"
-
-    @property
-    def rgb_paths(self):
-        return tuple(Path(self.path("rgb", view)) for view in range(len(self.views))) if self.with_rgb else ()
-
-    @property
-    def seg_paths(self):
-        return tuple(Path(self.path("seg", view)) for view in range(len(self.views))) if self.with_labels else ()
 
 
 def find_class_list(data_root, obj_name):
@@ -69,11 +60,8 @@ def subfolders(folder):
     """The folders in a folder, sorted, without hidden ones; util.InputError if it cannot be read."""
     if not os.path.isdir(folder):
         raise util.InputError(f"{folder}: no such folder; expected a split such as Chair/Chair.train")
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(item) for item in entries if item.is_dir() and not item.name.startswith("."))
-    except OSError as error:
-        raise util.InputError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from None
+    with util.reading(folder, "a folder", OSError, advice="; change its permissions"), os.scandir(folder) as entries:
+        return sorted(Path(item) for item in entries if item.is_dir() and not item.name.startswith("."))
 
 
 def instance_folders(root, max_num_instances=ALL, specific_ins=()):
@@ -97,9 +85,8 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
     if specific_observation_idcs:
         wrong = [i for i in specific_observation_idcs if not 0 <= i < num_views]
         if wrong:
-            raise util.InputError(
-                f"--specific_observation_idcs: {where} has {num_views} views, 0 to {num_views - 1}; there is no {wrong[0]}"
-            )
+            found = f"{where} has {num_views} views, 0 to {num_views - 1}"
+            raise util.InputError(f"--specific_observation_idcs: {found}; there is no {wrong[0]}")
         return list(dict.fromkeys(specific_observation_idcs))
     if max_num_observations == ALL or max_num_observations >= num_views:
         return list(range(num_views))
@@ -125,17 +112,9 @@ def index_split(
     instances, shared = [], {}  # instances with the same names of views hold them once
     for folder, entry in zip(folders, split_index.open_split(root, folders, kinds, choose, cached)):
         chosen = choose(len(entry.views), folder)
-        all_in_order = list(chosen) == list(range(len(entry.views)))
-        names = entry.views if all_in_order else tuple(entry.views[i] for i in chosen)
-        instance = Instance(
-            name=folder.name,
-            folder=folder,
-            views=shared.setdefault(names, names),
-            poses=entry.poses if all_in_order else entry.poses[chosen],
-            intrinsics=entry.intrinsics,
-            with_rgb=with_rgb,
-            with_labels=with_labels,
-        )
+        names = tuple(entry.views[i] for i in chosen)
+        names = shared.setdefault(names, names)
+        instance = Instance(folder.name, folder, names, entry.poses[chosen], entry.intrinsics, with_rgb=with_rgb)
         if with_params:
             paths = [instance.path("params", view) for view in range(len(names))]
             instance = dataclasses.replace(instance, params=data_util.load_latent_vectors(paths))
@@ -147,19 +126,9 @@ def index_split(
     return instances
 
 
+@dataclass(eq=False, repr=False)
 class SceneClassDataset(Dataset):
     """The posed images of all instances, flat: item i is one observation.
-
-    instances:  from `index_split`; what was not asked for there, an item does not have
-    sidelength: S, images are S x S
-    settings:   data_util.DatasetSettings, the half-pixel rule and how alpha is treated
-    num_classes: K, to read label maps (the instances must be indexed with them)
-    rays_per_image, foreground_fraction: the number of rays of a RayDraw (0 = all), and the share of them drawn from
-        the foreground; the others are drawn from the whole image
-    preload:    hold decoded images in memory; `preload_instances`: only those of these indices into `instances`; an item
-        of another instance is then an IndexError (default: all)
-    cache:      a folder for decoded images, which are mapped into memory; see image_stores
-    num_workers: processes that decode images for either
 
     dataset[i] is a dict for all R = S * S rays, dataset[RayDraw(i, seed)] for R = rays_per_image random ones:
         instance_idx    () int64, index into `instances`
@@ -172,35 +141,29 @@ class SceneClassDataset(Dataset):
         z               (D,) float32, only with `params`
     """
 
-    def __init__(
-        self,
-        instances,
-        sidelength,
-        settings,
-        num_classes=None,
-        rays_per_image=0,
-        foreground_fraction=0.0,
-        preload=False,
-        cache=None,
-        num_workers=0,
-        preload_instances=None,
-    ):
-        self.instances = instances
-        self.sidelength = sidelength
-        self.settings = settings
-        self.num_classes = num_classes
-        self.rays_per_image = rays_per_image
-        self.foreground_fraction = foreground_fraction
-        self.uv = geometry.pixel_grid(sidelength, sidelength, settings.pixel_center).numpy()
+    instances: list  # from `index_split`; what was not asked for there, an item does not have
+    sidelength: int  # S, images are S x S
+    settings: data_util.DatasetSettings  # the half-pixel rule and how alpha is treated
+    num_classes: int = None  # K, to read label maps (the instances must be indexed with them)
+    rays_per_image: int = 0  # of an item for a RayDraw; 0: all
+    foreground_fraction: float = 0.0  # of these, drawn from the foreground; the others from the whole image
+    preload: bool = False  # hold decoded images in memory
+    cache: str = None  # folder for decoded images, which are mapped into memory; see image_stores
+    num_workers: int = 0  # processes that decode images for either
+    preload_instances: np.ndarray = None  # preload only those of these indices; an item of another is then an IndexError
+
+    def __post_init__(self):
+        instances, sidelength = self.instances, self.sidelength
+        self.uv = geometry.pixel_grid(sidelength, sidelength, self.settings.pixel_center).numpy()
         self.intrinsics = np.stack([instance.intrinsics.matrix(sidelength) for instance in instances])
-        self.files = self.store = image_stores.Files(instances, sidelength, settings, num_classes)
-        if preload:
+        self.files = self.store = image_stores.Files(instances, sidelength, self.settings, self.num_classes)
+        if self.preload:
             num_views, wanted = [len(instance.views) for instance in instances], None
-            if preload_instances is not None:
-                wanted = np.repeat(np.isin(np.arange(len(instances)), preload_instances), num_views)
-            self.store = image_stores.preload(self.files, num_workers, wanted)
-        elif cache:
-            self.store = image_stores.open_cache(self.files, cache, num_workers)
+            if self.preload_instances is not None:
+                wanted = np.repeat(np.isin(np.arange(len(instances)), self.preload_instances), num_views)
+            self.store = image_stores.preload(self.files, self.num_workers, wanted)
+        elif self.cache:
+            self.store = image_stores.open_cache(self.files, self.cache, self.num_workers)
 
     def __len__(self):
         return len(self.files)

@@ -64,13 +64,8 @@ def project(points, intrinsics):
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
-def camera_to_world(points, cam2world):
-    """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
-    return transform(points, cam2world[..., :3, :3]) + camera_centre(cam2world)
-
-
 def world_to_camera(points, cam2world):
-    """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4). Undoes `camera_to_world`."""
+    """World-space points (..., R, 3) to camera space, given cam2world (..., 4, 4)."""
     return transform(points - camera_centre(cam2world), inverse(cam2world[..., :3, :3]))
 
 
@@ -93,11 +88,6 @@ def rays(uv, cam2world, intrinsics):
 def cast(uv, cam2world, intrinsics):
     """The Rays through pixels uv (..., R, 2) of cameras cam2world (..., 4, 4) with intrinsics (..., 3, 3)."""
     return Rays(camera_centre(cam2world), *rays(uv, cam2world, intrinsics))
-
-
-def depth_of(points, cam2world):
-    """Depth (..., R, 1) of world-space points (..., R, 3) as seen from cam2world (..., 4, 4)."""
-    return world_to_camera(points, cam2world)[..., 2:]
 
 
 def normal_map(points):

@@ -100,8 +100,7 @@ def read_cameras(options):
     paths = sorted((folder / "pose").glob("*.txt"))
     if not paths:
         raise util.InputError(f"{folder}: found no poses; expected {folder}/pose/*.txt")
-    poses = [torch.from_numpy(data_util.load_pose(path, intrinsics.poses_are_world2cam)) for path in paths]
-    return intrinsics, torch.stack(poses)
+    return intrinsics, torch.from_numpy(data_util.load_poses(paths, intrinsics.poses_are_world2cam))
 
 
 def camera_path(options, poses):

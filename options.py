@@ -252,7 +252,6 @@ def start_run(options, continues=None):
             aside = next(path for i in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
             folder.rename(aside)
             print(f"note: the earlier run in {folder} is now {aside}")
-        folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{name}: {value}\n" for name, value in sorted(vars(options).items())]
         with util.replacing(folder / PARAMS) as temporary:
             temporary.write_text("".join(lines))

@@ -250,9 +250,7 @@ def refuse_unknown(sizes, form, path):
     if form == "srn2019" and "kind" in sizes:
         raise util.InputError(f"{path}: holds a segmentation head, which SRN (2019) does not have; use --form semantic")
     if sizes.get("positional_encoding"):
-        raise util.InputError(
-            f"{path}: has a positional encoding, which neither published program knows; keep it in our form"
-        )
+        raise util.InputError(f"{path}: has a positional encoding, which no published program knows; keep it in our form")
     if sizes.get("features"):
         raise util.InputError(f"{path}: reads all layers of phi, the published heads the last one only; keep it in our form")
     for variant, what in ONLY_IN_2019.items():

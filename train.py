@@ -151,13 +151,15 @@ def read_options(argv):
 
 @util.command
 def main(argv=None):
+    import torch  # here, so that the import of options is the first to miss a package
+
     with distributed.quiet_unless_main():
         options = read_options(argv)
         run_plan = plan.resolve(options)
         util.keep_freed_memory()
         with distributed.running(options.device) as device:
             common.use_fused(options, device)
-            util.seed_everything(options.seed)
+            torch.manual_seed(options.seed)
             STAGES[run_plan.stage](run_plan, device)
 
 

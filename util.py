@@ -1,4 +1,4 @@
-"""The ground: user errors, seeds, devices, safe writing of files, image reshaping."""
+"""The ground: user errors, devices, safe writing of files, image reshaping."""
 
 import contextlib
 import ctypes
@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import platform
-import random
 import re
 import sys
 import time
@@ -83,15 +82,6 @@ def pick_device(name):
     return device
 
 
-def seed_everything(seed):
-    import numpy as np
-    import torch  # as in pick_device
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def keep_freed_memory():
     """Make glibc keep freed memory for the tensors of the next step. Returns whether it does; no other C library is changed.
 
@@ -109,9 +99,10 @@ def keep_freed_memory():
 def replacing(path):
     """Yields a temporary path beside `path`; renamed to it when the block succeeds, deleted when it fails.
 
-    Nothing half-written is ever found under the final name.
+    Nothing half-written is ever found under the final name. The folder is made if necessary.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
     try:
@@ -121,21 +112,27 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reading(path, what, *errors, advice=""):
+    """These errors in the block become an InputError that `path` cannot be read as `what`, with the advice at its end."""
+    try:
+        yield
+    except errors as error:
+        raise InputError(f"{path}: cannot be read as {what} ({' '.join(str(error).split())}){advice}") from None
+
+
 def load_json(path, advice):
     """The contents of a JSON file. Raises an InputError that ends with `advice`."""
-    try:
+    with reading(path, "JSON", OSError, ValueError, RecursionError, advice=f"; {advice}"):
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {advice}") from None
 
 
-def as_image(per_ray, height=None):
-    """(B, R, C) values per ray of whole images to (B, C, H, W); square images if no height is given."""
-    batch, num_rays, channels = per_ray.shape
-    height = height or round(num_rays**0.5)
-    return per_ray.transpose(1, 2).reshape(batch, channels, height, num_rays // height)
+def as_image(per_ray):
+    """(B, R, C) values per ray of whole square images to (B, C, S, S)."""
+    side = round(per_ray.shape[1] ** 0.5)
+    return per_ray.transpose(1, 2).unflatten(2, (side, side))
 
 
 def as_rays(image):
-    """(B, C, H, W) to (B, R, C), the inverse of `as_image`."""
+    """(B, C, S, S) to (B, R, C), the inverse of `as_image`."""
     return image.flatten(2).transpose(1, 2)

@@ -13,6 +13,7 @@ the image, without worker processes.
 """
 
 import argparse
+import os
 import tempfile
 import time
 import warnings
@@ -120,7 +121,7 @@ def write_large_split(root, num_instances, num_views):
             (folder / "rgb" / f"{view:06d}.png").write_bytes(pngs[view % len(pngs)])
             (folder / "pose" / f"{view:06d}.txt").write_text(poses[(i + view) % len(poses)])
 
-    written = processes.ordered(write, num_instances, processes.available())
+    written = processes.ordered(write, num_instances, len(os.sched_getaffinity(0)))
     for _ in tqdm(written, f"write {root}", num_instances, unit="instance", delay=2, leave=False):
         pass
 
@@ -137,7 +138,7 @@ class PublishedDataset(dataio.SceneClassDataset):
         _, view = self.files.locate(key.index)
         intrinsics = data_util.load_intrinsics(instance.folder / "intrinsics.txt")
         item["intrinsics"] = intrinsics.matrix(self.sidelength)
-        item["cam2world"] = data_util.load_pose(instance.path("pose", view), intrinsics.poses_are_world2cam)
+        item["cam2world"] = data_util.load_poses([instance.path("pose", view)], intrinsics.poses_are_world2cam)[0]
         return item
 
 

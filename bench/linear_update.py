@@ -96,7 +96,7 @@ def solved(plan, update, device):
 def published(plan, update, device, num_steps, kept=None):
     """Head after `num_steps` of Adam. kept: the result of keep_all; None: features are computed in each step."""
     backends.select("torch")
-    util.seed_everything(plan.schedule.seed)
+    torch.manual_seed(plan.schedule.seed)
     side = plan.schedule.img_sidelengths[-1]
     dataset = stage_data.make_dataset(plan.sources, update.data, update.data.train, side)
     head = new_head(update, device)

@@ -5,6 +5,7 @@ import datetime
 import functools
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 
 import util
-from datasets.storage import processes
 from rendering.precision import PRECISIONS
 
 MODES = ("fast", "reference")
@@ -34,7 +34,7 @@ def facts(device="cpu"):
     return {
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
-        "cores": processes.available(),
+        "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": device.type,

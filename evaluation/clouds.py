@@ -27,7 +27,6 @@ class Cloud:
 
     def write(self, folder, num_classes):
         """Write point_cloud_rgb and, if there are classes, point_cloud_seg, each as .txt and .ply."""
-        folder.mkdir(parents=True, exist_ok=True)
         write_point_cloud(folder / "point_cloud_rgb", self.points, self.rgb)
         if self.classes is not None:
             colors = visual.label_colors(self.classes, num_classes)

@@ -10,7 +10,6 @@ import util
 
 def write_picture(path, picture):
     """Write an (H, W, 3) uint8 picture as PNG, and make its folder if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with util.replacing(path) as temporary:
         iio.imwrite(temporary, picture, extension=".png")
 

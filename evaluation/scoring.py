@@ -149,7 +149,6 @@ class Scores:
         results.txt        the summary as text
         results.json       run (facts about the run), the summary, instances; null replaces nan and infinity
         """
-        folder.mkdir(parents=True, exist_ok=True)
         summary, instances = self.summary(), self.per_instance()
         per_class = [f"iou_{name}" for name in self.class_names] if self._confusion else []
         columns = [*PUBLISHED_COLUMNS, *OTHER_COLUMNS, *per_class]

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import scenes
 import torch
 
 import data_util
@@ -414,13 +415,13 @@ def cameras(on):
     uv, depth, pose = given["uv"].to(on.dtype), given["depth"], given["pose"]
     intrinsics = given["intrinsics"][:, :3, :3]
     in_camera = geometry.lift(uv, depth, intrinsics)
-    world = geometry.camera_to_world(in_camera, pose)
+    world = scenes.camera_to_world(in_camera, pose)
     in_front = world + world.new_tensor([0, 0, 4])  # the fixture takes these for camera-space points
     computed = {
         "ray_directions": geometry.rays(uv, pose, intrinsics)[0],
         "ray_directions_cam": geometry.rays(uv, torch.eye(4).to(pose), intrinsics)[0],
         "world_from_xy_depth": world,
-        "depth_from_world": geometry.depth_of(world, pose),
+        "depth_from_world": geometry.world_to_camera(world, pose)[..., 2:],
         "project": torch.cat([geometry.project(in_front, intrinsics), in_front[..., 2:]], dim=-1),
         "normal_map": geometry.normal_map(in_camera.mT.unflatten(2, (16, 16))),
     }

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -19,6 +20,21 @@ def composed_image(path, sidelength=None, blend_alpha=False):
     """An image file as the models see it: rgba (S, S, 4) float32 in [-1, 1], and its foreground (S, S) bool."""
     rgba, foreground = data_util.load_image(path, sidelength, blend_alpha)
     return data_util.compose(rgba, blend_alpha) if rgba.dtype == np.uint8 else rgba, foreground
+
+
+def camera_to_world(points, cam2world):
+    """Camera-space points (..., R, 3) to world space, given cam2world (..., 4, 4)."""
+    return geometry.transform(points, cam2world[..., :3, :3]) + geometry.camera_centre(cam2world)
+
+
+def load_pose(path, is_world2cam=False):
+    """One pose file as cam2world (4, 4) float32."""
+    return data_util.load_poses([path], is_world2cam)[0]
+
+
+def paths_of(instance, kind):
+    """The files of all views of a dataio.Instance. kind: such as "rgb"."""
+    return [Path(instance.path(kind, view)) for view in range(len(instance.views))]
 
 
 def write_split(root, names=("ball_a", "ball_b"), num_views=4, side=SIDE, pixel_center=0.5, first_view=0):

@@ -82,6 +82,12 @@ def test_an_init_holds_a_docstring_and_nothing_else():
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 
 
+def test_torch_has_the_only_global_generator_that_is_used():
+    """It is the one that train.py seeds; other random numbers come from generators with seeds of their own."""
+    others = re.compile(r"^import random\b|np\.random\.(?!default_rng|Generator|Philox|SeedSequence)", re.MULTILINE)
+    assert [name for name, path in MODULES.items() if others.search(path.read_text())] == []
+
+
 def test_the_root_is_small():
     programs_to_come = 5
     assert len([name for name in MODULES if "." not in name and MODULES[name].parent == ROOT]) <= 20 + programs_to_come

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import scenes
 import torch
 from torch import nn
 
@@ -93,7 +94,7 @@ def test_rays_start_at_depth_0_05_and_stay_there_without_steps_to_take():
     points, depth_steps = march(net, phi, uv, cam2world, intrinsics)
     assert depth_steps.shape == (3, 2, 6, 1)
     assert torch.allclose(depth_steps, torch.full_like(depth_steps, 0.05))
-    expected = geometry.camera_to_world(geometry.lift(uv, torch.full((2, 6, 1), 0.05), intrinsics), cam2world)
+    expected = scenes.camera_to_world(geometry.lift(uv, torch.full((2, 6, 1), 0.05), intrinsics), cam2world)
     assert torch.allclose(points, expected, atol=1e-6)
 
 
@@ -110,7 +111,7 @@ def test_points_lie_on_their_rays_and_have_the_last_depth():
     net, (uv, cam2world, intrinsics) = marcher(), views()
     points, depth_steps = march(net, some_phi(), uv, cam2world, intrinsics)
     assert depth_steps[0].sub(depth_steps[-1]).abs().max() > 1e-3
-    assert torch.allclose(geometry.depth_of(points, cam2world), depth_steps[-1], atol=1e-6)
+    assert torch.allclose(geometry.world_to_camera(points, cam2world)[..., 2:], depth_steps[-1], atol=1e-6)
     assert torch.allclose(geometry.project(geometry.world_to_camera(points, cam2world), intrinsics), uv, atol=1e-4)
 
 

@@ -343,7 +343,7 @@ def test_poses_in_every_layout_are_those_of_the_published_code(parity):
     rows = json.loads((parity.folder / "text_io.json").read_text())["poses"]
     assert len(rows) == 6
     for row in rows:
-        pose = data_util.load_pose(parity.folder / "files" / row["file"])
+        pose = scenes.load_pose(parity.folder / "files" / row["file"])
         assert pose.dtype == np.float32
         np.testing.assert_array_equal(pose, np.array(row["matrix"], dtype=np.float32), err_msg=row["file"])
 
@@ -353,12 +353,12 @@ def test_tabs_double_blanks_and_empty_lines_in_a_pose_are_accepted(tmp_path, tex
     (tmp_path / "pose.txt").write_text(text)
     expected = np.eye(4)
     expected[2, 3] = 5
-    assert (data_util.load_pose(tmp_path / "pose.txt") == expected).all()
+    assert (scenes.load_pose(tmp_path / "pose.txt") == expected).all()
 
 
 def test_world_to_camera_poses_are_inverted(parity):
     path = parity.folder / "files" / "pose_4x4.txt"
-    product = data_util.load_pose(path) @ data_util.load_pose(path, is_world2cam=True)
+    product = scenes.load_pose(path) @ scenes.load_pose(path, is_world2cam=True)
     np.testing.assert_allclose(product, np.eye(4), atol=1e-6)
 
 
@@ -391,7 +391,7 @@ def test_a_class_list_of_a_hundred_million_classes_is_a_mistake(tmp_path):
 def test_a_pose_that_cannot_be_used_is_named(tmp_path, fault):
     (tmp_path / "broken.txt").write_text(BAD_POSES[fault])
     with pytest.raises(util.InputError, match="broken.txt"):
-        data_util.load_pose(tmp_path / "broken.txt")
+        scenes.load_pose(tmp_path / "broken.txt")
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_many_poses_are_read_as_single_ones(tmp_path, text):
         poses = data_util.load_poses([tmp_path / "pose.txt", tmp_path / "other.txt"], is_world2cam)
         assert poses.dtype == np.float32
         for pose, name in zip(poses, ("pose.txt", "other.txt"), strict=True):
-            np.testing.assert_allclose(pose, data_util.load_pose(tmp_path / name, is_world2cam), rtol=1e-6)
+            np.testing.assert_allclose(pose, scenes.load_pose(tmp_path / name, is_world2cam), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -423,15 +423,15 @@ def test_among_many_poses_the_one_that_cannot_be_used_is_named(tmp_path, text):
     with pytest.raises(util.InputError, match="broken.txt") as many:
         data_util.load_poses([tmp_path / "sound.txt", tmp_path / "broken.txt"])
     with pytest.raises(util.InputError) as single:
-        data_util.load_pose(tmp_path / "broken.txt")
+        scenes.load_pose(tmp_path / "broken.txt")
     assert str(many.value) == str(single.value)
 
 
 def test_a_world_to_camera_pose_that_cannot_be_inverted_is_named(tmp_path):
     (tmp_path / "flat.txt").write_text(ROWS + "0 0 0 0\n")
-    assert (data_util.load_pose(tmp_path / "flat.txt")[3] == 0).all()
+    assert (scenes.load_pose(tmp_path / "flat.txt")[3] == 0).all()
     with pytest.raises(util.InputError, match="flat.txt: not a pose"):
-        data_util.load_pose(tmp_path / "flat.txt", is_world2cam=True)
+        scenes.load_pose(tmp_path / "flat.txt", is_world2cam=True)
 
 
 BAD_INTRINSICS = {
@@ -455,7 +455,7 @@ def test_intrinsics_that_cannot_be_used_are_named(tmp_path, fault):
         data_util.load_intrinsics(tmp_path / "broken.txt")
 
 
-@pytest.mark.parametrize("reader", [data_util.load_pose, data_util.load_intrinsics, data_util.load_class_names])
+@pytest.mark.parametrize("reader", [scenes.load_pose, data_util.load_intrinsics, data_util.load_class_names])
 def test_a_text_file_that_is_missing_is_named(tmp_path, reader):
     with pytest.raises(util.InputError, match="absent.txt"):
         reader(tmp_path / "absent.txt")

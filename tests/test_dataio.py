@@ -50,9 +50,13 @@ def test_instances_and_views_come_in_sorted_order(own_split):
     assert [instance.name for instance in instances] == ["a_ball", "ball_a", "ball_b"]
     for instance in instances:
         expected = [f"{view:06d}" for view in range(5)]
-        assert [path.stem for path in instance.rgb_paths] == [path.stem for path in instance.seg_paths] == expected
+        assert (
+            [path.stem for path in scenes.paths_of(instance, "rgb")]
+            == [path.stem for path in scenes.paths_of(instance, "seg")]
+            == expected
+        )
         for view, pose in zip(expected, instance.poses):
-            assert (pose == data_util.load_pose(instance.folder / "pose" / f"{view}.txt")).all()
+            assert (pose == scenes.load_pose(instance.folder / "pose" / f"{view}.txt")).all()
 
 
 def test_hidden_folders_and_files_beside_the_instances_are_no_instances(own_split):
@@ -77,15 +81,19 @@ def test_no_view_is_repeated_however_many_are_requested(num_views):
 
 def test_specific_views_are_taken_by_index_into_the_sorted_files(split):
     instances = dataio.index_split(split, specific_observation_idcs=[3, 1], max_num_observations=1)
-    assert [path.stem for path in instances[0].rgb_paths] == ["000003", "000001"]
-    assert (instances[0].poses[1] == data_util.load_pose(split / "ball_a" / "pose" / "000001.txt")).all()
+    assert [path.stem for path in scenes.paths_of(instances[0], "rgb")] == ["000003", "000001"]
+    assert (instances[0].poses[1] == scenes.load_pose(split / "ball_a" / "pose" / "000001.txt")).all()
 
 
 def test_all_views_in_another_order_keep_that_order(split):
     for order in ([1, 0, 2, 3, 4], [4, 3, 2, 1, 0]):
         instance = dataio.index_split(split, specific_observation_idcs=order)[0]
-        assert [path.stem for path in instance.rgb_paths] == list(instance.views) == [f"{view:06d}" for view in order]
-        assert (instance.poses[1] == data_util.load_pose(split / "ball_a" / "pose" / f"{order[1]:06d}.txt")).all()
+        assert (
+            [path.stem for path in scenes.paths_of(instance, "rgb")]
+            == list(instance.views)
+            == [f"{view:06d}" for view in order]
+        )
+        assert (instance.poses[1] == scenes.load_pose(split / "ball_a" / "pose" / f"{order[1]:06d}.txt")).all()
 
 
 def test_a_view_that_is_named_twice_is_used_once():
@@ -165,9 +173,11 @@ def test_an_item_is_one_observation_with_all_its_rays(split):
     item, instance = dataset[7], dataset.instances[1]
     assert dataset.name_of(7) == ("ball_b", "000002")
     assert (item["instance_idx"], item["observation_idx"]) == (1, 7)
-    image, _ = scenes.composed_image(instance.rgb_paths[2], 8)
+    image, _ = scenes.composed_image(scenes.paths_of(instance, "rgb")[2], 8)
     np.testing.assert_array_equal(item["rgb"], image.reshape(64, 4))
-    np.testing.assert_array_equal(item["seg_labels"], data_util.load_seg_labels(instance.seg_paths[2], 8, 0.5).ravel())
+    np.testing.assert_array_equal(
+        item["seg_labels"], data_util.load_seg_labels(scenes.paths_of(instance, "seg")[2], 8, 0.5).ravel()
+    )
     np.testing.assert_array_equal(item["cam2world"], instance.poses[2])
     np.testing.assert_allclose(item["intrinsics"], [[9.6, 0, 4], [0, 9.6, 4], [0, 0, 1]], rtol=1e-6)
     assert item["uv"][:2].tolist() == [[0.5, 0.5], [1.5, 0.5]]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scenes
 import torch
 
 import geometry
@@ -40,7 +41,7 @@ def test_project_undoes_lift_also_behind_the_camera():
 def test_world_to_camera_undoes_camera_to_world_in_a_batch():
     poses = torch.stack([some_pose(), geometry.look_at(torch.tensor([0.0, 0, 2])).double()])
     points = torch.randn(2, 7, 3, dtype=torch.float64)
-    world = geometry.camera_to_world(points, poses)
+    world = scenes.camera_to_world(points, poses)
     assert torch.allclose(geometry.world_to_camera(world, poses), points, atol=1e-12)
     assert not torch.allclose(world, points)
 
@@ -49,7 +50,7 @@ def test_the_camera_centre_is_the_origin_of_the_camera():
     pose = some_pose()
     assert geometry.camera_centre(pose).tolist() == [pytest.approx([1.5, -0.7, 2.2])]
     origin = torch.zeros(1, 3, dtype=torch.float64)
-    assert torch.allclose(geometry.camera_to_world(origin, pose), geometry.camera_centre(pose))
+    assert torch.allclose(scenes.camera_to_world(origin, pose), geometry.camera_centre(pose))
 
 
 def test_a_ray_has_unit_length_and_meets_its_pixel_again():
@@ -64,14 +65,14 @@ def test_depth_grows_along_a_ray_by_the_factor_that_rays_returns():
     uv, pose = geometry.pixel_grid(6, 4).double(), some_pose()
     directions, depth_per_length = geometry.rays(uv, pose, INTRINSICS)
     points = geometry.camera_centre(pose) + 1.7 * directions
-    assert torch.allclose(geometry.depth_of(points, pose), 1.7 * depth_per_length)
+    assert torch.allclose(geometry.world_to_camera(points, pose)[..., 2:], 1.7 * depth_per_length)
     assert (depth_per_length < 1).all()  # depth is less than the distance, since no pixel is the principal point
 
 
 def test_depth_is_measured_along_the_viewing_direction():
     pose = geometry.look_at(torch.tensor([0.0, -2.0, 0.0]))  # looks along +y
     points = torch.tensor([[0.0, 0.0, 0.0], [5.0, 1.0, -3.0], [0.0, -3.0, 0.0]])
-    assert geometry.depth_of(points, pose).flatten().tolist() == pytest.approx([2, 3, -1])
+    assert geometry.world_to_camera(points, pose)[..., 2:].flatten().tolist() == pytest.approx([2, 3, -1])
 
 
 def test_a_camera_in_front_has_the_axes_worked_out_by_hand():
@@ -185,13 +186,13 @@ def test_rays_and_points_are_those_of_the_published_code(parity, dtype, file, at
     uv, depth, pose, intrinsics = given["uv"], given["depth"], given["pose"], given["intrinsics"][:, :3, :3]
 
     directions, _ = geometry.rays(uv, pose, intrinsics)
-    world = geometry.camera_to_world(geometry.lift(uv, depth, intrinsics), pose)
+    world = scenes.camera_to_world(geometry.lift(uv, depth, intrinsics), pose)
     in_front = world + world.new_tensor([0, 0, 4])  # the fixture takes these for camera-space points
     computed = {
         "ray_directions": directions,
         "ray_directions_cam": geometry.rays(uv, torch.eye(4, dtype=dtype), intrinsics)[0],
         "world_from_xy_depth": world,
-        "depth_from_world": geometry.depth_of(world, pose),
+        "depth_from_world": geometry.world_to_camera(world, pose)[..., 2:],
         "project": torch.cat([geometry.project(in_front, intrinsics), in_front[..., 2:]], dim=-1),
     }
     for name, tensor in computed.items():

@@ -120,7 +120,7 @@ def test_point_clouds_are_in_the_coordinates_of_the_poses(chairs):
     """Projected with the written cameras, the points fall on pixels that the object covers."""
     folder = chairs / "Chair.test" / "chair_0000"
     points = torch.from_numpy(data_util.load_labelled_cloud(folder, 256).points)
-    cam2world = torch.from_numpy(data_util.load_pose(folder / "pose" / "000065.txt"))
+    cam2world = torch.from_numpy(data_util.load_poses([folder / "pose" / "000065.txt"])[0])
     uv = geometry.project(geometry.world_to_camera(points, cam2world), viewpoints.intrinsics_of(16))
     column, row = uv.floor().long().T
     covered = iio.imread(folder / "rgb" / "000065.png")[..., 3] > 0

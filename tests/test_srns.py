@@ -1,4 +1,5 @@
 import pytest
+import scenes
 import torch
 
 import geometry
@@ -56,7 +57,7 @@ def test_outputs_have_the_shapes_that_the_docstring_promises():
 def test_the_colour_is_that_of_the_features_at_the_point_of_the_last_depth():
     model, batch = tiny(), some_batch()
     outputs = model(batch)
-    points = geometry.camera_to_world(geometry.lift(batch["uv"], outputs["depth"], batch["intrinsics"]), batch["cam2world"])
+    points = scenes.camera_to_world(geometry.lift(batch["uv"], outputs["depth"], batch["intrinsics"]), batch["cam2world"])
     assert torch.allclose(outputs["points"], points, atol=1e-5)
     features = model.hyper_phi(outputs["z"])(points)
     assert torch.allclose(outputs["features"], features, atol=1e-4)

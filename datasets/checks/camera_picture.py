@@ -45,11 +45,8 @@ class View:
 def load_view(folder, index, name, num_classes=None):
     """Reads an image of an instance folder, and with `num_classes` its label map, as a View; not cropped."""
     rgb_path, seg_path = folder / "rgb" / f"{name}.png", folder / "seg" / f"{name}.npy"
-    try:
-        with Image.open(rgb_path) as image:
-            rgba = image.convert("RGBA")
-    except Exception as error:  # Pillow raises any error of its decoders
-        raise util.InputError(f"{rgb_path}: cannot be read as an image ({error})") from None
+    with util.reading(rgb_path, "an image", Exception), Image.open(rgb_path) as image:  # Pillow raises any error
+        rgba = image.convert("RGBA")
     picture, overlay = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")), None
     if num_classes is not None and seg_path.exists():
         seg_labels = data_util.open_seg_labels(seg_path)

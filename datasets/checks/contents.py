@@ -146,10 +146,10 @@ def check_cameras(report, paths):
     """Read intrinsics.txt and the poses, as far as they are readable."""
     report.intrinsics = report.attempt("intrinsics", data_util.load_intrinsics, report.folder / "intrinsics.txt")
     is_world2cam = report.intrinsics is not None and report.intrinsics.poses_are_world2cam
-    poses = {path.stem: report.attempt("unreadable pose", data_util.load_pose, path, is_world2cam) for path in paths}
+    poses = {path.stem: report.attempt("unreadable pose", data_util.load_poses, [path], is_world2cam) for path in paths}
     poses = {view: pose for view, pose in poses.items() if pose is not None}
     if poses:
-        report.views, report.poses = tuple(poses), np.stack(list(poses.values()))
+        report.views, report.poses = tuple(poses), np.concatenate(list(poses.values()))
     num_different = len(np.unique(report.poses, axis=0))
     if len(poses) > 2 and num_different < len(poses) / 2:
         sentence = f"the {len(poses)} views have {num_different} different poses; expected one for each view"

@@ -23,10 +23,8 @@ def find_splits(root):
         return [root]
     splits = [folder for folder in inside if any(is_instance(instance) for instance in dataio.subfolders(folder))]
     if not splits:
-        raise util.InputError(
-            f"{root}: neither a split nor a class folder; expected {root}/<instance>/rgb, pose and intrinsics.txt, or "
-            f"split folders of such instances"
-        )
+        expected = f"{root}/<instance>/rgb, pose and intrinsics.txt, or split folders of such instances"
+        raise util.InputError(f"{root}: neither a split nor a class folder; expected {expected}")
     return splits
 
 

@@ -69,15 +69,13 @@ def _read_images(model, suffix):
     pycolmap = libraries.load("pycolmap", "reading or writing COLMAP models")
     if suffix == ".bin":
         _check_complete(model / "images.bin")
-    try:
+    with util.reading(model, "a COLMAP model", Exception):  # pycolmap raises errors of many kinds
         with tempfile.TemporaryDirectory() as folder:  # the model without its points, which take long to read
             for name in ("cameras", "images"):
                 (Path(folder) / f"{name}{suffix}").symlink_to(model / f"{name}{suffix}")
             (Path(folder) / f"points3D{suffix}").write_bytes(bytes(8) if suffix == ".bin" else b"")
             found = pycolmap.Reconstruction(folder)
         named = [(image.name, image) for image in sorted(found.images.values(), key=lambda image: image.image_id)]
-    except Exception as error:  # pycolmap raises exceptions of many kinds
-        raise util.InputError(f"{model}: cannot be read as a COLMAP model ({' '.join(str(error).split())})") from None
     cameras_size = 8 + sum(24 + 8 * len(camera.params) for camera in found.cameras.values())
     if suffix == ".bin" and (model / "cameras.bin").stat().st_size != cameras_size:
         raise util.InputError(f"{model / 'cameras.bin'}: cut short or not a COLMAP file; copy it again")

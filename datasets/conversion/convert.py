@@ -6,7 +6,7 @@ camera; images from other cameras are resampled to it. An instance folder gets i
 
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -185,8 +185,7 @@ def check_labels(options, objects):
 
 def write_class_files(options, class_folder):
     """Writes dataset.json and the class list, unless the class folder has them."""
-    settings = {"pixel_center": SETTINGS.pixel_center, "blend_alpha": SETTINGS.blend_alpha, "maker": "convert"}
-    texts = {"dataset.json": json.dumps(settings, indent=2) + "\n"}
+    texts = {"dataset.json": json.dumps(asdict(SETTINGS) | {"maker": "convert"}, indent=2) + "\n"}
     if options.classes is not None:
         texts[f"{options.obj_name}-level-1.txt"] = Path(options.classes).read_text(encoding="utf-8")
     for name, text in texts.items():

@@ -40,18 +40,19 @@ def export_instance(folder, target, form, pixel_center):
     with_labels = any((folder / "seg").glob("*.npy"))
     instance = dataio.index_split(folder.parent, specific_ins=[folder.name], with_labels=with_labels, cached=False)[0]
     intrinsics = instance.intrinsics
-    pose_paths = [folder / "pose" / f"{view}.txt" for view in instance.views]
+    pose_paths = [instance.path("pose", view) for view in range(len(instance.views))]
     poses = data_util.load_poses(pose_paths, intrinsics.poses_are_world2cam, np.float64)
     names = source_views.read_names(folder, instance.views, blanks=form == "transforms")  # COLMAP's text format has none
     size = intrinsics.height, intrinsics.width
-    for name, path, pose, pose_path in zip(names, instance.rgb_paths, poses, pose_paths):
-        viewpoints.check_rigid(pose, pose_path)
+    for view, name in enumerate(names):
+        viewpoints.check_rigid(poses[view], pose_paths[view])
+        path = instance.path("rgb", view)
         source_views.check_size(path, source_views.picture_size(path), size, "but intrinsics.txt says")
         _copy(path, target / "images" / name)
-    for name, path in zip(names, instance.seg_paths):
-        _copy(path, target / "labels" / f"{os.path.splitext(name)[0]}.npy")
+        if with_labels:
+            _copy(instance.path("seg", view), target / "labels" / f"{os.path.splitext(name)[0]}.npy")
     split = folder.resolve().parent
-    class_list = split.parent / f"{split.parent.name}-level-1.txt"
+    class_list = dataio.find_class_list(split, split.parent.name)
     if with_labels and class_list.exists():
         _copy(class_list, target / "classes.txt")
 

@@ -72,7 +72,7 @@ def recentring(cam2world, distance, name):
     centre = geometry.viewing_target(cameras)
     axes = cam2world[:, :3, 2]
     spread = np.linalg.eigvalsh((np.eye(3) - axes[:, :, None] * axes[:, None]).mean(axis=0))
-    depth = geometry.depth_of(centre.expand(len(cameras), 1, 3), cameras)
+    depth = geometry.world_to_camera(centre.expand(len(cameras), 1, 3), cameras)[..., 2]
     if spread[0] < 1e-4 or depth.median() <= 0:
         reason = "their axes are parallel or point away from each other"
         raise util.InputError(f"--recentre: the cameras of {name} do not look at one point ({reason}); remove --recentre")

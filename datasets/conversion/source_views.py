@@ -91,15 +91,10 @@ def picture_size(path):
 @contextlib.contextmanager
 def _opened(path, modes=None, expected=""):
     """The Pillow image in a file. An InputError if it cannot be read or if its mode is not one of `modes`."""
-    try:
-        with Image.open(path) as picture:
-            if modes is not None and picture.mode not in modes:
-                raise ValueError(f"expected {expected}, found mode {picture.mode}; convert it")
-            yield picture
-    except FileNotFoundError:
-        raise util.InputError(f"{path}: no such image") from None
-    except Exception as error:  # Pillow raises any exception of its decoders
-        raise util.InputError(f"{path}: cannot be read as an image ({error})") from None
+    with util.reading(path, "an image", Exception), Image.open(path) as picture:  # Pillow raises any error of its decoders
+        if modes is not None and picture.mode not in modes:
+            raise ValueError(f"expected {expected}, found mode {picture.mode}; convert it")
+        yield picture
 
 
 def check_size(where, found, expected, whose):
@@ -170,10 +165,8 @@ def read_names(folder, views, blanks=True):
     """
     path, kept = folder / NAMES, {}
     if path.exists():
-        try:
+        with util.reading(path, "the names of the views", OSError, ValueError):
             lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise util.InputError(f"{path}: cannot be read as the names of the views ({error})") from None
         kept = dict(line.split(maxsplit=1) for line in lines if not line.startswith("#") and len(line.split()) > 1)
     names = [f"{os.path.splitext(kept.get(view, view))[0]}.png" for view in views]
     names = names if blanks else ["_".join(name.split()) for name in names]

@@ -79,7 +79,7 @@ def from_files(folder):
     if not paths:
         kinds = ", ".join(ELEVATION_DEG)
         raise util.InputError(f"{folder}: expected a kind of views ({kinds}) or a folder with pose files (000000.txt ...)")
-    poses = np.stack([data_util.load_pose(path) for path in paths])
+    poses = data_util.load_poses(paths)
     for path, pose in zip(paths, poses):
         check_rigid(pose, path)
     return torch.from_numpy(poses)

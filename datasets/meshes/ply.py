@@ -18,10 +18,9 @@ COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_b
 
 def read(path, data, open_file=None):
     """The NamedMesh of a file's bytes. Objects have the name of their face label, else the stem of `path`."""
-    try:
+    errors = (plyfile.PlyParseError, OSError, ValueError, EOFError, MemoryError, OverflowError)
+    with util.reading(path, "a PLY file", *errors, advice="; export it again"):
         elements = {element.name: element.data for element in plyfile.PlyData.read(io.BytesIO(data)).elements}
-    except (plyfile.PlyParseError, OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
-        raise util.InputError(f"{path}: cannot read this PLY file ({error}); export it again") from None
     vertices, faces = elements.get("vertex"), elements.get("face")
     corners = next((name for name in CORNERS if faces is not None and name in faces.dtype.names), None)
     if corners is None or not len(faces):

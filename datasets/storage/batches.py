@@ -36,29 +36,26 @@ class BatchOrder:
 
     def __init__(self, num_observations, batch_size, start_step, end_step, seed, num_shards=1, shards=None, shard_of=None):
         if batch_size % num_shards:
-            raise util.InputError(
-                f"--batch_size_per_img_sidelength: {batch_size} images cannot be dealt evenly to {num_shards} processes; "
-                f"choose a multiple of {num_shards}, or start another number of processes"
-            )
+            found = f"{batch_size} images cannot be dealt evenly to {num_shards} processes"
+            advice = f"choose a multiple of {num_shards}, or start another number of processes"
+            raise util.InputError(f"--batch_size_per_img_sidelength: {found}; {advice}")
         shard_of = np.zeros(num_observations, dtype=int) if shard_of is None else np.asarray(shard_of)
         self.members = [np.flatnonzero(shard_of == shard) for shard in range(num_shards)]
         if not all(map(len, self.members)):
-            raise util.InputError(
-                f"only {sum(len(members) > 0 for members in self.members)} of {num_shards} processes would have instances "
-                f"to train on; start fewer processes, or use more instances"
-            )
+            found = f"only {sum(len(members) > 0 for members in self.members)} of {num_shards} processes"
+            advice = "start fewer processes, or use more instances"
+            raise util.InputError(f"{found} would have instances to train on; {advice}")
         self.batch_size, self.num_shards = batch_size, num_shards
         self.shards = range(num_shards) if shards is None else shards
-        self.start_step, self.end_step = start_step, end_step
-        self.seed = seed
+        self.steps, self.seed = range(start_step, end_step), seed
 
     def __len__(self):
-        return max(0, self.end_step - self.start_step)
+        return len(self.steps)
 
     def __iter__(self):
         share = self.batch_size // self.num_shards
         orders = {}  # shard: its epoch, and the order of its observations in that epoch
-        for step in range(self.start_step, self.end_step):
+        for step in self.steps:
             batch = []
             for shard in self.shards:
                 members = self.members[shard]

@@ -10,10 +10,8 @@ import util
 
 def check_png(path):
     """(height, width) of a PNG; util.InputError for a missing, foreign, truncated, 16-bit or too small file."""
-    try:
+    with util.reading(path, "a PNG", OSError):
         head, tail, _ = _ends_of(path, 25, 12)
-    except OSError as error:
-        raise util.InputError(f"{path}: cannot be read ({error.strerror})") from None
     if head[:8] != b"\x89PNG\r\n\x1a\n":
         raise util.InputError(f"{path}: not a PNG file; expected an 8-bit grey, RGB or RGBA PNG")
     if b"IEND" not in tail:

@@ -84,10 +84,8 @@ class Files:
         """(R,) class ids, int8 or, for more than 128 classes, int16."""
         seg_labels = data_util.load_seg_labels(path, self.sidelength, self.settings.pixel_center).reshape(-1)
         if seg_labels.min() < util.UNLABELLED or seg_labels.max() >= self.num_classes:
-            raise util.InputError(
-                f"{path}: labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at "
-                f"{self.num_classes - 1}; add the class to the list or correct the label map"
-            )
+            found = f"labels from {seg_labels.min()} to {seg_labels.max()}, but the class list ends at {self.num_classes - 1}"
+            raise util.InputError(f"{path}: {found}; add the class to the list or correct the label map")
         return seg_labels.astype(self.label_dtype)
 
     @property
@@ -180,10 +178,8 @@ def expect_memory(needed):
     except (OSError, StopIteration):
         return  # another system
     if needed > available:
-        raise util.InputError(
-            f"--preload: the images take {needed / GB:.1f} GB of memory, but {available / GB:.1f} GB are available; use "
-            f"--cache DIR instead, or fewer views"
-        )
+        found = f"the images take {needed / GB:.1f} GB of memory, but {available / GB:.1f} GB are available"
+        raise util.InputError(f"--preload: {found}; use --cache DIR instead, or fewer views")
 
 
 # The cache: a folder of .npy files per data set, and cache.json with the digest of the files that were decoded
@@ -241,7 +237,7 @@ def stamp_of(files):
         stamps = np.concatenate([split_index.stamps_of(instance.folder / kind, names[kind]) for kind in kinds])
         return hashlib.sha256(stamps.tobytes()).digest(), int(stamps[:, 0].max())
 
-    num_processes = min(processes.available(), 1 + len(files) // split_index.FILES_PER_PROCESS)
+    num_processes = min(len(os.sched_getaffinity(0)), 1 + len(files) // split_index.FILES_PER_PROCESS)
     digests, times_ns = zip(*processes.ordered(stamp, len(files.instances), num_processes))
     return hashlib.sha256(b"".join(digests)).hexdigest(), max(times_ns)
 
@@ -264,10 +260,8 @@ def fill(files, place, digest, num_workers):
     layout = files.layout()
     needed, free = sum(num_bytes(*what) for what in layout.values()), shutil.disk_usage(place.parent).free
     if needed > free:
-        raise util.InputError(
-            f"--cache {place.parent}: the images take {needed / GB:.1f} GB there, but {free / GB:.1f} GB are free; choose "
-            f"another folder, or fewer views"
-        )
+        found = f"the images take {needed / GB:.1f} GB there, but {free / GB:.1f} GB are free"
+        raise util.InputError(f"--cache {place.parent}: {found}; choose another folder, or fewer views")
     try:
         filling.mkdir()
         arrays = {}

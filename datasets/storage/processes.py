@@ -12,11 +12,6 @@ PARENT_POLL_S = 0.5
 _function = None  # of a worker: inherited by the fork, so that it need not be pickled
 
 
-def available():
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def ordered(function, count, num_processes, chunksize=16):
     """Yields function(0), ..., function(count - 1), computed in num_processes forked processes, or in this one for 0 or 1.
 

@@ -76,7 +76,7 @@ def open_split(root, folders, kinds, choose, cached=True):
     found = [known.get(folder.name) for folder in folders]
     is_many = sum(len(entry.views) for entry in found if entry) > MANY_IMAGES
     num_files = sum(len(entry.views) if entry else FILES_PER_PROCESS // 100 for entry in found)
-    num_processes = min(processes.available(), 1 + num_files // FILES_PER_PROCESS)
+    num_processes = min(len(os.sched_getaffinity(0)), 1 + num_files // FILES_PER_PROCESS)
     survey, shared, changed = Survey(kinds, choose, is_many), {}, False
     entries = processes.ordered(lambda i: survey(folders[i], found[i]), len(folders), num_processes)
     bar = tqdm(entries, total=len(folders), desc=f"index of {Path(root).name}", unit="instance", delay=2, leave=False)

@@ -152,7 +152,7 @@ def test_world_to_camera_poses_about_the_origin_are_recognised_whatever_their_nu
 
 
 def test_a_flag_that_should_not_be_there_is_recognised():
-    """load_pose inverts poses where intrinsics.txt says world-to-camera."""
+    """load_poses inverts poses where intrinsics.txt says world-to-camera."""
     flagged = data_util.Intrinsics(131.25, 64, 64, 128, 128, poses_are_world2cam=True)
     (fault,) = camera_checks.faults_of([instance(np.linalg.inv(SOUND["sphere"]), camera=flagged)])
     assert fault.kind == "camera-to-world poses" and "write 0 in the fifth line" in fault.sentence

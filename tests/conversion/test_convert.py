@@ -5,6 +5,7 @@ import json
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import scenes
 import torch
 from PIL import Image
 
@@ -136,7 +137,7 @@ def test_a_distorted_dot_lands_where_our_camera_projects_its_point(tmp_path, cap
 
     instance = dataio.index_split(convert(source, tmp_path / "out") / "Mug.train")[0]
     assert "mug: 1 of 1 views are resampled to one pinhole camera, f 60.00" in capsys.readouterr().out
-    camera, image = instance.intrinsics, iio.imread(instance.rgb_paths[0])[..., 0].astype(float)
+    camera, image = instance.intrinsics, iio.imread(scenes.paths_of(instance, "rgb")[0])[..., 0].astype(float)
     found = np.array([(columns * image).sum(), (rows * image).sum()]) / image.sum()
     intrinsics = torch.tensor([[camera.focal, 0, camera.cx], [0, camera.focal, camera.cy], [0, 0, 1]]).double()
     in_camera = geometry.world_to_camera(torch.tensor(point)[None], torch.from_numpy(instance.poses[0]).double())

@@ -53,9 +53,9 @@ def test_there_and_back_again(split, tmp_path, form):
         assert old.name == new.name and old.views == new.views
         np.testing.assert_allclose(new.poses, old.poses, rtol=0, atol=1e-5)
         assert new.intrinsics == old.intrinsics
-        for one, other in zip(old.rgb_paths, new.rgb_paths):
+        for one, other in zip(scenes.paths_of(old, "rgb"), scenes.paths_of(new, "rgb")):
             assert np.array_equal(iio.imread(one), iio.imread(other))
-        for one, other in zip(old.seg_paths, new.seg_paths):
+        for one, other in zip(scenes.paths_of(old, "seg"), scenes.paths_of(new, "seg")):
             assert np.array_equal(np.load(one), np.load(other))
 
 

@@ -6,6 +6,7 @@ import json
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import scenes
 import torch
 
 import check_dataset
@@ -131,7 +132,7 @@ def test_a_surface_point_has_the_same_class_in_every_view_that_sees_it(models):
         for cam2world, depth, seg_labels in views:
             seen = torch.from_numpy(depth.flatten() > 0)
             in_camera = geometry.lift(geometry.pixel_grid(96, 96, 0.5), torch.from_numpy(depth).reshape(-1, 1), intrinsics)
-            points, labels = geometry.camera_to_world(in_camera, cam2world)[seen], seg_labels.flatten()[seen]
+            points, labels = scenes.camera_to_world(in_camera, cam2world)[seen], seg_labels.flatten()[seen]
             for other, other_depth, other_labels in views:
                 there = geometry.world_to_camera(points, other)
                 column, row = geometry.project(there, intrinsics).floor().long().clamp(0, 95).T.numpy()

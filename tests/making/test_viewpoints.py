@@ -14,7 +14,7 @@ ORIGIN = torch.zeros(1, 3)
 def eyes(kind, num_views=2000, **options):
     cam2world = viewpoints.cameras(kind, num_views, np.random.default_rng(0), **options)
     assert cam2world.shape == (num_views, 4, 4) and cam2world.dtype == torch.float32
-    depths = geometry.depth_of(ORIGIN.expand(num_views, 1, 3), cam2world)
+    depths = geometry.world_to_camera(ORIGIN.expand(num_views, 1, 3), cam2world)[..., 2:]
     assert torch.allclose(depths, torch.tensor(options.get("distance", viewpoints.DISTANCE)), atol=1e-5)  # all look there
     return cam2world[:, :3, 3].numpy()
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scenes
 import torch
 
 import geometry
@@ -79,7 +80,7 @@ def test_sphere_points_project_onto_the_same_pixels_of_every_view():
     origin = geometry.camera_centre(first)
     along = -(directions * origin).sum(-1, keepdim=True)
     length = along - (along.square() - origin.square().sum() + RADIUS**2).clamp(min=0).sqrt()  # analytic surface
-    points = geometry.camera_to_world(geometry.lift(uv, length * depth_per_length, INTRINSICS), first)
+    points = scenes.camera_to_world(geometry.lift(uv, length * depth_per_length, INTRINSICS), first)
     _, _, cast = scene.cast(origin.expand_as(directions).numpy(), directions.numpy(), 0.01)
     inner = seen & (length[:, 0] < along[:, 0] - 0.05)
     assert np.abs(cast[inner] - length[inner, 0].numpy()).max() < 2e-3
@@ -114,7 +115,7 @@ def test_depth_and_normals_are_those_of_the_surface():
     assert not depth[~seen].any() and not normals[~seen].any()
     uv = geometry.pixel_grid(SIDE, SIDE, 0.5)
     in_camera = geometry.lift(uv, torch.from_numpy(depth).reshape(-1, 1), INTRINSICS)[seen.flatten()]
-    points = geometry.camera_to_world(in_camera, cam2world)
+    points = scenes.camera_to_world(in_camera, cam2world)
     assert torch.allclose(points.norm(dim=-1), torch.tensor(RADIUS), atol=1e-3)
     in_world = torch.from_numpy(normals[seen]) @ cam2world[:3, :3].T
     outwards = points / points.norm(dim=-1, keepdim=True)

@@ -313,5 +313,5 @@ def test_broken_ply_files_are_reported(tmp_path):
     whole = write_ply(path).read_bytes()
     for content in (b"", b"ply\nnonsense", whole[:-5], b"\0" * 50):
         path.write_bytes(content)
-        with pytest.raises(util.InputError, match=r"a\.ply: cannot read this PLY file"):
+        with pytest.raises(util.InputError, match=r"a\.ply: cannot be read as a PLY file"):
             read(path)

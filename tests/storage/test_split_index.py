@@ -10,7 +10,7 @@ import scenes
 import data_util
 import dataio
 import util
-from datasets.storage import headers, processes, split_index
+from datasets.storage import headers, split_index
 
 OLD = 1_600_000_000  # a time long ago, so that files count as settled
 
@@ -92,13 +92,7 @@ def index(split, **options):
 def assert_same(instances, expected):
     assert [x.name for x in instances] == [x.name for x in expected]
     for a, b in zip(instances, expected):
-        assert (a.folder, a.views, a.intrinsics, a.rgb_paths, a.seg_paths) == (
-            b.folder,
-            b.views,
-            b.intrinsics,
-            b.rgb_paths,
-            b.seg_paths,
-        )
+        assert (a.folder, a.views, a.intrinsics, a.with_rgb) == (b.folder, b.views, b.intrinsics, b.with_rgb)
         assert a.poses.dtype == np.float32
         np.testing.assert_array_equal(a.poses, b.poses)
 
@@ -142,7 +136,7 @@ def test_it_goes_where_the_class_folder_goes(split, tmp_path, reads):
     index(split)
     split.parent.rename(tmp_path / "moved")
     again, instances = reads.of(index, tmp_path / "moved" / "Ball.train")
-    assert not again and instances[0].rgb_paths[0].is_file()
+    assert not again and scenes.paths_of(instances[0], "rgb")[0].is_file()
 
 
 def test_only_the_views_that_are_asked_for_are_read_and_the_others_when_they_are(split, reads):
@@ -462,13 +456,13 @@ def test_names_of_any_bytes_go_through_the_index(split, reads):
     again, instances = reads.of(index, split)
     assert again == [] and len(set(instances[0].views)) == 5
     assert_same(instances, expected)
-    assert all(path.is_file() for path in instances[0].rgb_paths)
+    assert all(path.is_file() for path in scenes.paths_of(instances[0], "rgb"))
 
 
 def test_several_processes_read_the_same(split, monkeypatch):
     expected = index(split, cached=False)
     monkeypatch.setattr(split_index, "FILES_PER_PROCESS", 1)
-    monkeypatch.setattr(processes, "available", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     for _ in range(2):
         assert_same(index(split), expected)
     (split / "b" / "pose" / "000002.txt").unlink()
