@@ -114,8 +114,7 @@ def at_least(low):
     return convert
 
 
-def positive_int(text):
-    return at_least(1)(text)
+positive_int = at_least(1)
 
 
 def octaves(text):
