@@ -74,7 +74,7 @@ def write_class(
     texts:       {file name: content}, further files of the class folder
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
-    raycasting.import_embree()
+    util.load_library("embreex", raycasting.PURPOSE)
     plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity}
     plan["instances"] = [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs]
     with atomic_folders.unfinished_folder(path, overwrite, plan, has_views) as folder:

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 import geometry
-from datasets.meshes import libraries, triangle_mesh
+import util
+from datasets.meshes import triangle_mesh
 
+PURPOSE = "rendering meshes"  # what embreex is needed for
 PIXEL_CENTER = 0.5  # the ray of pixel (column, row) goes through uv = (column + 0.5, row + 0.5)
 SAMPLES = ((0.0, 0.0), (-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))  # from the centre, in pixels
 
@@ -31,7 +33,8 @@ class Scene:
 
     def __init__(self, mesh, light=LIGHT):
         """light: unit vector (3,) towards the light, or None for colours without shading"""
-        rtcore_scene, mesh_construction = import_embree()
+        mesh_construction = util.load_library("embreex.mesh_construction", PURPOSE)
+        rtcore_scene = util.load_library("embreex.rtcore_scene", PURPOSE)
         corners = mesh.corners
         self.labels = mesh.labels
         self.bounds = np.stack([corners.min(axis=(0, 1)), corners.max(axis=(0, 1))])
@@ -190,11 +193,3 @@ def _window(bounds, cam2world, intrinsics, height, width):
         low = np.clip(np.floor(uv.min(axis=0)).astype(int) - 1, 0, high)
         high = np.clip(np.ceil(uv.max(axis=0)).astype(int) + 1, low, high)
     return (slice(low[1], high[1]), slice(low[0], high[0])), (high[1] - low[1], high[0] - low[0])
-
-
-def import_embree():
-    """(rtcore_scene, mesh_construction) of embreex. Raises InputError if it is not installed."""
-    libraries.load("embreex", "rendering meshes")
-    from embreex import mesh_construction, rtcore_scene
-
-    return rtcore_scene, mesh_construction
