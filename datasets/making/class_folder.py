@@ -38,7 +38,7 @@ class RenderJob:
 
     split: str  # "train", "train_val", "val" or "test"
     name: str
-    load: Callable  # () -> triangle_mesh.LoadedMesh
+    load: Callable  # () -> triangle_mesh.Mesh
     cam2world: torch.Tensor  # (V, 4, 4) float32
 
 
@@ -169,16 +169,16 @@ def write_instance(split_folder, job, style, skip_broken=False):
     for left_over in (temporary, folder):  # of an interrupted run; the journal does not list it
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        loaded = job.load()
+        mesh = job.load()
     except util.InputError as error:
         return Outcome(job.split, job.name, 0, (str(error),))
-    if loaded.faults and not skip_broken:
-        return Outcome(job.split, job.name, 0, loaded.faults)
-    _render_views(temporary, loaded.mesh, job.cam2world, style)
+    if mesh.faults and not skip_broken:
+        return Outcome(job.split, job.name, 0, mesh.faults)
+    _render_views(temporary, mesh, job.cam2world, style)
     if style.with_labels:
-        write_point_cloud(temporary, loaded.mesh, seed=list(job.name.encode()))
+        write_point_cloud(temporary, mesh, seed=list(job.name.encode()))
     temporary.rename(folder)
-    return Outcome(job.split, job.name, len(job.cam2world), loaded.faults)
+    return Outcome(job.split, job.name, len(job.cam2world), mesh.faults)
 
 
 def _render_views(folder, mesh, cam2world, style):

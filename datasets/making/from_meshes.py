@@ -78,10 +78,10 @@ def rotation_to_canonical(up, front):
 
 
 def load_canonical(load, rotation, keep_size):
-    """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
-    loaded = load()
-    mesh = replace(loaded.mesh, vertices=loaded.mesh.vertices @ rotation.T)
-    return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
+    """The Mesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
+    mesh = load()
+    mesh = replace(mesh, vertices=mesh.vertices @ rotation.T)
+    return mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh)
 
 
 def splits(names, options):

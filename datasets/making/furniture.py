@@ -104,7 +104,7 @@ def member_reader(archive_path):
 
 
 def load(archive_path, entry, seed=None):
-    """The LoadedMesh of one model in canonical pose; with a seed, of a recoloured and stretched variant.
+    """The Mesh of one model in canonical pose; with a seed, of a recoloured and stretched variant.
 
     entry: the model's entry in labels.json
     """
@@ -135,7 +135,7 @@ def load(archive_path, entry, seed=None):
         corner_uv=corners[..., 3:],
         textures=[textures[i] for i in sorted(textures, key=texture_of.get)],
     )
-    return triangle_mesh.LoadedMesh(triangle_mesh.to_unit_diagonal(mesh))
+    return triangle_mesh.to_unit_diagonal(mesh)
 
 
 def _materials(named):
