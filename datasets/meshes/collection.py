@@ -85,15 +85,12 @@ def list_files(folder, part_map=None):
     An instance is a mesh file, a folder with mesh files, or a ShapeNet model in its folder, itself or in a synset's.
     """
     folder = _existing(folder)
-    if (folder / SHAPENET_MODELS[0]).is_file():
-        found = _in_folder(folder)
-    else:
-        found = []
-        for child in _children(folder):
-            if _is_mesh(child):
-                found.append((child.stem, [child], folder))
-            elif child.is_dir():
-                found += _in_folder(child)
+    found = []
+    for child in [folder] if (folder / SHAPENET_MODELS[0]).is_file() else _children(folder):
+        if _is_mesh(child):
+            found.append((child.stem, [child], folder))
+        elif child.is_dir():
+            found += _in_folder(child)
     if not found:
         raise util.InputError(
             f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files or folders with such files"
