@@ -186,8 +186,7 @@ def _render_views(folder, mesh, cam2world, style):
         (folder / kind).mkdir(parents=True)
     side, centre = style.sidelength, style.sidelength / 2
     (folder / "intrinsics.txt").write_text(f"{style.focal * side!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{side} {side}\n")
-    light = None if style.light is None else np.array(style.light)
-    scene, intrinsics = raycasting.Scene(mesh, light), viewpoints.intrinsics_of(side, style.focal)
+    scene, intrinsics = raycasting.Scene(mesh, style.light), viewpoints.intrinsics_of(side, style.focal)
     for i, pose in enumerate(cam2world):
         view = scene, pose, intrinsics, side, side
         rgba, seg_labels = raycasting.render(*view)
