@@ -11,6 +11,7 @@ Shapes: R rays, T triangles, H and W height and width of the image.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import geometry
 import util
@@ -120,15 +121,13 @@ class _TexturePyramids:
 
 def _pyramid(texture):
     """(H, W, 4) uint8 to a list of (h, w, 4) float32 in [0, 1], each half as large as the previous one."""
-    image = texture.astype(np.float32) / 255
-    image[..., :3] *= image[..., 3:]  # premultiplied, so that transparent texels do not affect the mean colour
+    image = torch.from_numpy(texture.astype(np.float32) / 255).permute(2, 0, 1)
+    image[:3] *= image[3:]  # premultiplied, so that transparent texels do not affect the mean colour
     images = [image]
-    while max(image.shape[:2]) > 1:
-        for _ in range(2):  # halves the rows, then the columns
-            even = len(image) // 2 * 2
-            image = ((image[0:even:2] + image[1:even:2]) / 2 if even else image).swapaxes(0, 1)
+    while max(image.shape[1:]) > 1:
+        image = F.avg_pool2d(image, [min(2, size) for size in image.shape[1:]])
         images.append(image)
-    return [np.concatenate([i[..., :3] / np.maximum(i[..., 3:], 1e-6), i[..., 3:]], axis=-1) for i in images]
+    return [torch.cat([i[:3] / i[3:].clamp(min=1e-6), i[3:]]).permute(1, 2, 0).numpy() for i in images]
 
 
 def render(scene, cam2world, intrinsics, height, width):
@@ -184,8 +183,7 @@ def _rays(window, size, samples, cam2world, intrinsics):
 
 def _window(bounds, cam2world, intrinsics, height, width):
     """(slices of rows and columns, their lengths) that contain all rays that can meet the box `bounds` (2, 3)."""
-    x, y, z = np.meshgrid(*bounds.T, indexing="ij")
-    corners = torch.tensor(np.stack([x, y, z], axis=-1).reshape(-1, 3), dtype=torch.float32)
+    corners = torch.cartesian_prod(*torch.tensor(bounds.T, dtype=torch.float32))
     in_camera = geometry.world_to_camera(corners, cam2world)
     low, high = np.array([0, 0]), np.array([width, height])
     if in_camera[:, 2].min() >= 1e-3:  # else a corner beside or behind the camera has no projection
