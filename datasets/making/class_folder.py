@@ -188,14 +188,12 @@ def _render_views(folder, mesh, cam2world, style):
     (folder / "intrinsics.txt").write_text(f"{style.focal * side!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{side} {side}\n")
     scene, intrinsics = raycasting.Scene(mesh, style.light), viewpoints.intrinsics_of(side, style.focal)
     for i, pose in enumerate(cam2world):
-        view = scene, pose, intrinsics, side, side
-        rgba, seg_labels = raycasting.render(*view)
+        rgba, seg_labels, depth, normals = raycasting.render(scene, pose, intrinsics, side, side)
         iio.imwrite(folder / "rgb" / f"{i:06d}.png", rgba, compress_level=1)
         np.savetxt(folder / "pose" / f"{i:06d}.txt", pose.numpy(), fmt="%.9g")
         if style.with_labels:
             np.save(folder / "seg" / f"{i:06d}.npy", seg_labels)
         if style.with_depth:
-            depth, normals = raycasting.render_geometry(*view)
             np.save(folder / "depth" / f"{i:06d}.npy", depth)
             np.save(folder / "normals" / f"{i:06d}.npy", normals.astype(np.float16))
 

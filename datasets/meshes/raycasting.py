@@ -131,50 +131,41 @@ def _pyramid(texture):
 
 
 def render(scene, cam2world, intrinsics, height, width):
-    """Colour and classes of one posed view.
+    """Colour, classes, depth and normals of one posed view.
 
     cam2world:  (4, 4) float32 tensor
     intrinsics: (3, 3) float32 tensor, in pixels of the image
-    returns     rgba (H, W, 4) uint8, alpha straight and 0 beside the object; seg_labels (H, W) uint8
+    returns     rgba (H, W, 4) uint8, alpha straight; seg_labels (H, W) uint8; depth (H, W) float32 along the camera's z
+                axis; unit normals (H, W, 3) float32 in the camera's axes, on the side of the camera. All are 0 beside
+                the object.
     """
     rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
+    depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    origins, directions, _ = _rays(window, size, SAMPLES, cam2world, intrinsics)
-    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    origins, directions, depth_per_length = _rays(window, size, cam2world, intrinsics)
+    ids, colours, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
     ids, colours = ids.reshape(len(SAMPLES), *size), colours.reshape(len(SAMPLES), *size, 3)
     hits = ids >= 0
     colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
     rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
-    seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
-    return rgba, seg_labels
 
-
-def render_geometry(scene, cam2world, intrinsics, height, width):
-    """Depth and normals of the surfaces that `render` shows, on the rays through the pixels' centres.
-
-    returns depth (H, W) float32 along the camera's z axis, 0 beside the object; unit normals (H, W, 3) float32 in the
-            camera's axes, on the side of the camera, 0 beside the object
-    """
-    depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
-    window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    origins, directions, depth_per_length = _rays(window, size, SAMPLES[:1], cam2world, intrinsics)
-    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-    hit = ids >= 0
-    depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
-    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
+    central, ids = np.flatnonzero(hits[0]), ids[0][hits[0]]  # of the rays through centres of pixels, those that hit
+    seg_labels[window][hits[0]] = scene.labels[ids]
+    depth[window][hits[0]] = distances[central] * depth_per_length[central]
+    towards_camera = np.sign(-(scene.normals[ids] * directions[central]).sum(axis=1, keepdims=True))
     world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-    normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
-    return depth, normals
+    normals[window][hits[0]] = towards_camera * scene.normals[ids] @ world2cam.T
+    return rgba, seg_labels, depth, normals
 
 
-def _rays(window, size, samples, cam2world, intrinsics):
-    """The rays of the pixels in a window of the image, sample by sample; `samples` are offsets from pixel centres.
+def _rays(window, size, cam2world, intrinsics):
+    """The rays of the pixels in a window of the image, sample by sample.
 
     returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
     """
     rows, columns = window
     uv = geometry.pixel_grid(*size, PIXEL_CENTER) + torch.tensor([columns.start, rows.start])
-    uv = (uv + torch.tensor(samples)[:, None]).flatten(0, 1)
+    uv = (uv + torch.tensor(SAMPLES)[:, None]).flatten(0, 1)
     directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
     origin = geometry.camera_centre(cam2world)[0].double().numpy()
     directions = directions.double().numpy()
