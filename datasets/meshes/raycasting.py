@@ -152,9 +152,9 @@ def render(scene, cam2world, intrinsics, height, width):
     central, ids = np.flatnonzero(hits[0]), ids[0][hits[0]]  # of the rays through centres of pixels, those that hit
     seg_labels[window][hits[0]] = scene.labels[ids]
     depth[window][hits[0]] = distances[central] * depth_per_length[central]
-    towards_camera = np.sign(-(scene.normals[ids] * directions[central]).sum(axis=1, keepdims=True))
-    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-    normals[window][hits[0]] = towards_camera * scene.normals[ids] @ world2cam.T
+    facing = scene.normals[ids]
+    facing *= np.sign(-np.einsum("nc,nc->n", facing, directions[central]))[:, None]
+    normals[window][hits[0]] = facing @ np.linalg.inv(cam2world[:3, :3].double().numpy()).T
     return rgba, seg_labels, depth, normals
 
 
