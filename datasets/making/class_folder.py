@@ -188,7 +188,7 @@ def _render_views(folder, mesh, cam2world, style):
     (folder / "intrinsics.txt").write_text(f"{style.focal * side!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{side} {side}\n")
     scene, intrinsics = raycasting.Scene(mesh, style.light), viewpoints.intrinsics_of(side, style.focal)
     for i, pose in enumerate(cam2world):
-        rgba, seg_labels, depth, normals = raycasting.render(scene, pose, intrinsics, side, side)
+        rgba, seg_labels, depth, normals = raycasting.render(scene, pose, intrinsics, side, side, style.with_depth)
         iio.imwrite(folder / "rgb" / f"{i:06d}.png", rgba, compress_level=1)
         np.savetxt(folder / "pose" / f"{i:06d}.txt", pose.numpy(), fmt="%.9g")
         if style.with_labels:

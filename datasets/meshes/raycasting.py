@@ -130,17 +130,16 @@ def _pyramid(texture):
     return [torch.cat([i[:3] / i[3:].clamp(min=1e-6), i[3:]]).permute(1, 2, 0).numpy() for i in images]
 
 
-def render(scene, cam2world, intrinsics, height, width):
+def render(scene, cam2world, intrinsics, height, width, with_depth=True):
     """Colour, classes, depth and normals of one posed view.
 
     cam2world:  (4, 4) float32 tensor
     intrinsics: (3, 3) float32 tensor, in pixels of the image
     returns     rgba (H, W, 4) uint8, alpha straight; seg_labels (H, W) uint8; depth (H, W) float32 along the camera's z
                 axis; unit normals (H, W, 3) float32 in the camera's axes, on the side of the camera. All are 0 beside
-                the object.
+                the object. Without `with_depth`, depth and normals are None.
     """
     rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
-    depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
     origins, directions, depth_per_length = _rays(window, size, cam2world, intrinsics)
     ids, colours, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
@@ -149,8 +148,12 @@ def render(scene, cam2world, intrinsics, height, width):
     colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
     rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
 
+    seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
+    if not with_depth:
+        return rgba, seg_labels, None, None
+
+    depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
     central, ids = np.flatnonzero(hits[0]), ids[0][hits[0]]  # of the rays through centres of pixels, those that hit
-    seg_labels[window][hits[0]] = scene.labels[ids]
     depth[window][hits[0]] = distances[central] * depth_per_length[central]
     facing = scene.normals[ids]
     facing *= np.sign(-np.einsum("nc,nc->n", facing, directions[central]))[:, None]
