@@ -147,7 +147,6 @@ def render(scene, cam2world, intrinsics, height, width, with_depth=True):
     hits = ids >= 0
     colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
     rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
-
     seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
     if not with_depth:
         return rgba, seg_labels, None, None
