@@ -99,44 +99,19 @@ class Joined(argparse.Action):
         setattr(namespace, self.dest, list(itertools.chain.from_iterable(values)))
 
 
+def number(expected, is_valid, kind=float):
+    """Type of an option that is one finite number, a float or an int, for which is_valid(number) holds."""
+    return lambda text: _numbers(text, 1, expected, is_valid, kind)[0]
+
+
 def at_least(low):
     """Type of an option that is an integer, `low` or more."""
-
-    def convert(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < low:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {low}, found {text!r}")
-        return value
-
-    return convert
+    return number(f"an integer of at least {low}", lambda value: value >= low, int)
 
 
-def positive_int(text):
-    return at_least(1)(text)
-
-
-def octaves(text):
-    value = at_least(0)(text)
-    if value > MAX_OCTAVES:
-        raise argparse.ArgumentTypeError(f"expected at most {MAX_OCTAVES} octaves, found {value}")
-    return value
-
-
-def count_or_all(text):
-    value = int(text)
-    if value < 1 and value != -1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, or -1 for all, found {value}")
-    return value
-
-
-def number(expected, is_valid):
-    """Type of an option that is one finite number, for which is_valid(number) holds."""
-    return lambda text: _numbers(text, 1, expected, is_valid)[0]
-
-
+positive_int = at_least(1)
+octaves = number(f"an integer from 0 to {MAX_OCTAVES}", lambda value: 0 <= value <= MAX_OCTAVES, int)
+count_or_all = number("1 or more, or -1 for all", lambda value: value >= 1 or value == -1, int)
 weight = number("a number of at least 0", lambda value: value >= 0)
 fraction = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 positive_float = number("a number above 0", lambda value: value > 0)
@@ -158,10 +133,10 @@ def direction(text):
     return tuple(number / length for number in vector)
 
 
-def _numbers(text, count, expected, is_valid):
+def _numbers(text, count, expected, is_valid, kind=float):
     """`count` finite numbers, separated by commas, for which is_valid(*numbers) holds."""
     try:
-        numbers = [float(word) for word in text.split(",")]
+        numbers = [kind(word) for word in text.split(",")]
     except ValueError:
         numbers = []
     is_finite = all(abs(number) < float("inf") for number in numbers)

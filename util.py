@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import importlib
 import json
 import os
 import platform
@@ -125,6 +126,14 @@ def load_json(path, advice):
     """The contents of a JSON file. Raises an InputError that ends with `advice`."""
     with reading(path, "JSON", OSError, ValueError, RecursionError, advice=f"; {advice}"):
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+
+
+def load_library(module, purpose):
+    """An optional module of requirements/data.txt. Raises InputError, which starts with `purpose`, if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{purpose} needs {module} ({error}); run `pip install -r requirements/data.txt`") from None
 
 
 def as_image(per_ray):

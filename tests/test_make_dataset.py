@@ -102,7 +102,7 @@ def test_poses_and_pictures_belong_together(chairs):
 
 def test_point_clouds_lie_on_the_rendered_objects(chairs):
     folder = chairs / "Chair.train" / "chair_0001"
-    mesh = procedural.load("Chair", 0, "train", 1).mesh
+    mesh = procedural.load("Chair", 0, "train", 1)
     cloud = data_util.load_labelled_cloud(folder, int(mesh.labels.max()) + 1)
     assert cloud.points.shape == (10_000, 3) and set(cloud.labels) == set(mesh.labels) - {0}
     low, high = mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))
@@ -137,7 +137,7 @@ def test_an_object_has_the_same_cloud_in_train_and_train_val_and_another_one_els
 
 def test_objects_are_shared_by_train_and_train_val_only(tmp_path):
     options = make_dataset.build_parser().parse_args(["procedural", "--obj_name", "Chair", "--out", str(tmp_path)])
-    mesh = {split: procedural.load("Chair", 0, split, 0).mesh.vertices for split in ("train", "val", "test")}
+    mesh = {split: procedural.load("Chair", 0, split, 0).vertices for split in ("train", "val", "test")}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert mesh[one].shape != mesh[other].shape or not np.allclose(mesh[one], mesh[other])
     train, train_val = (render_options.cameras(options, split, 0)[:, :3, 3] for split in ("train", "train_val"))

@@ -12,7 +12,6 @@ import numpy as np
 import util
 from datasets.conversion import lenses, source_views
 from datasets.making import viewpoints
-from datasets.meshes import libraries
 
 PLACES = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse", "dense/0/sparse")
 PARAMETERS = {  # of the camera models that can be read
@@ -66,7 +65,7 @@ def read(model, faults):
 
 def _read_images(model, suffix):
     """(name, pycolmap.Image) of the images of a model, sorted by id."""
-    pycolmap = libraries.load("pycolmap", "reading or writing COLMAP models")
+    pycolmap = util.load_library("pycolmap", "reading or writing COLMAP models")
     if suffix == ".bin":
         _check_complete(model / "images.bin")
     with util.reading(model, "a COLMAP model", Exception):  # pycolmap raises errors of many kinds
@@ -127,7 +126,7 @@ def write(folder, names, cam2world, camera, binary):
     cam2world: (V, 4, 4) float64, OpenCV axes
     camera:    data_util.Intrinsics of all views, pixel centres at + 0.5
     """
-    pycolmap = libraries.load("pycolmap", "reading or writing COLMAP models")
+    pycolmap = util.load_library("pycolmap", "reading or writing COLMAP models")
     model = pycolmap.Reconstruction()
     size = {"width": camera.width, "height": camera.height}
     parameters = [camera.focal, camera.focal, camera.cx, camera.cy]

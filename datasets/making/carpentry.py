@@ -122,19 +122,13 @@ def build_back(chair, bottom, level, material):
     half_x = chair.width / 2 * (0.8 if chair.seat_shape == "round" else 0.97)
     start_y = chair.depth / 2 * (0.8 if chair.seat_shape == "round" else 1.0) - thickness
 
-    def middle(across, z):
-        """Points (..., 2) of the back's middle surface, `across` in [-1, 1]."""
-        bow = chair.back_bow * (1 - across**2) * np.clip((z - bottom) / 0.2, 0, 1)  # none at the seat
-        return np.stack([across * half_x, start_y + chair.back_lean * (z - bottom) + bow], axis=-1)
-
     def panel(left, right, low, high, group, thickness=thickness):
-        """A piece of the back between two positions across and two heights, with the back's lean and bow."""
-        rings = []
-        for across in np.linspace(left, right, 2 if right - left < 0.3 else 9):
-            (x, y_low), (_, y_high) = middle(across, low), middle(across, high)
-            half = thickness / 2
-            rings.append([[x, y_low - half, low], [x, y_low + half, low], [x, y_high + half, high], [x, y_high - half, high]])
-        return loft(rings, *material[group])
+        """A piece of the back between two positions across, in [-1, 1], and two heights, with the back's lean and bow."""
+        across = np.linspace(left, right, 2 if right - left < 0.3 else 9)[:, None]
+        z, half = np.array([low, low, high, high]), thickness / 2
+        bow = chair.back_bow * (1 - across**2) * np.clip((z - bottom) / 0.2, 0, 1)  # none at the seat
+        y = start_y + chair.back_lean * (z - bottom) + bow + [-half, half, half, -half]
+        return loft(np.stack(np.broadcast_arrays(across * half_x, y, z), axis=-1), *material[group])
 
     pieces = []
     post = min(0.08, 1.1 * thickness / half_x)  # width across

@@ -38,7 +38,7 @@ class RenderJob:
 
     split: str  # "train", "train_val", "val" or "test"
     name: str
-    load: Callable  # () -> triangle_mesh.LoadedMesh
+    load: Callable  # () -> triangle_mesh.Mesh
     cam2world: torch.Tensor  # (V, 4, 4) float32
 
 
@@ -74,7 +74,7 @@ def write_class(
     texts:       {file name: content}, further files of the class folder
     identity:    anything else, as JSON, that must be the same when an unfinished folder is resumed
     """
-    raycasting.import_embree()
+    util.load_library("embreex", raycasting.PURPOSE)
     plan = {"description": description, "style": asdict(style), "classes": class_names, "identity": identity}
     plan["instances"] = [[job.split, job.name, hashlib.sha256(job.cam2world.numpy().tobytes()).hexdigest()] for job in jobs]
     with atomic_folders.unfinished_folder(path, overwrite, plan, has_views) as folder:
@@ -169,16 +169,16 @@ def write_instance(split_folder, job, style, skip_broken=False):
     for left_over in (temporary, folder):  # of an interrupted run; the journal does not list it
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        loaded = job.load()
+        mesh = job.load()
     except util.InputError as error:
         return Outcome(job.split, job.name, 0, (str(error),))
-    if loaded.faults and not skip_broken:
-        return Outcome(job.split, job.name, 0, loaded.faults)
-    _render_views(temporary, loaded.mesh, job.cam2world, style)
+    if mesh.faults and not skip_broken:
+        return Outcome(job.split, job.name, 0, mesh.faults)
+    _render_views(temporary, mesh, job.cam2world, style)
     if style.with_labels:
-        write_point_cloud(temporary, loaded.mesh, seed=list(job.name.encode()))
+        write_point_cloud(temporary, mesh, seed=list(job.name.encode()))
     temporary.rename(folder)
-    return Outcome(job.split, job.name, len(job.cam2world), loaded.faults)
+    return Outcome(job.split, job.name, len(job.cam2world), mesh.faults)
 
 
 def _render_views(folder, mesh, cam2world, style):
@@ -186,17 +186,14 @@ def _render_views(folder, mesh, cam2world, style):
         (folder / kind).mkdir(parents=True)
     side, centre = style.sidelength, style.sidelength / 2
     (folder / "intrinsics.txt").write_text(f"{style.focal * side!r} {centre!r} {centre!r} 0.\n0. 0. 0.\n1.\n{side} {side}\n")
-    light = None if style.light is None else np.array(style.light)
-    scene, intrinsics = raycasting.Scene(mesh, light), viewpoints.intrinsics_of(side, style.focal)
+    scene, intrinsics = raycasting.Scene(mesh, style.light), viewpoints.intrinsics_of(side, style.focal)
     for i, pose in enumerate(cam2world):
-        view = scene, pose, intrinsics, side, side
-        rgba, seg_labels = raycasting.render(*view)
+        rgba, seg_labels, depth, normals = raycasting.render(scene, pose, intrinsics, side, side, style.with_depth)
         iio.imwrite(folder / "rgb" / f"{i:06d}.png", rgba, compress_level=1)
         np.savetxt(folder / "pose" / f"{i:06d}.txt", pose.numpy(), fmt="%.9g")
         if style.with_labels:
             np.save(folder / "seg" / f"{i:06d}.npy", seg_labels)
         if style.with_depth:
-            depth, normals = raycasting.render_geometry(*view)
             np.save(folder / "depth" / f"{i:06d}.npy", depth)
             np.save(folder / "normals" / f"{i:06d}.npy", normals.astype(np.float16))
 

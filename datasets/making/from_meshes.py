@@ -5,12 +5,10 @@ Without either there are no labels.
 """
 
 import functools
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 import util
 from datasets.making import render_options
@@ -80,10 +78,10 @@ def rotation_to_canonical(up, front):
 
 
 def load_canonical(load, rotation, keep_size):
-    """The LoadedMesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
-    loaded = load()
-    mesh = replace(loaded.mesh, vertices=loaded.mesh.vertices @ rotation.T)
-    return replace(loaded, mesh=mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh))
+    """The Mesh of `load`, rotated and, unless keep_size is set, scaled to the canonical pose."""
+    mesh = load()
+    mesh = replace(mesh, vertices=mesh.vertices @ rotation.T)
+    return mesh if keep_size else triangle_mesh.to_unit_diagonal(mesh)
 
 
 def splits(names, options):
@@ -106,13 +104,17 @@ def read_splits(path, obj_name, known):
 
     An entry of PartNet's files is a dict with the `model_id` and the `anno_id` of a folder.
     """
+    expected = "expected {train: [names], val: [names], test: [names]}"
     if path.is_dir():
-        listed = {split: _load_yaml(path / f"{obj_name}.{split}.json") for split in SPLITS}
+        advice = f"expected the list of {obj_name} from PartNet"
+        listed = {split: util.load_json(path / f"{obj_name}.{split}.json", advice) for split in SPLITS}
+    elif path.suffix == ".json":
+        listed = util.load_json(path, expected)
     else:
-        listed = _load_yaml(path)
+        listed = part_maps.load_yaml(path, expected)
     is_dict = isinstance(listed, dict) and set(listed) <= set(SPLITS)
     if not is_dict or not all(isinstance(names, list) for names in listed.values()):
-        raise util.InputError(f"{path}: expected {{train: [names], val: [names], test: [names]}}")
+        raise util.InputError(f"{path}: {expected}")
     split_of, missing = {}, []
     for split, entries in listed.items():
         for entry in entries:
@@ -130,10 +132,3 @@ def read_splits(path, obj_name, known):
     if len(split_of) < len(known):
         print(f"note: {len(known) - len(split_of)} objects are in none of the splits of {path} and are left out")
     return parted
-
-
-def _load_yaml(path):
-    try:
-        return json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise util.InputError(f"{path}: cannot read it as a list of splits ({str(error).splitlines()[0]})") from None

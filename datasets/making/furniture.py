@@ -104,7 +104,7 @@ def member_reader(archive_path):
 
 
 def load(archive_path, entry, seed=None):
-    """The LoadedMesh of one model in canonical pose; with a seed, of a recoloured and stretched variant.
+    """The Mesh of one model in canonical pose; with a seed, of a recoloured and stretched variant.
 
     entry: the model's entry in labels.json
     """
@@ -135,7 +135,7 @@ def load(archive_path, entry, seed=None):
         corner_uv=corners[..., 3:],
         textures=[textures[i] for i in sorted(textures, key=texture_of.get)],
     )
-    return triangle_mesh.LoadedMesh(triangle_mesh.to_unit_diagonal(mesh))
+    return triangle_mesh.to_unit_diagonal(mesh)
 
 
 def _materials(named):
@@ -174,25 +174,19 @@ def split_at_plane(corners, plane):
     returns two pairs, for the sides below d and from d on: pieces (T', 3, 3 + n), and indices of their triangles (T',)
     """
     signed = corners[..., :3] @ np.array(plane[:3]) - plane[3]  # (T, 3)
-    return _clip(corners, signed, signed < 0), _clip(corners, signed, signed >= 0)
-
-
-def _clip(corners, signed, kept):
-    """The pieces of triangles at their `kept` (T, 3) corners, given the signed distances (T, 3) from the plane of the cut."""
-    num_kept = kept.sum(axis=1)
-    whole = np.flatnonzero(num_kept == 3)
-    pieces, sources = [corners[whole]], [whole]
-    for count in (1, 2):
-        crossing = np.flatnonzero(num_kept == count)
-        lone = (kept[crossing] == (count == 1)).argmax(axis=1)  # the corner that is alone on its side
-        order = (lone[:, None] + np.arange(3)) % 3
-        a, b, c = np.moveaxis(np.take_along_axis(corners[crossing], order[..., None], axis=1), 1, 0)
-        at_a, at_b, at_c = np.take_along_axis(signed[crossing], order, axis=1).T[..., None]
-        on_ab, on_ac = a + (b - a) * at_a / (at_a - at_b), a + (c - a) * at_a / (at_a - at_c)
-        cut = [(a, on_ab, on_ac)] if count == 1 else [(on_ab, b, c), (on_ab, c, on_ac)]
-        pieces += [np.stack(triangle, axis=1) for triangle in cut]
-        sources += [crossing] * len(cut)
-    return np.concatenate(pieces), np.concatenate(sources)
+    below = signed < 0
+    num_below = below.sum(axis=1)
+    crossing, whole = np.flatnonzero(num_below % 3), np.flatnonzero(num_below % 3 == 0)
+    lone_is_below = num_below[crossing] == 1
+    lone = (below[crossing] == lone_is_below[:, None]).argmax(axis=1)  # the corner that is alone on its side
+    order = (lone[:, None] + np.arange(3)) % 3
+    a, b, c = np.moveaxis(np.take_along_axis(corners[crossing], order[..., None], axis=1), 1, 0)
+    at_a, at_b, at_c = np.take_along_axis(signed[crossing], order, axis=1).T[..., None]
+    on_ab, on_ac = a + (b - a) * at_a / (at_a - at_b), a + (c - a) * at_a / (at_a - at_c)
+    cut = [np.stack(triangle, axis=1) for triangle in ((a, on_ab, on_ac), (on_ab, b, c), (on_ab, c, on_ac))]
+    pieces, sources = np.concatenate([corners[whole], *cut]), np.concatenate([whole, *[crossing] * 3])
+    is_below = np.concatenate([below[whole, 0], lone_is_below, ~lone_is_below, ~lone_is_below])
+    return (pieces[is_below], sources[is_below]), (pieces[~is_below], sources[~is_below])
 
 
 def recolour(colours, textures, rng):

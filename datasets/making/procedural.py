@@ -10,7 +10,6 @@ import numpy as np
 
 from datasets.making import carpentry, render_options
 from datasets.making.carpentry import GROUPS, Base, Chair, Table
-from datasets.meshes import triangle_mesh
 from options import positive_int
 
 WOODS = [222, 190, 150], [196, 148, 98], [160, 108, 66], [120, 76, 48], [88, 58, 42], [176, 122, 104]
@@ -39,9 +38,9 @@ def make(options):
 
 
 def load(obj_name, seed, split, index):
-    """The LoadedMesh of the `index`-th object of a split; a split draws its own objects."""
+    """The Mesh of the `index`-th object of a split; a split draws its own objects."""
     rng = np.random.default_rng([seed, render_options.OBJECTS, render_options.SPLITS.index(split), index])
-    return triangle_mesh.LoadedMesh(carpentry.build(draw(obj_name, rng)))
+    return carpentry.build(draw(obj_name, rng))
 
 
 def draw(obj_name, rng):

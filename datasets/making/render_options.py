@@ -61,7 +61,7 @@ def write(options, class_names, loads, description=None, texts=None, identity=No
     """Renders the class folder <out>/<obj_name> and prints what was written.
 
     class_names: by id, background first; None for data without labels
-    loads:       {"train": {instance name: function that returns its LoadedMesh}, "val": ..., "test": ...}
+    loads:       {"train": {instance name: function that returns its Mesh}, "val": ..., "test": ...}
     description, texts, identity: as in class_folder.write_class
     """
     if options.radius <= 0.5 and not getattr(options, "keep_size", False):

@@ -1,4 +1,4 @@
-"""Lists the instances in a folder of meshes as {name: load}. Names are fit for a folder; load() returns the LoadedMesh.
+"""Lists the instances in a folder of meshes as {name: load}. Names are fit for a folder; load() returns the Mesh.
 
 Listing reads names and PartNet's meta.json only. A broken mesh raises InputError when it is loaded.
 """
@@ -11,13 +11,12 @@ from pathlib import Path
 
 import util
 from datasets.meshes import colour_transfer, named_mesh, part_maps, partnet, reading
-from datasets.meshes.triangle_mesh import LoadedMesh
 
 SHAPENET_MODELS = ("models/model_normalized.obj", "model.obj")  # in the folder of an instance
 
 
 def load_files(paths, root, part_map=None):
-    """The LoadedMesh of the mesh files of one object.
+    """The Mesh of the mesh files of one object.
 
     root:     folder that contains everything that the files refer to
     part_map: the part_maps.PartMap that gives labels; without it all labels are 1
@@ -25,13 +24,12 @@ def load_files(paths, root, part_map=None):
     where = paths[0] if len(paths) == 1 else root
     _check_unique([path.stem for path in paths], root)
     whole = named_mesh.assemble([reading.read_below(root, path) for path in paths], where)
-    if part_map is None:
-        return LoadedMesh(whole.mesh, whole.faults)
-    return LoadedMesh(replace(whole.mesh, labels=part_maps.labels(part_map, whole, where)), whole.faults)
+    labels = whole.mesh.labels if part_map is None else part_maps.labels(part_map, whole, where)
+    return replace(whole.mesh, labels=labels, faults=whole.faults)
 
 
 def load_coloured(folder, class_list, model_path, resolution):
-    """The LoadedMesh of a PartNet annotation with the colours of its ShapeNet model.
+    """The Mesh of a PartNet annotation with the colours of its ShapeNet model.
 
     model_path: OBJ file of the model
     resolution: of the colours, in triangles along the object's diagonal
@@ -40,17 +38,17 @@ def load_coloured(folder, class_list, model_path, resolution):
         raise util.InputError(f"{folder}: found neither {model_path} nor the same below a folder per synset; add the model")
     parts = partnet.load(folder, class_list)
     coloured = load_files([model_path], model_path.parents[1 if model_path.parent.name == "models" else 0])
-    fit = colour_transfer.register(coloured.mesh, parts.mesh)
+    fit = colour_transfer.register(coloured, parts)
     if fit.median > colour_transfer.REFUSED:
         raise util.InputError(
             f"{folder}: does not fit {model_path}: found a median distance of {fit.median:.3f} diagonals, "
             f"expected at most {colour_transfer.REFUSED}; check that both are the same model"
         )
     try:
-        mesh = colour_transfer.paint(parts.mesh, coloured.mesh, fit.similarity, resolution)
+        mesh = colour_transfer.paint(parts, coloured, fit.similarity, resolution)
     except util.InputError as error:
         raise util.InputError(f"{model_path}: {error}") from None
-    return LoadedMesh(mesh, (*parts.faults, *coloured.faults))
+    return replace(mesh, faults=(*parts.faults, *coloured.faults))
 
 
 def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
@@ -61,7 +59,8 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     resolution: of these colours, in triangles along the diagonal
     """
     folder, class_list = _existing(folder), partnet.load_class_list(class_list_path)
-    annotations = [path for path in [folder, *_children(folder)] if path.is_dir() and partnet.is_annotation(path)]
+    folders = [folder, *_children(folder)]
+    annotations = [path for path in folders if any((path / name).exists() for name in partnet.CONTENTS)]
     if folder in annotations:
         annotations = [folder]
     if not annotations:
@@ -86,15 +85,12 @@ def list_files(folder, part_map=None):
     An instance is a mesh file, a folder with mesh files, or a ShapeNet model in its folder, itself or in a synset's.
     """
     folder = _existing(folder)
-    if (folder / SHAPENET_MODELS[0]).is_file():
-        found = _in_folder(folder)
-    else:
-        found = []
-        for child in _children(folder):
-            if _is_mesh(child):
-                found.append((child.stem, [child], folder))
-            elif child.is_dir():
-                found += _in_folder(child)
+    found = []
+    for child in [folder] if (folder / SHAPENET_MODELS[0]).is_file() else _children(folder):
+        if _is_mesh(child):
+            found.append((child.stem, [child], folder))
+        elif child.is_dir():
+            found += _in_folder(child)
     if not found:
         raise util.InputError(
             f"{folder}: no meshes found, expected {', '.join(reading.SUFFIXES)} files or folders with such files"

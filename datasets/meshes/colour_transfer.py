@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 import util
-from datasets.meshes import libraries, triangle_mesh
+from datasets.meshes import triangle_mesh
 
 UP = 1  # the axis of the turns that are tried first
 NUM_POINTS, NUM_SCORED = 20_000, 1_000  # per surface: points in the search tree, points that look for their nearest one
@@ -75,7 +75,7 @@ class _Pair:
     """
 
     def __init__(self, moving, fixed):
-        self.icp = libraries.load("trimesh.registration", "transferring colours").icp
+        self.icp = util.load_library("trimesh.registration", "transferring colours").icp
         without_holes = (replace(mesh, textures=[]) for mesh in (moving, fixed))
         self.moving, self.fixed = (_surface(mesh, NUM_POINTS).points for mesh in without_holes)
         self.boxes = [np.stack([mesh.corners.min(axis=(0, 1)), mesh.corners.max(axis=(0, 1))]) for mesh in (moving, fixed)]

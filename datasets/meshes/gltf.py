@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 import util
-from datasets.meshes import libraries, named_mesh, textures, triangle_mesh
+from datasets.meshes import named_mesh, textures, triangle_mesh
 
 FLOAT = 5126  # the only componentType that trimesh reads correctly for these attributes
 MODES = range(6)  # of primitives: points, lines, and the triangles that trimesh reads; it drops fans (6) silently
@@ -31,7 +31,7 @@ def read(path, data, open_file):
 
     Objects have the name of their node, groups that of the node's parent.
     """
-    trimesh = libraries.load("trimesh", f"{path}: reading glTF")
+    trimesh = util.load_library("trimesh", f"{path}: reading glTF")
     header, binary = _parse(path, data)
     try:
         texture_names, faults = _check(header, path)

@@ -39,15 +39,20 @@ class PartMap:
         return next(rules, (None, UNKNOWN))
 
 
+def load_yaml(path, advice):
+    """The contents of a YAML file. Raises an InputError that ends with `advice`."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise util.InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); {advice}") from None
+
+
 def load(path):
     """The PartMap of a YAML file."""
-    path = Path(path)
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise util.InputError(f"{path}: cannot read this YAML map of parts ({' '.join(str(error).split())})") from None
+    path, expected = Path(path), "expected the keys classes, parts and optionally by"
+    found = load_yaml(path, expected)
     if not isinstance(found, dict) or not set(found) <= {"classes", "parts", "by"}:
-        raise util.InputError(f"{path}: found {_shown(found)}, expected the keys classes, parts and optionally by")
+        raise util.InputError(f"{path}: found {_shown(found)}, {expected}")
     class_names = _class_names(found.get("classes"), path)
     ids = {name: i for i, name in enumerate(class_names) if i}
     parts = found.get("parts")

@@ -9,9 +9,10 @@ import numpy as np
 import data_util
 import util
 from datasets.meshes import named_mesh, reading
-from datasets.meshes.triangle_mesh import MAX_CLASS_ID, LoadedMesh
+from datasets.meshes.triangle_mesh import MAX_CLASS_ID
 
 HIERARCHIES = ("result_after_merging.json", "result.json")  # the first that exists is read
+CONTENTS = ("objs", *HIERARCHIES)  # by any of these, a folder is known to be an annotation
 LIST_SUFFIXES = re.compile(r"\s+(leaf|subcomponents)$")  # after the names in PartNet's own lists
 NO_CLASS = -1
 DOWNLOAD = "download the model again"  # what errors advise
@@ -42,10 +43,6 @@ def load_class_list(path):
     return ClassList(Path(path), ids, ["background", *(name.split("/")[-1] for name in listed[1:])])
 
 
-def is_annotation(folder):
-    return any((folder / name).exists() for name in ("objs", *HIERARCHIES))
-
-
 def model_id(folder):
     """The id of the annotated ShapeNet model in meta.json, None if there is no valid one."""
     try:
@@ -56,7 +53,7 @@ def model_id(folder):
 
 
 def load(folder, class_list):
-    """The LoadedMesh of an annotation. The label of a part is the class of its deepest ancestor in the class list."""
+    """The Mesh of an annotation. The label of a part is the class of its deepest ancestor in the class list."""
     folder = Path(folder)
     if (folder / "meta.json").exists():
         util.load_json(folder / "meta.json", DOWNLOAD)
@@ -74,7 +71,7 @@ def load(folder, class_list):
         labels = np.full(len(piece.mesh.triangles), class_id, dtype=np.uint8)
         pieces.append(replace(piece, mesh=replace(piece.mesh, labels=labels)))
     whole = named_mesh.assemble(pieces, folder)
-    return LoadedMesh(whole.mesh, (*faults, *whole.faults))
+    return replace(whole.mesh, faults=(*faults, *whole.faults))
 
 
 def part_classes(hierarchy, class_list, where):

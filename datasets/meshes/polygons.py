@@ -8,7 +8,7 @@ Shapes: P positions, F faces, C corners of all faces in order, T triangles.
 
 import numpy as np
 
-from datasets.meshes import libraries
+import util
 
 
 def first_of_each_face(positions, sizes, position_ids):
@@ -71,7 +71,7 @@ def _cut_quads(corners):
 
 def _cut_polygon(corners):
     """(n, 3) corners of a flat polygon to (m, 3) indices, by ear clipping."""
-    earcut = libraries.load("mapbox_earcut", "cutting polygons into triangles")
+    earcut = util.load_library("mapbox_earcut", "cutting polygons into triangles")
     following = np.roll(corners, -1, axis=0)
     normal = np.cross(corners - corners[0], following - corners[0]).sum(axis=0)  # twice the area, along the normal
     flat = np.ascontiguousarray(np.delete(corners, np.abs(normal).argmax(), axis=1))

@@ -11,10 +11,13 @@ Shapes: R rays, T triangles, H and W height and width of the image.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import geometry
-from datasets.meshes import libraries, triangle_mesh
+import util
+from datasets.meshes import triangle_mesh
 
+PURPOSE = "rendering meshes"  # what embreex is needed for
 PIXEL_CENTER = 0.5  # the ray of pixel (column, row) goes through uv = (column + 0.5, row + 0.5)
 SAMPLES = ((0.0, 0.0), (-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))  # from the centre, in pixels
 
@@ -31,7 +34,8 @@ class Scene:
 
     def __init__(self, mesh, light=LIGHT):
         """light: unit vector (3,) towards the light, or None for colours without shading"""
-        rtcore_scene, mesh_construction = import_embree()
+        mesh_construction = util.load_library("embreex.mesh_construction", PURPOSE)
+        rtcore_scene = util.load_library("embreex.rtcore_scene", PURPOSE)
         corners = mesh.corners
         self.labels = mesh.labels
         self.bounds = np.stack([corners.min(axis=(0, 1)), corners.max(axis=(0, 1))])
@@ -117,62 +121,53 @@ class _TexturePyramids:
 
 def _pyramid(texture):
     """(H, W, 4) uint8 to a list of (h, w, 4) float32 in [0, 1], each half as large as the previous one."""
-    image = texture.astype(np.float32) / 255
-    image[..., :3] *= image[..., 3:]  # premultiplied, so that transparent texels do not affect the mean colour
+    image = torch.from_numpy(texture.astype(np.float32) / 255).permute(2, 0, 1)
+    image[:3] *= image[3:]  # premultiplied, so that transparent texels do not affect the mean colour
     images = [image]
-    while max(image.shape[:2]) > 1:
-        for _ in range(2):  # halves the rows, then the columns
-            even = len(image) // 2 * 2
-            image = ((image[0:even:2] + image[1:even:2]) / 2 if even else image).swapaxes(0, 1)
+    while max(image.shape[1:]) > 1:
+        image = F.avg_pool2d(image, [min(2, size) for size in image.shape[1:]])
         images.append(image)
-    return [np.concatenate([i[..., :3] / np.maximum(i[..., 3:], 1e-6), i[..., 3:]], axis=-1) for i in images]
+    return [torch.cat([i[:3] / i[3:].clamp(min=1e-6), i[3:]]).permute(1, 2, 0).numpy() for i in images]
 
 
-def render(scene, cam2world, intrinsics, height, width):
-    """Colour and classes of one posed view.
+def render(scene, cam2world, intrinsics, height, width, with_depth=True):
+    """Colour, classes, depth and normals of one posed view.
 
     cam2world:  (4, 4) float32 tensor
     intrinsics: (3, 3) float32 tensor, in pixels of the image
-    returns     rgba (H, W, 4) uint8, alpha straight and 0 beside the object; seg_labels (H, W) uint8
+    returns     rgba (H, W, 4) uint8, alpha straight; seg_labels (H, W) uint8; depth (H, W) float32 along the camera's z
+                axis; unit normals (H, W, 3) float32 in the camera's axes, on the side of the camera. All are 0 beside
+                the object. Without `with_depth`, depth and normals are None.
     """
     rgba, seg_labels = np.zeros((height, width, 4), dtype=np.uint8), np.zeros((height, width), dtype=np.uint8)
     window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    origins, directions, _ = _rays(window, size, SAMPLES, cam2world, intrinsics)
-    ids, colours, _ = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
+    origins, directions, depth_per_length = _rays(window, size, cam2world, intrinsics)
+    ids, colours, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
     ids, colours = ids.reshape(len(SAMPLES), *size), colours.reshape(len(SAMPLES), *size, 3)
     hits = ids >= 0
     colour = colours.sum(axis=0) / np.maximum(hits.sum(axis=0), 1)[..., None]
     rgba[window] = np.concatenate([colour, hits.mean(axis=0)[..., None]], axis=-1) * 255 + 0.5
     seg_labels[window] = np.where(hits[0], scene.labels[ids[0]], 0)
-    return rgba, seg_labels
+    if not with_depth:
+        return rgba, seg_labels, None, None
 
-
-def render_geometry(scene, cam2world, intrinsics, height, width):
-    """Depth and normals of the surfaces that `render` shows, on the rays through the pixels' centres.
-
-    returns depth (H, W) float32 along the camera's z axis, 0 beside the object; unit normals (H, W, 3) float32 in the
-            camera's axes, on the side of the camera, 0 beside the object
-    """
     depth, normals = np.zeros((height, width), dtype=np.float32), np.zeros((height, width, 3), dtype=np.float32)
-    window, size = _window(scene.bounds, cam2world, intrinsics, height, width)
-    origins, directions, depth_per_length = _rays(window, size, SAMPLES[:1], cam2world, intrinsics)
-    ids, _, distances = scene.cast(origins, directions, footprint=1 / float(intrinsics[0, 0]))
-    hit = ids >= 0
-    depth[window] = (np.where(hit, distances, 0) * depth_per_length).reshape(size)
-    towards_camera = np.sign(-(scene.normals[ids] * directions).sum(axis=1, keepdims=True)) * hit[:, None]
-    world2cam = np.linalg.inv(cam2world[:3, :3].double().numpy())
-    normals[window] = (towards_camera * scene.normals[ids] @ world2cam.T).reshape(*size, 3)
-    return depth, normals
+    central, ids = np.flatnonzero(hits[0]), ids[0][hits[0]]  # of the rays through centres of pixels, those that hit
+    depth[window][hits[0]] = distances[central] * depth_per_length[central]
+    facing = scene.normals[ids]
+    facing *= np.sign(-np.einsum("nc,nc->n", facing, directions[central]))[:, None]
+    normals[window][hits[0]] = facing @ np.linalg.inv(cam2world[:3, :3].double().numpy()).T
+    return rgba, seg_labels, depth, normals
 
 
-def _rays(window, size, samples, cam2world, intrinsics):
-    """The rays of the pixels in a window of the image, sample by sample; `samples` are offsets from pixel centres.
+def _rays(window, size, cam2world, intrinsics):
+    """The rays of the pixels in a window of the image, sample by sample.
 
     returns origins (R, 3), unit directions (R, 3), depth gained per unit of length (R,), all float64
     """
     rows, columns = window
     uv = geometry.pixel_grid(*size, PIXEL_CENTER) + torch.tensor([columns.start, rows.start])
-    uv = (uv + torch.tensor(samples)[:, None]).flatten(0, 1)
+    uv = (uv + torch.tensor(SAMPLES)[:, None]).flatten(0, 1)
     directions, depth_per_length = geometry.rays(uv, cam2world, intrinsics)
     origin = geometry.camera_centre(cam2world)[0].double().numpy()
     directions = directions.double().numpy()
@@ -181,8 +176,7 @@ def _rays(window, size, samples, cam2world, intrinsics):
 
 def _window(bounds, cam2world, intrinsics, height, width):
     """(slices of rows and columns, their lengths) that contain all rays that can meet the box `bounds` (2, 3)."""
-    x, y, z = np.meshgrid(*bounds.T, indexing="ij")
-    corners = torch.tensor(np.stack([x, y, z], axis=-1).reshape(-1, 3), dtype=torch.float32)
+    corners = torch.cartesian_prod(*torch.tensor(bounds.T, dtype=torch.float32))
     in_camera = geometry.world_to_camera(corners, cam2world)
     low, high = np.array([0, 0]), np.array([width, height])
     if in_camera[:, 2].min() >= 1e-3:  # else a corner beside or behind the camera has no projection
@@ -190,11 +184,3 @@ def _window(bounds, cam2world, intrinsics, height, width):
         low = np.clip(np.floor(uv.min(axis=0)).astype(int) - 1, 0, high)
         high = np.clip(np.ceil(uv.max(axis=0)).astype(int) + 1, low, high)
     return (slice(low[1], high[1]), slice(low[0], high[0])), (high[1] - low[1], high[0] - low[0])
-
-
-def import_embree():
-    """(rtcore_scene, mesh_construction) of embreex. Raises InputError if it is not installed."""
-    libraries.load("embreex", "rendering meshes")
-    from embreex import mesh_construction, rtcore_scene
-
-    return rtcore_scene, mesh_construction

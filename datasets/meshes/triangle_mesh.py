@@ -28,6 +28,7 @@ class Mesh:
     texture_ids: (T,) int, index into `textures`, or UNTEXTURED
     corner_uv:   (T, 3, 2) texture coordinates per corner, origin at the texture's bottom left, repeating
     textures:    (H, W, 4) uint8 sRGB images with straight alpha; rays pass where alpha is below one half
+    faults:      sentences, each naming a file: what of the object could not be used, such as a missing texture
     """
 
     vertices: np.ndarray
@@ -37,6 +38,7 @@ class Mesh:
     texture_ids: np.ndarray = None
     corner_uv: np.ndarray = None
     textures: list = field(default_factory=list)
+    faults: tuple = ()
 
     def __post_init__(self):
         num_triangles = len(self.triangles)
@@ -49,14 +51,6 @@ class Mesh:
     def corners(self):
         """(T, 3, 3) positions of each triangle's corners."""
         return self.vertices[self.triangles]
-
-
-@dataclass(frozen=True)
-class LoadedMesh:
-    """A mesh and the faults found while reading it: sentences that each name a file, such as a missing texture."""
-
-    mesh: Mesh
-    faults: tuple = ()
 
 
 class SurfacePoints(NamedTuple):

@@ -1,13 +1,13 @@
 """datasets/making/class_folder.py: resuming interrupted runs, broken objects, several processes."""
 
 import json
+from dataclasses import replace
 
 import imageio.v3 as iio
 import pytest
 
 import util
 from datasets.making import class_folder, solids, viewpoints
-from datasets.meshes import triangle_mesh
 
 pytest.importorskip("embreex")
 
@@ -19,13 +19,13 @@ def contents(folder):
 
 def test_an_object_without_labels_is_written_without_a_cloud(tmp_path):
     unlabelled = solids.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), 0, (1, 0, 0))
-    job = class_folder.RenderJob("train", "box", lambda: triangle_mesh.LoadedMesh(unlabelled), viewpoints.spiral(1))
+    job = class_folder.RenderJob("train", "box", lambda: unlabelled, viewpoints.spiral(1))
     class_folder.write_instance(tmp_path, job, class_folder.Style(sidelength=8))
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["intrinsics.txt", "pose", "rgb", "seg"]
 
 
 def box(label=1, faults=()):
-    return triangle_mesh.LoadedMesh(solids.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults)
+    return replace(solids.box((-0.3, -0.3, -0.3), (0.3, 0.3, 0.3), label, (1, 0, 0)), faults=faults)
 
 
 def fails_with(error):

@@ -305,7 +305,7 @@ def test_names_of_parts_that_the_map_lacks_are_refused(models, refuses):
         ("--class_list x --parts y", "give one of them"),
         ("--up y --front -y", "lie on one axis"),
         ("--val_instances 2 --test_instances 1", "ask for 3 objects"),
-        ("--splits nowhere.yml", "nowhere.yml: cannot read"),
+        ("--splits nowhere.yml", "nowhere.yml: cannot be read"),
         ("--splits s.yml --test_instances 1", "remove --val_instances"),
     ],
 )
@@ -351,7 +351,7 @@ def test_partnet_s_own_split_files_are_read(tmp_path):
         ("[a, b]", "expected"),
         ("train: a", "expected"),
         ("training: [a]", "expected"),
-        ("{", "cannot read"),
+        ("{", "cannot be read"),
     ],
 )
 def test_wrong_split_files_are_refused(tmp_path, text, reason):

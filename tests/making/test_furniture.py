@@ -88,7 +88,7 @@ def areas(mesh):
 
 
 def test_pose_is_canonical(archive):
-    mesh = furniture.load(archive, ENTRY).mesh
+    mesh = furniture.load(archive, ENTRY)
     points = mesh.vertices.reshape(-1, 3)
     assert np.allclose(points.min(axis=0), [-SCALE, -SCALE, -SCALE / 2])
     assert np.allclose(points.max(axis=0), [SCALE, SCALE, SCALE / 2])
@@ -97,7 +97,7 @@ def test_pose_is_canonical(archive):
 
 
 def test_labels_follow_the_faces_through_cutting_and_duplicates(archive):
-    mesh = furniture.load(archive, ENTRY).mesh
+    mesh = furniture.load(archive, ENTRY)
     area = {label: areas(mesh)[mesh.labels == label].sum() / SCALE**2 for label in (1, 2, 3, 4)}
     assert area[2] == pytest.approx(4)  # one floor of the two
     assert area[3] == pytest.approx(1)  # the lower half of the L: 2 x 0.5
@@ -108,7 +108,7 @@ def test_labels_follow_the_faces_through_cutting_and_duplicates(archive):
 
 
 def test_materials(archive):
-    mesh = furniture.load(archive, ENTRY).mesh
+    mesh = furniture.load(archive, ENTRY)
     assert (mesh.texture_ids[mesh.labels == 2] == 0).all()
     assert np.array_equal(mesh.textures[0][..., :3], TEXTURE)
     assert np.allclose(mesh.corner_uv[mesh.labels == 2].max(axis=(0, 1)), 2)
@@ -119,8 +119,8 @@ def test_materials(archive):
 
 
 def test_variants_change_colours_and_proportions_only(archive):
-    mesh = furniture.load(archive, ENTRY).mesh
-    variant, same, other = (furniture.load(archive, ENTRY, seed).mesh for seed in (5, 5, 6))
+    mesh = furniture.load(archive, ENTRY)
+    variant, same, other = (furniture.load(archive, ENTRY, seed) for seed in (5, 5, 6))
     assert np.array_equal(variant.vertices, same.vertices) and np.array_equal(variant.colours, same.colours)
     assert not np.allclose(variant.vertices, other.vertices)
     assert np.array_equal(variant.labels, mesh.labels) and np.array_equal(variant.corner_uv, mesh.corner_uv)

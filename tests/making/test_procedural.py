@@ -132,7 +132,7 @@ def test_labels_agree_between_views():
     same = scene.labels[ids[ids >= 0]][visible] == scene.labels[again][visible]
     assert same.mean() > 0.995
 
-    _, seg_labels = raycasting.render(scene, second, intrinsics, side, side)
+    _, seg_labels, _, _ = raycasting.render(scene, second, intrinsics, side, side)
     uv = geometry.project(geometry.world_to_camera(points[visible], second), intrinsics)
     column, row = uv.floor().long().clamp(0, side - 1).numpy().T
     assert (seg_labels[row, column] == scene.labels[again][visible]).mean() > 0.9

@@ -100,8 +100,8 @@ def test_partnet_alone_has_labels_and_a_plain_colour(tmp_path, class_list):
     loaded = run(load)
     assert class_names == ["background", "chair_back", "chair_seat"]
     assert name == "abc" and loaded.faults == ()
-    assert [(loaded.mesh.labels == i).sum() for i in (1, 2)] == [12, 12]
-    assert len(np.unique(loaded.mesh.colours)) == 1
+    assert [(loaded.labels == i).sum() for i in (1, 2)] == [12, 12]
+    assert len(np.unique(loaded.colours)) == 1
 
 
 def test_colours_of_shapenet_land_on_the_right_side(tmp_path, class_list):
@@ -110,7 +110,7 @@ def test_colours_of_shapenet_land_on_the_right_side(tmp_path, class_list):
     _, load = only(collection.list_partnet(tmp_path / "data", class_list, tmp_path / "shapenet", resolution=128)[1])
     loaded = run(load)
     assert loaded.faults == ()
-    points = triangle_mesh.sample_surface(loaded.mesh, 5000, np.random.default_rng(0))
+    points = triangle_mesh.sample_surface(loaded, 5000, np.random.default_rng(0))
     x, y, z = points.points.T
     behind = (points.labels == 1) & (z < -0.4999)
     clear = ~behind & (np.abs(x - 0.1) > 0.02) & (z > -0.48)  # away from borders between colours
@@ -126,7 +126,7 @@ def test_shapenet_models_are_found_with_and_without_synsets(tmp_path, class_list
     twin = write_twin(tmp_path / "shapenet" / place)
     (tmp_path / "shapenet" / "taxonomy.json").write_text("[]")
     _, load = only(collection.list_partnet(folder, class_list, tmp_path / "shapenet", resolution=16)[1])  # one annotation
-    assert len(np.unique(run(load).mesh.colours, axis=0)) == 3
+    assert len(np.unique(run(load).colours, axis=0)) == 3
     (twin / "models" / "model_normalized.obj").rename(twin / "model.obj")
     (twin / "models" / "model_normalized.mtl").rename(twin / "model_normalized.mtl")
     (twin / "model_normalized.mtl").write_text("newmtl blue\nnewmtl halves\nmap_Kd images/texture0.png\n")
@@ -207,10 +207,10 @@ def test_files_and_folders_are_instances(tmp_path, part_map):
     instances = collection.list_files(folder, part_map)
     assert list(instances) == ["chair 2", "chair_01"]
     for load in instances.values():
-        mesh = run(load).mesh
+        mesh = run(load)
         assert [(mesh.labels == i).sum() for i in (0, 1, 2)] == [0, 12, 12]
         assert (mesh.corners[mesh.labels == 2][..., 1] <= 0).all()
-    assert [(run(load).mesh.labels == 1).all() for load in collection.list_files(folder).values()] == [True, True]
+    assert [(run(load).labels == 1).all() for load in collection.list_files(folder).values()] == [True, True]
 
 
 def test_unknown_parts_name_the_file_and_the_map(tmp_path, part_map):
@@ -226,8 +226,8 @@ def test_shapenet_folders_without_labels_are_recognised(tmp_path, place):
     write_twin(folder / place)
     name, load = only(collection.list_files(folder))
     loaded = run(load)
-    assert name == "abc" and loaded.faults == () and len(loaded.mesh.textures) == 1
-    assert (loaded.mesh.labels == 1).all()
+    assert name == "abc" and loaded.faults == () and len(loaded.textures) == 1
+    assert (loaded.labels == 1).all()
 
 
 def test_textures_outside_the_folder_of_an_instance_are_missing(tmp_path):
@@ -265,4 +265,4 @@ def test_a_broken_mesh_is_reported_when_its_turn_comes(tmp_path):
     instances = collection.list_files(tmp_path)
     with pytest.raises(util.InputError, match=r"a\.obj: no triangle has an area"):
         run(instances["a"])
-    assert len(run(instances["b"]).mesh.triangles) == 24
+    assert len(run(instances["b"]).triangles) == 24

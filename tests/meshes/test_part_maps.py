@@ -78,8 +78,8 @@ def test_names_that_no_triangle_has_do_not_count(load):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "cannot read this YAML map"),
-        ("!!python/object/apply:os.getcwd []", "cannot read this YAML map"),
+        ("a: [", "cannot be read as YAML"),
+        ("!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
         ("- a", "expected the keys"),
         ("", "expected the keys"),
         ("classes: [a]\nparts: {x: a}\nbye: object", "expected the keys"),
@@ -104,5 +104,5 @@ def test_broken_maps_are_reported(load, text, reason):
 
 
 def test_a_missing_map_is_reported(tmp_path):
-    with pytest.raises(util.InputError, match=r"none\.yml: cannot read"):
+    with pytest.raises(util.InputError, match=r"none\.yml: cannot be read"):
         part_maps.load(tmp_path / "none.yml")

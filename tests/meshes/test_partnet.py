@@ -104,17 +104,17 @@ def test_broken_hierarchies_are_reported(class_list, tree):
 def test_an_annotation_is_read_with_its_labels(tmp_path, class_list):
     folder = write(tmp_path / "173", stems=[*CLASSES, "unused"])
     loaded = partnet.load(folder, class_list())
-    assert not loaded.faults and len(loaded.mesh.triangles) == 8
-    heights = loaded.mesh.corners[:, 0, 2]
-    assert {int(z): set(loaded.mesh.labels[heights == z].tolist()) for z in heights} == {0: {1}, 1: {1}, 2: {2}, 3: {3}}
-    assert loaded.mesh.labels.dtype == np.uint8
+    assert not loaded.faults and len(loaded.triangles) == 8
+    heights = loaded.corners[:, 0, 2]
+    assert {int(z): set(loaded.labels[heights == z].tolist()) for z in heights} == {0: {1}, 1: {1}, 2: {2}, 3: {3}}
+    assert loaded.labels.dtype == np.uint8
 
 
 def test_without_a_merged_hierarchy_the_other_is_read(tmp_path, class_list):
     folder = write(tmp_path / "173", name="result.json")
-    assert len(partnet.load(folder, class_list()).mesh.triangles) == 8
+    assert len(partnet.load(folder, class_list()).triangles) == 8
     write(folder, tree=[node("chair", node("chair_seat", objs=["new-0"]))])
-    assert len(partnet.load(folder, class_list()).mesh.triangles) == 2
+    assert len(partnet.load(folder, class_list()).triangles) == 2
 
 
 def test_faults_of_parts_are_handed_on(tmp_path, class_list):
@@ -126,7 +126,7 @@ def test_faults_of_parts_are_handed_on(tmp_path, class_list):
         "new-0.obj: 1 degenerate triangles left out, 2 kept",
         "original-2.obj: 1 degenerate triangles left out, 0 kept",
     ]
-    assert len(loaded.mesh.triangles) == 6 and 2 not in loaded.mesh.labels
+    assert len(loaded.triangles) == 6 and 2 not in loaded.labels
 
 
 def test_a_part_without_faces_is_left_out_and_reported(tmp_path, class_list):
@@ -134,7 +134,7 @@ def test_a_part_without_faces_is_left_out_and_reported(tmp_path, class_list):
     (folder / "objs" / "original-3.obj").write_text("v 0 0 0\n")
     loaded = partnet.load(folder, class_list())
     assert len(loaded.faults) == 1 and "original-3.obj: no faces found" in loaded.faults[0]
-    assert len(loaded.mesh.triangles) == 6 and 3 not in loaded.mesh.labels
+    assert len(loaded.triangles) == 6 and 3 not in loaded.labels
     for stem in CLASSES:
         (folder / "objs" / f"{stem}.obj").write_text("v 0 0 0\n")
     with pytest.raises(util.InputError, match=r"173: no triangle has an area .*new-0\.obj: no faces"):

@@ -45,7 +45,7 @@ def textured_wall(texture, repeats=1.0, **wall_options):
 
 def view(mesh, cam2world=None, intrinsics=INTRINSICS, height=SIDE, width=SIDE):
     cam2world = camera(0, 0) if cam2world is None else cam2world
-    return raycasting.render(raycasting.Scene(mesh), cam2world, intrinsics, height, width)
+    return raycasting.render(raycasting.Scene(mesh), cam2world, intrinsics, height, width)[:2]
 
 
 def test_sphere_is_seen_exactly_by_the_rays_that_meet_it():
@@ -90,7 +90,7 @@ def test_sphere_points_project_onto_the_same_pixels_of_every_view():
     assert torch.allclose(back, uv, atol=1e-2)
     elsewhere = geometry.project(geometry.world_to_camera(points, second), INTRINSICS)
     faces_second = ((geometry.camera_centre(second) - points) * points).sum(-1) > 0.1  # a pixel within the rim
-    rgba, seg_labels = raycasting.render(scene, second, INTRINSICS, SIDE, SIDE)
+    rgba, seg_labels, _, _ = raycasting.render(scene, second, INTRINSICS, SIDE, SIDE)
     pixels = elsewhere[inner & faces_second].floor().long()
     assert len(pixels) > 1000
     assert (seg_labels[pixels[:, 1], pixels[:, 0]] == 1).all()
@@ -109,8 +109,8 @@ def test_colour_belongs_to_the_surface_point_and_not_to_the_view():
 def test_depth_and_normals_are_those_of_the_surface():
     cam2world = camera(35, 20)
     scene = raycasting.Scene(sphere())
-    depth, normals = raycasting.render_geometry(scene, cam2world, INTRINSICS, SIDE, SIDE)
-    seen = raycasting.render(scene, cam2world, INTRINSICS, SIDE, SIDE)[1] == 1
+    _, seg_labels, depth, normals = raycasting.render(scene, cam2world, INTRINSICS, SIDE, SIDE)
+    seen = seg_labels == 1
     assert depth.dtype == normals.dtype == np.float32
     assert not depth[~seen].any() and not normals[~seen].any()
     uv = geometry.pixel_grid(SIDE, SIDE, 0.5)
@@ -124,12 +124,12 @@ def test_depth_and_normals_are_those_of_the_surface():
 
 def test_normals_face_the_camera_whichever_side_is_seen():
     for azimuth in (0, 180):
-        _, normals = raycasting.render_geometry(raycasting.Scene(wall()), camera(azimuth, 0), INTRINSICS, SIDE, SIDE)
+        *_, normals = raycasting.render(raycasting.Scene(wall()), camera(azimuth, 0), INTRINSICS, SIDE, SIDE)
         assert np.allclose(normals[SIDE // 2, SIDE // 2], (0, 0, -1), atol=1e-6)
 
 
 def test_without_light_colours_are_the_materials_own():
-    rgba, _ = raycasting.render(raycasting.Scene(wall(), light=None), camera(0, 0), INTRINSICS, SIDE, SIDE)
+    rgba, *_ = raycasting.render(raycasting.Scene(wall(), light=None), camera(0, 0), INTRINSICS, SIDE, SIDE)
     assert np.allclose(rgba[SIDE // 2, SIDE // 2, :3], 255 * np.array(RED), atol=0.51)
     lit = raycasting.Scene(wall(), light=np.array([0.0, -1.0, 0.0]))
     assert np.allclose(raycasting.render(lit, camera(0, 0), INTRINSICS, SIDE, SIDE)[0], rgba, atol=1)  # head-on
