@@ -25,7 +25,6 @@ typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 typedef int mask __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(pointer) (*(vector *)(pointer))
-#define READ(pointer) (*(const vector *)(pointer))
 
 /* One layer, of M instances or of all. Gradients are added to what the caller put there; NULL if not wanted. */
 typedef struct {
@@ -94,25 +93,26 @@ INLINE vector hyperbolic_tangent(vector x) {
     return t / (t + 2);
 }
 
-/* The right factor b (depth, columns) of a product, in panels of COLUMNS columns, and what is added to it */
+/* The right factor b (depth, columns) of a product. Weights are in panels (depth, COLUMNS), one after the other */
 typedef struct {
-    float *bias, *entries;     /* (columns,); panels (depth, COLUMNS) */
-    long depth, columns, size; /* size: floats from one panel to the next */
-} Panels;
+    float *bias, *entries;           /* bias: (columns,), what is added to the product; NULL if the product is added to c */
+    long depth, columns, panel, row; /* panel, row: floats from COLUMNS columns to the next, from one row to the next */
+} Factor;
 
 /* What a call works with */
 typedef struct {
     int is_backward, is_short, num_pieces; /* is_short: there was not enough memory for all pieces */
     void *pieces[2 * MAX_LAYERS];
-    Panels weights[MAX_LAYERS]; /* of one instance: W^T and b in the forward pass, W in the backward pass */
-    Panels x;                   /* backward: the rows of x */
-    float *rows, *next;         /* (BLOCK, line): y and z in the forward pass, dL/dy and dL/dx in the backward pass */
+    Factor weights[MAX_LAYERS]; /* of one instance: W^T and b in the forward pass, W in the backward pass */
+    float *rows, *next, *x;     /* (BLOCK, line): y, z and x in the forward pass, dL/dy, dL/dx and x in the backward pass */
 } Work;
 
+/* Zeros, since tiles read beyond the last column, where denormals would be slow */
 static float *take(Work *work, long count) {
-    float *piece = aligned_alloc(64, up_to((count + 1) * sizeof(float), 64));
+    long size = up_to((count + 1) * sizeof(float), 64);
+    float *piece = work->pieces[work->num_pieces++] = aligned_alloc(64, size);
     work->is_short |= !piece;
-    return work->pieces[work->num_pieces++] = piece;
+    return piece ? memset(piece, 0, size) : NULL;
 }
 
 static int give_back(Work *work) {
@@ -120,41 +120,35 @@ static int give_back(Work *work) {
     return work->is_short;
 }
 
-/* Room for any matrix up to this size */
-static Panels make_panels(Work *work, long depth, long columns) {
+/* Room for the panels of any matrix up to this size */
+static Factor make_panels(Work *work, long depth, long columns) {
     long padded = up_to(columns, COLUMNS);
     float *bias = take(work, padded * (depth + 1));
-    if (bias) memset(bias, 0, padded * (depth + 1) * sizeof(float)); /* beyond the last column too: denormals are slow */
-    return (Panels){bias, bias + padded, depth, columns, depth * COLUMNS};
+    return (Factor){bias, bias + padded, depth, columns, depth * COLUMNS, COLUMNS};
 }
 
-/* Where LANES entries from (k, j) on are */
-INLINE float *entry(const Panels *panels, long k, long j) {
-    return panels->entries + j / COLUMNS * panels->size + k * COLUMNS + j % COLUMNS;
-}
-
-/* Panels of a matrix (depth, columns), whose entry (k, j) is at matrix[k * row + j * column] */
-INLINE void pack(Panels *panels, const float *matrix, long depth, long columns, long row, long column) {
-    panels->depth = depth, panels->columns = columns;
-    for (long first = 0; first < columns; first += COLUMNS) {
-        float *panel = entry(panels, 0, first);
-        long count = least(COLUMNS, columns - first);
-        for (long k = 0; k < depth; k++)
-            for (long j = 0; j < count; j++) panel[k * COLUMNS + j] = matrix[k * row + (first + j) * column];
-    }
+/* Panels of W^T and b, of a weight W (width, inputs), or of W where b is NULL */
+static void pack(Factor *factor, const float *weight, const float *bias, long width, long inputs) {
+    float *panel = factor->entries;
+    factor->depth = bias ? inputs : width, factor->columns = bias ? width : inputs;
+    if (bias) memcpy(factor->bias, bias, width * sizeof(float));
+    for (long first = 0; first < factor->columns; first += COLUMNS, panel += factor->panel)
+        for (long k = 0; k < factor->depth; k++)
+            for (long j = 0; j < least(COLUMNS, factor->columns - first); j++)
+                panel[k * COLUMNS + j] = bias ? weight[(first + j) * inputs + k] : weight[k * inputs + first + j];
 }
 
 /* `rows` x COLUMNS entries of a product: c = start + a b, or c += a b where start is NULL.
- * a's entry (i, k) is a[i * row + k * step]; b is a panel. */
-INLINE void tile(const int rows, long depth, const float *a, long row, long step, const float *b, const float *start, float *c,
-                 long c_row) {
+ * Entry (i, k) of a is a[i * row + k * step], and entry (k, j) of b is b[k * b_row + j]. */
+INLINE void tile(const int rows, long depth, const float *a, long row, long step, const float *b, long b_row,
+                 const float *start, float *c, long c_row) {
     vector left[ROWS], right[ROWS];
     for (int i = 0; i < rows; i++) {
         const float *from = start ? start : c + i * c_row;
-        left[i] = READ(from), right[i] = READ(from + LANES);
+        left[i] = AT(from), right[i] = AT(from + LANES);
     }
-    for (long k = 0; k < depth; k++, a += step, b += COLUMNS) {
-        vector b_left = READ(b), b_right = READ(b + LANES);
+    for (long k = 0; k < depth; k++, a += step, b += b_row) {
+        vector b_left = AT(b), b_right = AT(b + LANES);
         for (int i = 0; i < rows; i++) {
             vector factor = a[i * row] - (vector){};
             left[i] += factor * b_left, right[i] += factor * b_right;
@@ -164,17 +158,17 @@ INLINE void tile(const int rows, long depth, const float *a, long row, long step
 }
 
 /* A constant number of rows lets the compiler hold the sums in registers */
-#define CASE(n) case n: tile(n, depth, a + i * row, row, step, panel, start, c + i * c_row + j, c_row); break;
-enum { SET, ADD };
+#define CASE(n) case n: tile(n, b->depth, a + i * row, row, step, panel, b->row, start, c + i * c_row + j, c_row); break;
 
-/* c = bias + a b, or c += a b, in whole tiles. Each tile fetches its share of the next panel into the cache. */
-static void product(int mode, long rows, const float *a, long row, long step, const Panels *b, float *c, long c_row) {
+/* c = bias + a b, or c += a b if there is no bias, in whole tiles. Each tile fetches its share of the next panel into the cache. */
+static void product(long rows, const float *a, long row, long step, const Factor *b, float *c, long c_row) {
+    long share = (b->depth * ROWS + rows - 1) / rows;
     const float *panel = b->entries;
-    long depth = b->depth, share = up_to(depth * COLUMNS * ROWS / rows, 16);
-    for (long j = 0; j < b->columns; j += COLUMNS, panel += b->size) {
-        const float *start = mode == SET ? b->bias + j : NULL;
+    for (long j = 0; j < b->columns; j += COLUMNS, panel += b->panel) {
+        const float *start = b->bias ? b->bias + j : NULL;
         for (long i = 0; i < rows; i += ROWS) {
-            for (long n = 0; n < share; n += 16) __builtin_prefetch(panel + b->size + i / ROWS * share + n);
+            for (long k = i / ROWS * share; k < (i / ROWS + 1) * share; k++)
+                for (long n = 0; n < COLUMNS; n += 16) __builtin_prefetch(panel + b->panel + k * b->row + n);
             switch (least(rows - i, ROWS)) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(ROWS) }
         }
     }
@@ -182,51 +176,40 @@ static void product(int mode, long rows, const float *a, long row, long step, co
 
 INLINE void add_rows(const float *matrix, long rows, long columns, long row, float *sums) {
     for (long i = 0; i < rows; i++)
-        for (long j = 0; j < columns; j += LANES) AT(sums + j) += READ(matrix + i * row + j);
+        for (long j = 0; j < columns; j += LANES) AT(sums + j) += AT(matrix + i * row + j);
 }
 
 static Work make_work(const Stack *stack, int is_backward) {
     Work work = {.is_backward = is_backward};
     work.rows = take(&work, BLOCK * stack->line), work.next = take(&work, BLOCK * stack->line);
+    work.x = take(&work, BLOCK * stack->line);
     for (long l = 0; l < stack->num_layers; l++) work.weights[l] = make_panels(&work, stack->line, stack->line);
-    if (is_backward) work.x = make_panels(&work, BLOCK + 1, stack->line); /* + 1: no power of two, as for `line` */
     return work;
-}
-
-static void load_weights(const Stack *stack, Work *work, long instance) {
-    for (long l = 0; l < stack->num_layers; l++) {
-        const Layer *layer = stack->layers + l;
-        const float *weight = layer->weight + instance * layer->weight_step;
-        long inputs = layer->inputs, width = stack->width;
-        if (!work->is_backward) memcpy(work->weights[l].bias, layer->bias + instance * layer->bias_step, width * sizeof(float));
-        if (work->is_backward)
-            pack(work->weights + l, weight, width, inputs, inputs, 1);
-        else
-            pack(work->weights + l, weight, inputs, width, 1, inputs);
-    }
 }
 
 /* A row of z to n, in place or elsewhere; returns 1 / sqrt(var + 1e-5) */
 INLINE float normalise(const float *z, long width, float *normalised) {
     vector total = {}, squares = {};
-    for (long j = 0; j < width; j += LANES) total += READ(z + j);
+    for (long j = 0; j < width; j += LANES) total += AT(z + j);
     float mean = sum(total) / width;
-    for (long j = 0; j < width; j += LANES) squares += (READ(z + j) - mean) * (READ(z + j) - mean);
+    for (long j = 0; j < width; j += LANES) squares += (AT(z + j) - mean) * (AT(z + j) - mean);
     float inverse = 1 / sqrtf(sum(squares) / width + 1e-5f);
-    for (long j = 0; j < width; j += LANES) AT(normalised + j) = (READ(z + j) - mean) * inverse;
+    for (long j = 0; j < width; j += LANES) AT(normalised + j) = (AT(z + j) - mean) * inverse;
     return inverse;
 }
 
 /* scale n + shift, LANES entries from j on */
 INLINE vector scaled(const Layer *layer, vector n, long j) {
-    if (layer->scale) n = n * READ(layer->scale + j) + READ(layer->shift + j);
+    if (layer->scale) n = n * AT(layer->scale + j) + AT(layer->shift + j);
     return n;
 }
 
-/* y = relu(scale n + shift) */
-INLINE vector activation(const Layer *layer, const float *normalised, long j) {
-    vector y = scaled(layer, READ(normalised + j), j);
-    return where_positive(y, y);
+/* A row of y = relu(scale n + shift) */
+INLINE void activate(const Layer *layer, long width, const float *normalised, float *y) {
+    for (long j = 0; j < width; j += LANES) {
+        vector z = scaled(layer, AT(normalised + j), j);
+        AT(y + j) = where_positive(z, z);
+    }
 }
 
 /* dL/dy of a row to dL/dz, in place, with the gradients of scale and shift: with g = scale dL/dy where y > 0,
@@ -234,15 +217,15 @@ INLINE vector activation(const Layer *layer, const float *normalised, long j) {
 INLINE void denormalise(const Layer *layer, long width, const float *normalised, float inverse, float *gradient) {
     vector total = {}, along = {};
     for (long j = 0; j < width; j += LANES) {
-        vector n = READ(normalised + j), g = where_positive(scaled(layer, n, j), READ(gradient + j));
+        vector n = AT(normalised + j), g = where_positive(scaled(layer, n, j), AT(gradient + j));
         if (layer->scale_gradient) AT(layer->scale_gradient + j) += g * n, AT(layer->shift_gradient + j) += g;
-        if (layer->scale) g *= READ(layer->scale + j);
+        if (layer->scale) g *= AT(layer->scale + j);
         total += g, along += g * n;
         AT(gradient + j) = g;
     }
     float mean = sum(total) / width, slope = sum(along) / width;
     for (long j = 0; j < width; j += LANES)
-        AT(gradient + j) = (READ(gradient + j) - mean - READ(normalised + j) * slope) * inverse;
+        AT(gradient + j) = (AT(gradient + j) - mean - AT(normalised + j) * slope) * inverse;
 }
 
 /* x (count, inputs) to y (count, width), `y_row` apart. place: of the first row among all that are kept */
@@ -250,24 +233,15 @@ static void forward_rows(const Stack *stack, Work *work, long count, long place,
     long width = stack->width, line = stack->line;
     for (long l = 0; l < stack->num_layers; l++) {
         const Layer *layer = stack->layers + l;
-        product(SET, count, l ? work->rows : x, l ? line : layer->inputs, 1, work->weights + l, work->next, line);
+        product(count, l ? work->rows : x, l ? line : layer->inputs, 1, work->weights + l, work->next, line);
         for (long i = 0; i < count; i++) {
             float *z = work->next + i * line, *normalised = layer->normalised ? layer->normalised + (place + i) * width : z;
             float inverse = normalise(z, width, normalised);
             float *to = l == stack->num_layers - 1 ? y + i * y_row : work->rows + i * line;
             if (layer->normalised) layer->inverse[place + i] = inverse;
-            for (long j = 0; j < width; j += LANES) AT(to + j) = activation(layer, normalised, j);
+            activate(layer, width, normalised, to);
         }
     }
-}
-
-/* y of a layer, recomputed from n, as panels */
-static void pack_activations(const Stack *stack, Work *work, long l, long count, long place) {
-    const Layer *layer = stack->layers + l;
-    work->x.depth = count, work->x.columns = stack->width;
-    for (long i = 0; i < count; i++)
-        for (long j = 0; j < stack->width; j += LANES)
-            AT(entry(&work->x, i, j)) = activation(layer, layer->normalised + (place + i) * stack->width, j);
 }
 
 /* dL/dy in work->rows to dL/dx, in its place, if wanted: dL/dW += (dL/dz)^T x, dL/db += sum of dL/dz, dL/dx = dL/dz W */
@@ -279,24 +253,30 @@ static void backward_rows(const Stack *stack, Work *work, long instance, long co
             denormalise(layer, width, layer->normalised + (place + i) * width, layer->inverse[place + i], work->rows + i * line);
         if (layer->weight_gradient) {
             add_rows(work->rows, count, width, line, layer->bias_gradient + instance * width);
-            if (l)
-                pack_activations(stack, work, l - 1, count, place);
-            else
-                pack(&work->x, x, count, layer->inputs, layer->inputs, 1);
-            product(ADD, width, work->rows, 1, line, &work->x, layer->weight_gradient + instance * width * line, line);
+            for (long i = 0; i < count; i++)
+                if (l)
+                    activate(layer - 1, width, layer[-1].normalised + (place + i) * width, work->x + i * line);
+                else
+                    memcpy(work->x + i * line, x + i * layer->inputs, layer->inputs * sizeof(float));
+            Factor rows_of_x = {NULL, work->x, count, layer->inputs, COLUMNS, line};
+            product(width, work->rows, 1, line, &rows_of_x, layer->weight_gradient + instance * width * line, line);
         }
         if (l || wants_x) {
-            product(SET, count, work->rows, line, 1, work->weights + l, work->next, line);
+            product(count, work->rows, line, 1, work->weights + l, work->next, line);
             float *swapped = work->rows;
             work->rows = work->next, work->next = swapped;
         }
     }
 }
 
-/* Rows of the block at `place`, all of one instance, whose weights are loaded. Blocks of an instance are about equal. */
+/* Rows of the block at `place`, all of one instance, in blocks about equal. The first block loads the instance's weights */
 static long start_block(const Stack *stack, Work *work, long rows, long place) {
     long blocks = (rows + BLOCK - 1) / BLOCK, block = up_to((rows + blocks - 1) / blocks, ROWS);
-    if (place % rows == 0) load_weights(stack, work, place / rows);
+    for (long l = 0; l < stack->num_layers && place % rows == 0; l++) {
+        const Layer *layer = stack->layers + l;
+        const float *bias = work->is_backward ? NULL : layer->bias + place / rows * layer->bias_step;
+        pack(work->weights + l, layer->weight + place / rows * layer->weight_step, bias, stack->width, layer->inputs);
+    }
     return least(block, rows - place % rows);
 }
 
@@ -332,20 +312,21 @@ static void inputs_at(const Stack *stack, const float *origin, const float *dire
         float sine = stack->octaves ? sinf(stack->frequency * p) : 0, cosine = stack->octaves ? cosf(stack->frequency * p) : 0;
         for (long k = 0; k < stack->octaves; k++) {
             to[3 + 6 * k] = sine, to[6 + 6 * k] = cosine;
-            float twice = 2 * sine * cosine;
-            cosine = 1 - 2 * sine * sine, sine = twice;
+            cosine = 1 - 2 * sine * sine, sine *= 2 * to[6 + 6 * k];
         }
     }
 }
 
-/* dL/dp of coordinate `axis` of a point from dL/dx of its encoding x */
-static float on_coordinate(const Stack *stack, long axis, const float *x, const float *on_x) {
-    float total = on_x[axis], frequency = stack->frequency;
-    for (long k = 0; k < stack->octaves; k++, frequency *= 2) {
-        long sine = 3 + 6 * k + axis, cosine = sine + 3;
-        total += frequency * (x[cosine] * on_x[sine] - x[sine] * on_x[cosine]);
+/* Adds dL/dp direction to dL/dd, with dL/dp of a point from dL/dx of its encoding x, `line` apart */
+static void inputs_backward(const Stack *stack, const float *direction, long count, const float *x, const float *on_x,
+                            float *on_distance) {
+    for (long i = 0; i < 3 * count; i++) {
+        const float *at = x + i / 3 * stack->layers->inputs + i % 3, *on = on_x + i / 3 * stack->line + i % 3;
+        float on_point = *on, frequency = stack->frequency;
+        for (long k = 0; k < stack->octaves; k++, frequency *= 2)
+            on_point += frequency * (at[6 + 6 * k] * on[3 + 6 * k] - at[3 + 6 * k] * on[6 + 6 * k]);
+        on_distance[i / 3] += on_point * direction[i];
     }
-    return total;
 }
 
 /* One step: a in `gates` to i, f, g, o; c and d from before the step to after it; s, `line` apart. before: NULL for c = 0 */
@@ -355,12 +336,12 @@ static void step_forward(const Marcher *marcher, long count, float *gates, const
     for (long i = 0; i < count; i++, gates += 4 * hidden, cell += hidden, state += line) {
         vector length = {};
         for (long j = 0; j < hidden; j += LANES) {
-            vector in = sigmoid(READ(gates + j)), forget = sigmoid(READ(gates + hidden + j));
-            vector new = hyperbolic_tangent(READ(gates + 2 * hidden + j)), out = sigmoid(READ(gates + 3 * hidden + j));
-            vector c = (before ? READ(before + i * hidden + j) : (vector){}) * forget + in * new, s = out * hyperbolic_tangent(c);
+            vector in = sigmoid(AT(gates + j)), forget = sigmoid(AT(gates + hidden + j));
+            vector new = hyperbolic_tangent(AT(gates + 2 * hidden + j)), out = sigmoid(AT(gates + 3 * hidden + j));
+            vector c = (before ? AT(before + i * hidden + j) : (vector){}) * forget + in * new, s = out * hyperbolic_tangent(c);
             AT(gates + j) = in, AT(gates + hidden + j) = forget, AT(gates + 2 * hidden + j) = new, AT(gates + 3 * hidden + j) = out;
             AT(cell + j) = c, AT(state + j) = s;
-            length += s * READ(marcher->out_weight + j);
+            length += s * AT(marcher->out_weight + j);
         }
         distance[i] = from[i] + sum(length) + *marcher->out_bias;
     }
@@ -375,13 +356,13 @@ static void step_backward(const Marcher *marcher, long count, long place, long b
     for (long i = 0; i < count; i++, on_state += hidden, on_cell += hidden, on_gates += 4 * hidden) {
         const float *gates = marcher->gates + (place + i) * 4 * hidden, *cell = marcher->cell + (place + i) * hidden;
         for (long j = 0; j < hidden; j += LANES) {
-            vector in = READ(gates + j), forget = READ(gates + hidden + j);
-            vector new = READ(gates + 2 * hidden + j), out = READ(gates + 3 * hidden + j);
-            vector c = before < 0 ? (vector){} : READ(marcher->cell + (before + i) * hidden + j);
-            vector squashed = hyperbolic_tangent(READ(cell + j)); /* tanh c */
-            vector on_s = READ(on_state + j) + on_distance[i] * READ(marcher->out_weight + j);
+            vector in = AT(gates + j), forget = AT(gates + hidden + j);
+            vector new = AT(gates + 2 * hidden + j), out = AT(gates + 3 * hidden + j);
+            vector c = before < 0 ? (vector){} : AT(marcher->cell + (before + i) * hidden + j);
+            vector squashed = hyperbolic_tangent(AT(cell + j)); /* tanh c */
+            vector on_s = AT(on_state + j) + on_distance[i] * AT(marcher->out_weight + j);
             on_s = clamped(on_s, -marcher->limit, marcher->limit);
-            vector on_c = READ(on_cell + j) + on_s * out * (1 - squashed * squashed);
+            vector on_c = AT(on_cell + j) + on_s * out * (1 - squashed * squashed);
             AT(on_gates + j) = on_c * new * in * (1 - in);
             AT(on_gates + hidden + j) = on_c * c * forget * (1 - forget);
             AT(on_gates + 2 * hidden + j) = on_c * in * (1 - new * new);
@@ -397,19 +378,18 @@ static void step_backward(const Marcher *marcher, long count, long place, long b
 /* dL/dW and dL/db of the gates from dL/da: the sums of (dL/da)^T [layers(x), s] and of dL/da */
 static void gates_backward(const Stack *stack, const Marcher *marcher, Work *work, long count, long place, long before,
                            const float *on_gates) {
-    long hidden = marcher->hidden;
-    add_rows(on_gates, count, 4 * hidden, 4 * hidden, marcher->bias_gradient);
-    pack_activations(stack, work, stack->num_layers - 1, count, place);
-    work->x.columns = stack->width + hidden;
+    long hidden = marcher->hidden, width = stack->width, line = stack->line;
+    const Layer *last = stack->layers + stack->num_layers - 1;
     for (long i = 0; i < count; i++) {
-        const float *out = marcher->gates + (before + i) * 4 * hidden + 3 * hidden, *cell = marcher->cell + (before + i) * hidden;
-        for (long j = 0; j < hidden; j += LANES) { /* s before the step */
-            vector s = {};
-            if (before >= 0) s = READ(out + j) * hyperbolic_tangent(READ(cell + j));
-            AT(entry(&work->x, i, stack->width + j)) = s;
-        }
+        float *x = work->x + i * line, *state = x + width; /* s before the step */
+        activate(last, width, last->normalised + (place + i) * width, x);
+        const float *out = marcher->gates + (4 * (before + i) + 3) * hidden, *cell = marcher->cell + (before + i) * hidden;
+        for (long j = 0; j < hidden; j += LANES)
+            AT(state + j) = before < 0 ? (vector){} : (vector)(AT(out + j) * hyperbolic_tangent(AT(cell + j)));
     }
-    product(ADD, 4 * hidden, on_gates, 1, 4 * hidden, &work->x, marcher->weight_gradient, stack->line);
+    Factor rows_of_x = {NULL, work->x, count, width + hidden, COLUMNS, line};
+    add_rows(on_gates, count, 4 * hidden, 4 * hidden, marcher->bias_gradient);
+    product(4 * hidden, on_gates, 1, 4 * hidden, &rows_of_x, marcher->weight_gradient, line);
 }
 
 /* March rays (instances, rows) with origin and direction (instances, rows, 3) from the distances `start`:
@@ -419,12 +399,11 @@ int march_forward(const Stack *stack, const Marcher *marcher, long instances, lo
     long hidden = marcher->hidden, width = stack->width, line = stack->line;
     long all = instances * rows, is_kept = marcher->gates != NULL;
     Work work = make_work(stack, 0);
-    Panels weight = make_panels(&work, width + hidden, 4 * hidden);
-    float *x = take(&work, BLOCK * stack->layers->inputs), *gates = take(&work, BLOCK * 4 * hidden), *cell = take(&work, BLOCK * hidden);
+    Factor weight = make_panels(&work, width + hidden, 4 * hidden);
+    float *gates = is_kept ? marcher->gates : take(&work, BLOCK * 4 * hidden);
+    float *cell = is_kept ? marcher->cell : take(&work, BLOCK * hidden);
     if (work.is_short) return give_back(&work);
-    if (is_kept) gates = marcher->gates, cell = marcher->cell;
-    pack(&weight, marcher->weight, width + hidden, 4 * hidden, 1, width + hidden);
-    memcpy(weight.bias, marcher->bias, 4 * hidden * sizeof(float));
+    pack(&weight, marcher->weight, marcher->bias, 4 * hidden, width + hidden);
     float *state = work.rows + width; /* beside the features, so that one product reads both */
     for (long ray = 0, count; ray < all; ray += count) {
         count = start_block(stack, &work, rows, ray);
@@ -432,9 +411,9 @@ int march_forward(const Stack *stack, const Marcher *marcher, long instances, lo
         for (long s = 0; s < marcher->steps; s++) {
             long step = s * all + ray, place = is_kept ? step : 0, before = is_kept ? step - all : 0;
             const float *from = s ? distance + step - all : start + ray;
-            inputs_at(stack, origin + 3 * ray, direction + 3 * ray, from, count, x);
-            forward_rows(stack, &work, count, step, x, work.rows, line);
-            product(SET, count, work.rows, line, 1, &weight, gates + place * 4 * hidden, 4 * hidden);
+            inputs_at(stack, origin + 3 * ray, direction + 3 * ray, from, count, work.x);
+            forward_rows(stack, &work, count, step, work.x, work.rows, line);
+            product(count, work.rows, line, 1, &weight, gates + place * 4 * hidden, 4 * hidden);
             step_forward(marcher, count, gates + place * 4 * hidden, s ? cell + before * hidden : NULL, cell + place * hidden,
                          state, line, from, distance + step);
         }
@@ -447,11 +426,11 @@ int march_backward(const Stack *stack, const Marcher *marcher, long instances, l
                    const float *direction, const float *start, const float *distance, const float *distance_gradient) {
     long hidden = marcher->hidden, width = stack->width, line = stack->line, all = instances * rows;
     Work work = make_work(stack, 1);
-    Panels weight = make_panels(&work, 4 * hidden, width + hidden);
+    Factor weight = make_panels(&work, 4 * hidden, width + hidden);
     float *x = take(&work, BLOCK * stack->layers->inputs), *on_gates = take(&work, BLOCK * 4 * hidden);
     float *on_distance = take(&work, BLOCK * (1 + 2 * hidden)), *on_state = on_distance + BLOCK, *on_cell = on_state + BLOCK * hidden;
     if (work.is_short) return give_back(&work);
-    pack(&weight, marcher->weight, 4 * hidden, width + hidden, width + hidden, 1);
+    pack(&weight, marcher->weight, NULL, 4 * hidden, width + hidden);
     for (long ray = 0, count; ray < all; ray += count) {
         count = start_block(stack, &work, rows, ray);
         memset(on_distance, 0, BLOCK * (1 + 2 * hidden) * sizeof(float));
@@ -460,14 +439,11 @@ int march_backward(const Stack *stack, const Marcher *marcher, long instances, l
             for (long i = 0; i < count; i++) on_distance[i] += distance_gradient[place + i];
             step_backward(marcher, count, place, before, on_distance, on_state, on_cell, on_gates);
             if (marcher->weight_gradient) gates_backward(stack, marcher, &work, count, place, before, on_gates);
-            product(SET, count, on_gates, 4 * hidden, 1, &weight, work.rows, line);
+            product(count, on_gates, 4 * hidden, 1, &weight, work.rows, line);
             for (long i = 0; i < count; i++) memcpy(on_state + i * hidden, work.rows + i * line + width, hidden * sizeof(float));
             inputs_at(stack, origin + 3 * ray, direction + 3 * ray, s ? distance + before : start + ray, count, x);
             backward_rows(stack, &work, ray / rows, count, place, x, 1);
-            for (long i = 0; i < 3 * count; i++) {
-                float on_point = on_coordinate(stack, i % 3, x + i / 3 * stack->layers->inputs, work.rows + i / 3 * line);
-                on_distance[i / 3] += on_point * direction[3 * ray + i];
-            }
+            inputs_backward(stack, direction + 3 * ray, count, x, work.rows, on_distance);
         }
     }
     return give_back(&work);
