@@ -46,18 +46,12 @@ class Phi:
         """Phi with one instance per view: view i shows instance_of[i]. (B,) ascending, every instance occurs."""
         if len(self) in (1, len(instance_of)):
             return self
-        return self.with_layers(
-            [(select_rows(weight, instance_of), select_rows(bias, instance_of)) for weight, bias in self.layers]
-        )
+        # index_select sums gradients in the order of the views; with `[]` the order would vary
+        return self.with_layers([[tensor.index_select(0, instance_of) for tensor in layer] for layer in self.layers])
 
     def with_layers(self, layers):
         """Phi with other layers and the same encoding."""
         return Phi(layers, self.encoding)
-
-
-def select_rows(table, places):
-    """table[places], (B, ...). Gradients are summed in the order of the places; with `[]` the order would vary."""
-    return table.index_select(0, places)
 
 
 class HyperLinear(nn.Module):

@@ -53,20 +53,9 @@ class SRN(nn.Module):
         positional_encoding=0,
         scene_radius=1.0,
     ):
+        arguments = dict(locals())
         super().__init__()
-        self.sizes = dict(
-            num_instances=num_instances,
-            latent_dim=latent_dim,
-            hidden_features=hidden_features,
-            tracing_steps=tracing_steps,
-            rgb_channels=rgb_channels,
-            num_classes=num_classes,
-            fit_single_srn=fit_single_srn,
-            has_params=has_params,
-            use_unet_renderer=use_unet_renderer,
-            positional_encoding=positional_encoding,
-            scene_radius=scene_radius,
-        )
+        self.sizes = {name: size for name, size in arguments.items() if name not in ("self", "__class__")}
         encoding = Encoding(positional_encoding, scene_radius)
         self.frozen = False
         self.latent_codes = self.hyper_phi = self.phi = self.class_generator = None
@@ -105,7 +94,7 @@ class SRN(nn.Module):
                 z = self.latent_codes(batch["instance_idx"])
                 return z, self.hyper_phi(z)
             codes = self.latent_codes(batch["instances"])
-            z = hyperlayers.select_rows(codes, batch["instance_of"])
+            z = codes.index_select(0, batch["instance_of"])  # not `[]`, see Phi.of_views
             return z, self.hyper_phi(codes).of_views(batch["instance_of"])
 
     def surface(self, batch, scene=None, with_layers=False):
