@@ -238,8 +238,6 @@ class CodeFits:
 
     def share(self):
         """Give every process the state of all instances, each of which one process has fitted."""
-        if distributed.world_size() == 1:
-            return
         is_own = self.is_own.repeat_interleave(self.num_starts)
         for name, tensor in self.state.items():
             own = torch.where(is_own.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0)

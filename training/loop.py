@@ -38,7 +38,8 @@ def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, see
 
         terms = objective(batch)
         total = sum(terms.values())
-        terms = summed_over_processes(terms)
+        summed = distributed.sum_over_processes(torch.stack([term.detach() for term in terms.values()]))
+        terms = dict(zip(terms, summed))
         finite.look(step, terms)
 
         for optimizer in optimizers:
@@ -56,12 +57,6 @@ def seed_step(seed, step):
     """Seed PyTorch's random numbers for one step of this process."""
     (state,) = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
     torch.manual_seed(int(state) + distributed.rank())
-
-
-def summed_over_processes(terms):
-    """The loss terms, a dict of (), summed over all processes and without their graph."""
-    values = torch.stack([term.detach() for term in terms.values()])
-    return dict(zip(terms, distributed.sum_over_processes(values)))
 
 
 def num_rays_of(batch):
