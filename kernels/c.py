@@ -9,7 +9,6 @@ from torch.autograd.function import once_differentiable
 from kernels.encoding import Encoding
 
 SOURCE = Path(__file__).with_name("kernels.c")
-NO_ENCODING = Encoding()
 WIDTHS = 16  # every width is a multiple of it
 MAX_LAYERS = 16  # as in kernels.c
 COLUMNS = 32  # of the widest tile that kernels.c writes
@@ -130,7 +129,7 @@ class _Stack(ctypes.Structure):
 
     KINDS = ("weight", "bias", "scale", "shift")
 
-    def __init__(self, inputs, tensors, num_layers, num_beside=0, encoding=NO_ENCODING):
+    def __init__(self, inputs, tensors, num_layers, num_beside=0, encoding=Encoding()):
         self.tensors = [_rows_in_order(tensor) for tensor in tensors]
         self.each = (_Layer * num_layers)()
         width = tensors[0].shape[-2]
