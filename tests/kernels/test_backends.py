@@ -287,13 +287,15 @@ def test_it_is_compiled_once_for_a_source_flags_and_compiler(own_cache, monkeypa
 
 @needs_compiler
 @pytest.mark.parametrize("suffix", [".so", ".sha256"])
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.unlink()])
-def test_a_damaged_library_is_compiled_again(suffix, damage, own_cache, monkeypatch):
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_damaged_library_is_compiled_again(suffix, is_cut, own_cache, monkeypatch):
     monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-O0"])
     backends.select("c")
     before = {path: path.read_bytes() for path in own_cache.iterdir()}
     (damaged,) = own_cache.glob(f"*{suffix}")
-    damage(damaged)
+    damaged.unlink()  # a new file is damaged: this process has loaded the old one, and would crash at its end
+    if is_cut:
+        damaged.write_bytes(before[damaged][:-1])
     backends.select("c")
     assert {path: path.read_bytes() for path in own_cache.iterdir()} == before
 
