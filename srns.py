@@ -53,7 +53,7 @@ class SRN(nn.Module):
         positional_encoding=0,
         scene_radius=1.0,
     ):
-        arguments = dict(locals())
+        arguments = dict(locals())  # before other names exist
         super().__init__()
         self.sizes = {name: size for name, size in arguments.items() if name not in ("self", "__class__")}
         encoding = Encoding(positional_encoding, scene_radius)
