@@ -5,7 +5,7 @@ The order and the draws depend on the seed and the step alone, so a resumed run 
 
 import multiprocessing
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
 import numpy as np
@@ -126,14 +126,15 @@ def ordered_batches(dataset, batch_size, num_workers=0):
 
 def prefetched(batches, depth=2):
     """The same batches; a thread prepares the next `depth` while one is in use. Its errors are raised here."""
-    iterator, end, pool = iter(batches), object(), ThreadPoolExecutor(1)
+    # not a ThreadPoolExecutor: a process that one of its threads forks, such as a DataLoader's worker, ends with an error
+    iterator, end, pool = iter(batches), object(), ThreadPool(1)
     try:
-        waiting = deque(pool.submit(next, iterator, end) for _ in range(depth))
-        while (batch := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, iterator, end))
+        waiting = deque(pool.apply_async(next, (iterator, end)) for _ in range(depth))
+        while (batch := waiting.popleft().get()) is not end:
+            waiting.append(pool.apply_async(next, (iterator, end)))
             yield batch
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.terminate()
 
 
 def _workers(num_workers):

@@ -1,4 +1,5 @@
 import math
+import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -125,6 +126,19 @@ def test_batches_come_in_order_and_errors_come_through():
             got.append(batch)
     assert got == [0, 1, 2, 3, 4]
     assert list(dataio.prefetched(range(20), depth=1)) == list(range(20))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+def test_processes_that_the_thread_starts_end_without_an_error():
+    """Such as a DataLoader's workers: it stops the run where it sees that one of them ended with an error."""
+
+    def batches():
+        worker = multiprocessing.get_context("fork").Process(target=int)
+        worker.start()
+        worker.join()
+        yield worker.exitcode
+
+    assert list(dataio.prefetched(batches())) == [0]
 
 
 def test_stopping_early_ends_the_thread_that_reads_ahead():
