@@ -1,5 +1,7 @@
 """Fixtures shared by the tests."""
 
+from pathlib import Path
+
 import deviations
 import pytest
 import scenes
@@ -10,6 +12,29 @@ import util
 from kernels import backends
 
 torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose much when other programs run
+
+
+SLOW = (  # modules and folders of which `make quick` runs nothing, beside the tests marked one by one
+    "bench",
+    "meshes/test_colour_transfer.py",
+    "test_interpolate.py",
+    "test_make_dataset.py",
+    "test_parity.py",
+    "test_test.py",
+    "test_train.py",
+    "training/test_code_fitting.py",
+    "training/test_code_solver.py",
+    "training/test_logistic_regression.py",
+    "training/test_objectives.py",
+    "training/test_stages.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(folder).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
