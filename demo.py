@@ -1,7 +1,8 @@
 """Run the whole system: make data, run the stage scripts in order, print seconds and scores.
 
-`make demo` calls it; `make demo DATA=furniture` with --data furniture. It writes to data/demo and logs/demo, or to
-data/demo_furniture and logs/demo_furniture.
+`make demo` calls it; `make demo DATA=furniture` with --data furniture. The environment variable CONFIG chooses the options of
+the stages: demo, or published_demo for the published way. It writes to data/demo and logs/<config>, or to data/demo_furniture
+and logs/<config>.
 """
 
 import argparse
@@ -13,27 +14,31 @@ import time
 from pathlib import Path
 
 import util
+from options import at_least
 
 ROOT = Path(__file__).resolve().parent
-SCRIPTS = (  # stage, script
-    ("1 pretrain", "training_scripts/vanilla_srn.sh"),
-    ("2 segment", "seg_scripts/linear_update.sh"),
-    ("3 fit codes", "test_scripts/single_shot.sh"),
-    ("4 training chairs", "result_scripts/train_val.sh"),
-    ("4 single shot", "result_scripts/single_shot.sh"),
-)
+SCRIPTS = {  # stage: script
+    "1 pretrain": "training_scripts/vanilla_srn.sh",
+    "2 segment": "seg_scripts/linear_update.sh",
+    "3 fit codes": "test_scripts/single_shot.sh",
+    "4 training objects": "result_scripts/train_val.sh",
+    "4 single shot": "result_scripts/single_shot.sh",
+}
 MAKE_DATA = {  # 108 test views: of the 70 that test_configs/demo*.yml spreads over them, 64, 65 and 104 are input views
     "procedural": "procedural --instances 32 --views 30 --val_instances 2 --test_instances 8",
     "furniture": "furniture --views 50 --variants 1",
 }
-FOR_BOTH = "--obj_name Chair --train_val_views 6 --test_views 108 --sidelength 64"
+FOR_BOTH = "--train_val_views 6 --test_views 108 --sidelength 64"
+CONFIGS = {"procedural": ("demo", "published_demo"), "furniture": ("demo_furniture",)}  # the first one is the default
 
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", choices=sorted(MAKE_DATA), default="procedural", help="chairs of random parameters, or real ones"
-    )
+    add = parser.add_argument
+    add("--data", choices=sorted(MAKE_DATA), default="procedural", help="objects of random parameters, or real ones")
+    add("--obj_name", choices=("Chair", "Table"), default="Chair", help="class of the procedural objects")
+    add("--seed", type=at_least(0), default=0, help="of the objects, of training and of the choice of rays")
+    add("--folder", type=Path, help="write to data/ and logs/ in this folder")
     return parser
 
 
@@ -47,9 +52,9 @@ def run_step(command, environment):
 
 
 def scores_of(folder):
-    """{"psnr", "ssim", "miou"} from the results.json of a run."""
+    """{"psnr", "ssim", "miou", "part_iou": {class: IoU}} from the results.json of a run."""
     results = json.loads((folder / "results.json").read_text())
-    return {name: results[name] for name in ("psnr", "ssim", "miou")}
+    return {name: results[name] for name in ("psnr", "ssim", "miou", "part_iou")}
 
 
 def print_table(stages, scores):
@@ -61,30 +66,58 @@ def print_table(stages, scores):
     print(f"{'all':24}{sum(stages.values()):9.0f}")
 
 
-@util.command
-def main(argv=None):
-    options = build_parser().parse_args(argv)
-    name = {"procedural": "demo", "furniture": "demo_furniture"}[options.data]
-    data, logs = ROOT / "data" / name, ROOT / "logs" / name
-    environment = {"OBJ": "Chair", "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable, "CONFIG": name}
-    environment = os.environ | environment
-    stages = {}
-    if not (data / "Chair").exists():
-        maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data].split(), *FOR_BOTH.split(), "--out", str(data)]
-        stages["0 make data"] = run_step(maker, environment)
-    for stage, script in SCRIPTS:
-        stages[stage] = run_step([f"./{script}"], environment)
+def config_for(data):
+    """The value of CONFIG, or the default. Raises util.InputError if it is not for these data."""
+    config = os.environ.get("CONFIG") or CONFIGS[data][0]
+    if config not in CONFIGS[data]:
+        expected = " or ".join(CONFIGS[data])
+        raise util.InputError(f"CONFIG={config}: expected {expected} with --data {data}; unset CONFIG for the default")
+    return config
 
-    runs = logs / "Chair"
+
+def run(options, more=None):
+    """Run all stages, print the table and write summary.json.
+
+    options: of `build_parser`
+    more:    {stage: list of further options of its script}
+    returns  what summary.json holds: seconds, stages, train_val and single_shot, see `scores_of`
+    """
+    name = options.obj_name
+    if options.data == "furniture" and name != "Chair":
+        raise util.InputError(f"--obj_name {name}: the furniture of the demo is chairs; leave it out, or --data furniture")
+    config = config_for(options.data)
+    if options.folder:
+        data, logs = options.folder.resolve() / "data", options.folder.resolve() / "logs"
+    else:
+        data, logs = ROOT / "data" / CONFIGS[options.data][0], ROOT / "logs" / config
+    environment = {"OBJ": name, "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable, "CONFIG": config}
+    environment = os.environ | environment
+    seed = ["--seed", str(options.seed)]
+    stages = {}
+    if not (data / name).exists():
+        maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data].split(), *FOR_BOTH.split(), *seed]
+        stages["0 make data"] = run_step([*maker, "--obj_name", name, "--out", str(data)], environment)
+    for stage, script in SCRIPTS.items():
+        is_training = not stage.startswith("4")
+        command = [f"./{script}", *(seed if is_training else []), *(more or {}).get(stage, [])]
+        stages[stage] = run_step(command, environment)
+
+    runs = logs / name
     train_val, single_shot = scores_of(runs / "train_val_results"), scores_of(runs / "single_shot_results")
-    print_table(stages, {"4 training chairs": train_val, "4 single shot": single_shot})
+    print_table(stages, {"4 training objects": train_val, "4 single shot": single_shot})
     summary = {"seconds": sum(stages.values()), "stages": stages, "train_val": train_val, "single_shot": single_shot}
     with util.replacing(logs / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"\nscores:         {logs / 'summary.json'}")
-    print(f"unseen chairs:  {runs / 'single_shot_results' / 'contact_sheet.png'}")
-    print(f"training ones:  {runs / 'train_val_results' / 'contact_sheet.png'}")
-    print("next:           source .venv/bin/activate; tensorboard --logdir logs; `make help` lists the other targets")
+    print(f"\nscores:          {logs / 'summary.json'}")
+    print(f"unseen objects:  {runs / 'single_shot_results' / 'contact_sheet.png'}")
+    print(f"training ones:   {runs / 'train_val_results' / 'contact_sheet.png'}")
+    print("next:            source .venv/bin/activate; tensorboard --logdir logs; `make help` lists the other targets")
+    return summary
+
+
+@util.command
+def main(argv=None):
+    run(build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

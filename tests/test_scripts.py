@@ -57,6 +57,7 @@ SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG 
 EXPERIMENTS = [
     (script, stage, {"OBJ": obj, "CONFIG": config}) for script, stage in CLASSES.items() for obj, config in SEMANTIC
 ] + SRN_2019
+EXPERIMENTS += [(script, CLASSES[script], {"CONFIG": "published_demo"}) for script in demo.SCRIPTS.values()]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_the_demos_chairs_have_the_views_that_every_script_of_the_semantic_paper
     recorder, tmp_path, monkeypatch, kind, config
 ):
     monkeypatch.chdir(ROOT)
-    made = [*demo.MAKE_DATA[kind].split(), *demo.FOR_BOTH.split(), "--out", str(tmp_path)]
+    made = [*demo.MAKE_DATA[kind].split(), *demo.FOR_BOTH.split(), "--obj_name", "Chair", "--out", str(tmp_path)]
     num_views = make_dataset.build_parser().parse_args(made).test_views
     tested = test.read_options(called(recorder, "result_scripts/two_shot.sh", tmp_path, CONFIG=config)[1:])
     rendered = dataio.choose_views(num_views, tested.max_num_observations)
