@@ -44,6 +44,12 @@ class Instance:
         """Path of the file of the view with this index, a str. kind: "rgb", "seg", "pose" or "params"."""
         return f"{self.folder}/{kind}/{self.views[view]}{split_index.FILES[kind][1]}"
 
+    def with_views(self, chosen):
+        """The same instance with some of its views, by their indices."""
+        params = None if self.params is None else self.params[chosen]
+        views = tuple(self.views[view] for view in chosen)
+        return dataclasses.replace(self, views=views, poses=self.poses[chosen], params=params)
+
 
 def find_class_list(data_root, obj_name):
     """Path of `<obj_name>-level-1.txt` beside the split folder."""
@@ -72,7 +78,9 @@ def instance_folders(root, max_num_instances=ALL, specific_ins=()):
     if specific_ins:
         missing = sorted(set(specific_ins) - {folder.name for folder in folders})
         if missing:
-            raise util.InputError(f"--specific_ins: {root} has no instance named {', '.join(missing)}")
+            raise util.InputError(
+                f"{root}: has no instance named {', '.join(missing)}; correct --specific_ins or --label_selection"
+            )
         folders = [folder for folder in folders if folder.name in set(specific_ins)]
     return folders if max_num_instances == ALL else folders[:max_num_instances]
 
@@ -85,8 +93,8 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
     if specific_observation_idcs:
         wrong = [i for i in specific_observation_idcs if not 0 <= i < num_views]
         if wrong:
-            found = f"{where} has {num_views} views, 0 to {num_views - 1}"
-            raise util.InputError(f"--specific_observation_idcs: {found}; there is no {wrong[0]}")
+            found = f"has {num_views} views, 0 to {num_views - 1}; there is no {wrong[0]}"
+            raise util.InputError(f"{where}: {found}; correct --specific_observation_idcs or --label_selection")
         return list(dict.fromkeys(specific_observation_idcs))
     if max_num_observations == ALL or max_num_observations >= num_views:
         return list(range(num_views))
@@ -94,18 +102,30 @@ def choose_views(num_views, max_num_observations=ALL, specific_observation_idcs=
 
 
 def index_split(
-    root, max_num_instances=ALL, specific_ins=(), with_labels=False, with_rgb=True, with_params=False, cached=True, **views
+    root,
+    max_num_instances=ALL,
+    specific_ins=(),
+    with_labels=False,
+    with_rgb=True,
+    with_params=False,
+    cached=True,
+    views_of=None,
+    **views,
 ):
     """The instances of a split, or the chosen ones: each view has all its files, the poses of the chosen views are read.
 
     The views are the files of rgb/, or those of seg/ without images. Files that are not indexed need not exist. `views`
-    are options of `choose_views`. The result is stored in an index beside the split, so that only changed files are read
-    again: see split_index. Without `cached`, everything is read, and nothing is stored.
+    are options of `choose_views`; `views_of`, {instance: indices of its views}, replaces them and specific_ins. The result
+    is stored in an index beside the split, so that only changed files are read again: see split_index. Without `cached`,
+    everything is read, and nothing is stored.
     """
 
     def choose(num_views, folder):
-        return choose_views(num_views, where=folder, **views)
+        which = {"specific_observation_idcs": views_of[folder.name]} if views_of else views
+        return choose_views(num_views, where=folder, **which)
 
+    if views_of:
+        max_num_instances, specific_ins = ALL, list(views_of)
     folders = instance_folders(root, max_num_instances, specific_ins)
     wanted = {"rgb": with_rgb, "seg": with_labels, "pose": True, "params": with_params}
     kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = {"tests", "bench", "docs"}
-PROGRAMS = {"train", "test", "interpolate", "make_dataset", "check_dataset", "convert_checkpoint", "compare_results", "demo"}
+PROGRAMS = {
+    *("train", "test", "interpolate", "suggest_labels", "make_dataset", "check_dataset", "convert_checkpoint"),
+    *("compare_results", "demo"),
+}
 SHARED_PACKAGE = "datasets"  # its sub-packages are packages of their own
 
 

@@ -102,7 +102,7 @@ def test_a_view_that_is_named_twice_is_used_once():
 
 @pytest.mark.parametrize("index", [5, -1])
 def test_a_view_that_does_not_exist_is_named(split, index):
-    with pytest.raises(util.InputError, match=rf"ball_a has 5 views.* no {index}"):
+    with pytest.raises(util.InputError, match=rf"ball_a: has 5 views.* no {index}"):
         dataio.index_split(split, specific_observation_idcs=[0, index])
 
 

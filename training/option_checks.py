@@ -43,7 +43,7 @@ def fault_of_stage(options, stage):
     if options.code_init and stage is not Stage.FIT_CODES:
         return "--code_init is for new codes: give --overwrite_embeddings too"
     if stage is not Stage.UPDATE_HEAD:
-        of_stage_2 = ("update_solver", "head_reg_weight", "head_features")
+        of_stage_2 = ("update_solver", "head_reg_weight", "head_features", "label_selection")
         misplaced = next((name for name in of_stage_2 if getattr(options, name)), None)
         if misplaced:
             return f"--{misplaced} is for stage 2: give --model_type, or leave it out"
@@ -51,6 +51,8 @@ def fault_of_stage(options, stage):
         return f"--update_solver newton computes linear heads; --model_type {options.model_type} takes --update_solver adam"
     if options.model_type == "unet" and options.head_features:
         return "--head_features: the U-Net baseline reads rendered images; leave it out"
+    if options.label_selection and (options.specific_ins or options.specific_observation_idcs):
+        return "--label_selection names instances and views: leave out --specific_ins and --specific_observation_idcs"
     if options.scene_radius and not options.positional_encoding:
         return "--scene_radius scales the positional encoding: give --positional_encoding too"
     if stage is not Stage.PRETRAIN and (options.initial_depth_std or options.initial_distance is not None):

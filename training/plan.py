@@ -10,7 +10,7 @@ import numpy as np
 
 import options as common
 import util
-from training import objectives
+from training import label_selection, objectives
 
 
 class Stage(enum.Enum):
@@ -29,7 +29,7 @@ def stage_of(options):
 
 SOURCES = """
     data_root obj_name num_classes blend_alpha has_params no_check
-    specific_ins specific_observation_idcs max_num_instances_train max_num_observations_train
+    specific_ins specific_observation_idcs views_of max_num_instances_train max_num_observations_train
     val_root validation validation_path max_num_instances_val max_num_observations_val
     reads_images reads_labels preload cache num_workers data_shards
 """
@@ -38,6 +38,7 @@ SOURCES = """
 class Sources(namedtuple("Sources", SOURCES)):
     """The data that a run reads.
 
+    views_of: {instance: indices of its views} of --label_selection, or None
     val_root: None if nothing is validated; reads_images, reads_labels: whether the stage needs them, beside the cameras
     """
 
@@ -97,6 +98,7 @@ class Plan(namedtuple("Plan", "stage sources schedule model weights head codes c
 def resolve(options):
     """The Plan of options that train.read_options has checked."""
     stage = stage_of(options)
+    views_of = label_selection.load(options.label_selection) if options.label_selection else None
 
     def pick(kind, **others):
         return kind(**{name: getattr(options, name) for name in kind._fields if name not in others}, **others)
@@ -106,6 +108,8 @@ def resolve(options):
         stage=stage,
         sources=pick(
             Sources,
+            specific_ins=list(views_of) if views_of else options.specific_ins,
+            views_of=views_of,
             val_root=None if options.validation is False else options.val_root,
             reads_images=options.l1_weight > 0 or stage is Stage.UPDATE_HEAD,  # stage 2 shows them
             reads_labels=options.class_weight > 0,

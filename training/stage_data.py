@@ -44,6 +44,7 @@ def open_data(sources, srn=None):
         specific_ins=sources.specific_ins,
         max_num_observations=sources.max_num_observations_train,
         specific_observation_idcs=sources.specific_observation_idcs,
+        views_of=sources.views_of,
         **what,
     )
     contents.expect_sound_cameras(train, sources.data_root, go_on=sources.no_check)
