@@ -12,7 +12,7 @@ from datasets.meshes import raycasting
 from options import at_least, direction, elevations, field_of_view, folder_name, positive_float, positive_int
 
 SPLITS = ("train", "train_val", "val", "test")
-OBJECTS, VIEWS, VARIANTS = range(3)  # second part of a seed: what the random numbers are for
+OBJECTS, VIEWS, VARIANTS, KINDS = range(4)  # second part of a seed: what the random numbers are for
 MIN_TEST_VIEWS = 70  # one-shot reconstruction starts from observation 65
 
 
