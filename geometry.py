@@ -128,15 +128,25 @@ def on_sphere(azimuth_deg, elevation_deg, radius):
     return radius * torch.stack(direction, dim=-1)
 
 
-def viewing_target(cam2world):
-    """The point (3,) that cameras (V, 4, 4) look at: the one nearest to all optical axes.
+def nearest_to_axes(cam2world, weights=None):
+    """The point (3,) nearest to the optical axes of cameras (V, 4, 4), and the spread of the axes.
 
-    Where the axes leave that point open (one view, parallel axes) it is the candidate nearest to the origin.
+    weights: (V,) of the axes; default: equal
+    The spread, a float, is the mean square sine of the angles to the direction that the axes share best. Where it is 0 (one
+    view, parallel axes), the axes leave the point open: it is the candidate nearest to the origin.
     """
     centres, axes = cam2world[:, :3, 3], F.normalize(cam2world[:, :3, 2], dim=-1)
-    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]  # (V, 3, 3) removes the part along the axis
-    target = torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ (across @ centres[:, :, None]).sum(dim=0)
-    return target[:, 0]
+    weights = torch.ones_like(axes[:, :1]) if weights is None else weights[:, None]
+    weights = weights / weights.sum()
+    across = centres - axes * (centres * axes).sum(dim=-1, keepdim=True)  # without the part along the axis
+    matrix = torch.eye(3).to(axes) - (weights * axes).T @ axes
+    point = torch.linalg.pinv(matrix, rtol=1e-4, hermitian=True) @ (weights * across).sum(dim=0)
+    return point, torch.linalg.eigvalsh(matrix)[0].item()
+
+
+def viewing_target(cam2world):
+    """The point (3,) that cameras (V, 4, 4) look at, see `nearest_to_axes`."""
+    return nearest_to_axes(cam2world)[0]
 
 
 def viewing_distance(cam2world):

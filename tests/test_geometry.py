@@ -161,6 +161,20 @@ def test_the_target_of_a_single_view_is_the_point_on_its_axis_nearest_to_the_ori
     assert geometry.viewing_target(pose).tolist() == pytest.approx([1, 0, 0.5], abs=1e-4)
 
 
+def test_axes_count_by_their_weights():
+    eyes = torch.tensor([[1.0, 0, 0], [0, -1.0, 0], [0, 0, 1.0]])
+    poses = geometry.look_at(eyes, torch.tensor([[0.0, 0, 0], [0, 0, 0], [3.0, 0, 0]]))  # the last looks past the others
+    point, _ = geometry.nearest_to_axes(poses, torch.tensor([1.0, 1.0, 0.0]))
+    assert torch.allclose(point, torch.zeros(3), atol=1e-5)
+    assert geometry.nearest_to_axes(poses)[0].norm() > 0.1
+
+
+@pytest.mark.parametrize(("azimuth_deg", "spread"), [([0.0, 0.0], 0.0), ([0.0, 180.0], 0.0), ([0.0, 60.0], 0.25)])
+def test_the_spread_is_the_mean_square_sine_of_the_angles_to_the_mean_axis(azimuth_deg, spread):
+    eyes = geometry.on_sphere(torch.tensor(azimuth_deg), torch.zeros(2), 1.0)
+    assert geometry.nearest_to_axes(geometry.look_at(eyes))[1] == pytest.approx(spread, abs=1e-6)
+
+
 @pytest.mark.parametrize("up", ["x", "y", "z"])
 def test_an_orbit_sees_the_target_in_the_centre_from_one_distance_and_one_height(up):
     target, axis = torch.tensor([0.5, -1.0, 2.0]), "xyz".index(up)

@@ -1,7 +1,7 @@
 """Faults of the cameras of a data set, found from poses and intrinsics alone: no image is read.
 
 The cameras of an instance are expected to look at one point: the one nearest to their optical axes, as in
-geometry.viewing_target, but with less weight for axes that pass far from it, so that a few wrong cameras do not move it.
+geometry.nearest_to_axes, but with less weight for axes that pass far from it, so that a few wrong cameras do not move it.
 A camera "looks away" if this point is behind it, and "looks beside" if the point is in front, but more than a whole
 image beyond the border of the image; a close-up or a dolly may do that on purpose. Where many cameras of an instance do
 either, other readings of the poses are tried: OpenGL axes, world-to-camera poses, or both.
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+
+import geometry
 
 TOLERANCE = 3e-3  # of the entries of R^T R and of the last row: poses may be text of three decimals
 SPREAD = 0.03  # mean square sine of the angles between axes that determine a point: some 10 degrees
@@ -57,7 +60,7 @@ def faults_of(instances):
     instances: with name, folder, views, poses (V, 4, 4) cam2world and intrinsics (data_util.Intrinsics), such as
         dataio.Instance. Poses may hold anything: where those look that are not rigid is not judged
     """
-    faults, undecided, every_axis = [], [], Axes()
+    faults, undecided, judged = [], [], []
     for instance in instances:
         if not len(instance.poses):
             continue
@@ -66,12 +69,12 @@ def faults_of(instances):
         faults.append(own)
         if len(sound):
             poses = instance.poses[sound].astype(np.float64)
-            every_axis.add(poses)
+            judged.append((instance, sound))
             of_directions, is_open = faults_of_directions(instance, poses, sound)
             own += of_directions
             if is_open:
                 undecided.append((instance, poses, own))
-    judge_undecided(undecided, every_axis)
+    judge_undecided(undecided, judged)
     return [fault for own in faults for fault in own]
 
 
@@ -140,28 +143,6 @@ def per_view(instance, checks):
 # Where cameras look. Below, `poses` are the P sound ones of an instance, (P, 4, 4) float64
 
 
-class Axes:
-    """The normal equations of the point nearest to optical axes: sum w (I - a a^T) x = sum w (I - a a^T) c."""
-
-    def __init__(self):
-        self.matrix, self.right, self.total = np.zeros((3, 3)), np.zeros(3), 0.0
-
-    def add(self, poses, weights=None):
-        """Add the axes of cameras (P, 4, 4), with weights (P,)."""
-        weights = np.ones(len(poses)) if weights is None else weights
-        centres, axes = poses[:, :3, 3], poses[:, :3, 2]
-        across = centres - axes * (centres * axes).sum(axis=1, keepdims=True)
-        self.matrix += weights.sum() * np.eye(3) - (axes * weights[:, None]).T @ axes
-        self.right += weights @ across
-        self.total += weights.sum()
-        return self
-
-    def nearest(self):
-        """The point (3,), near the origin where the axes leave it open, and whether they do."""
-        point, _, _, values = np.linalg.lstsq(self.matrix, self.right, rcond=1e-4)
-        return point, values[-1] < SPREAD * self.total
-
-
 def look(poses, camera, num_rounds=0):
     """Which cameras look at their common point (P,) bool, whether the axes leave it open, the point in camera space (P, 3).
 
@@ -169,13 +150,19 @@ def look(poses, camera, num_rounds=0):
     """
     centres, axes, weights = poses[:, :3, 3], poses[:, :3, 2], np.ones(len(poses))
     for _ in range(1 + num_rounds):
-        point, is_open = Axes().add(poses, weights).nearest()
+        point, is_open = common_point(poses, weights)
         to_point = point - centres
         off_axis = np.linalg.norm(to_point - axes * (to_point * axes).sum(axis=1, keepdims=True), axis=1)
         weights = 1 / (off_axis + 0.1 * np.average(off_axis, weights=weights) + 1e-9)
     in_camera = to_camera(point, poses)
     u, v = project(in_camera, camera)
     return (in_camera[:, 2] > 0) & is_in_image(camera, u, v, BEYOND), is_open, in_camera
+
+
+def common_point(poses, weights):
+    """The point (3,) nearest to axes of weights (P,), near the origin where they leave it open, and whether they do."""
+    point, spread = geometry.nearest_to_axes(torch.from_numpy(poses), torch.from_numpy(weights))
+    return point.numpy(), spread < SPREAD
 
 
 def to_camera(point, poses):
@@ -264,15 +251,16 @@ def misread(instance, reading, evidence):
     return Fault(kind, instance.folder / "pose", f"the poses look like {like}: {evidence}; {advice}")
 
 
-def judge_undecided(undecided, every_axis):
+def judge_undecided(undecided, judged):
     """Add a fault to the list of each instance whose poses seem to have OpenGL axes.
 
-    undecided:  (instance, sound poses, list of its faults) of those whose own cameras leave open what they look at
-    every_axis: the Axes of all cameras of the split
+    undecided: (instance, sound poses, list of its faults) of those whose own cameras leave open what they look at
+    judged:    (instance, indices of its sound poses) of the whole split
     """
     if not undecided:
         return
-    point, is_open = every_axis.nearest()
+    every_pose = np.concatenate([instance.poses[sound] for instance, sound in judged]).astype(np.float64)
+    point, is_open = common_point(every_pose, np.ones(len(every_pose)))
     reference = np.zeros(3) if is_open else point
     # in each instance: cameras; those with the reference straight behind; if inverted, with the origin straight ahead
     num_sound = np.array([len(poses) for _, poses, _ in undecided])

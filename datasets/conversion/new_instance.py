@@ -69,11 +69,9 @@ def plan(options, name, views, num_classes, faults):
 def recentring(cam2world, distance, name):
     """The point (3,) that cameras (V, 4, 4) look at, and the scale that makes their mean distance from it `distance`."""
     cameras = torch.from_numpy(cam2world)
-    centre = geometry.viewing_target(cameras)
-    axes = cam2world[:, :3, 2]
-    spread = np.linalg.eigvalsh((np.eye(3) - axes[:, :, None] * axes[:, None]).mean(axis=0))
+    centre, spread = geometry.nearest_to_axes(cameras)
     depth = geometry.world_to_camera(centre.expand(len(cameras), 1, 3), cameras)[..., 2]
-    if spread[0] < 1e-4 or depth.median() <= 0:
+    if spread < 1e-4 or depth.median() <= 0:
         reason = "their axes are parallel or point away from each other"
         raise util.InputError(f"--recentre: the cameras of {name} do not look at one point ({reason}); remove --recentre")
     return centre.numpy(), distance / geometry.viewing_distance(cameras)

@@ -251,11 +251,3 @@ def test_six_thousand_instances_take_seconds():
     start = time.perf_counter()
     assert camera_checks.faults_of(instances) == []
     assert time.perf_counter() - start < 2
-
-
-def test_the_point_cameras_look_at_is_that_of_geometry():
-    poses = around(target=(1, 2, 3), aim=0.3)
-    point, is_open = camera_checks.Axes().add(poses).nearest()
-    expected = geometry.viewing_target(torch.from_numpy(poses)).numpy()
-    np.testing.assert_allclose(point, expected, atol=1e-5)
-    assert not is_open
