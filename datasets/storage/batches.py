@@ -3,7 +3,6 @@
 The order and the draws depend on the seed and the step alone, so a resumed run sees what an uninterrupted run sees.
 """
 
-import multiprocessing
 from collections import deque
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
@@ -141,8 +140,7 @@ def _workers(num_workers):
     if not num_workers:
         return {}
     # forked workers share preloaded images; workers started in another way would each get a copy
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    return dict(num_workers=num_workers, worker_init_fn=_use_one_thread, multiprocessing_context="fork" if forks else None)
+    return dict(num_workers=num_workers, worker_init_fn=_use_one_thread, multiprocessing_context="fork")
 
 
 def _use_one_thread(_worker):

@@ -185,20 +185,8 @@ def expect_memory(needed):
 # The cache: a folder of .npy files per data set, and cache.json with the digest of the files that were decoded
 
 
-class Mapped(Arrays):
-    """Arrays mapped from the .npy files of a folder. Other processes map the files themselves; no pixel is sent."""
-
-    def __init__(self, place, names, blend_alpha):
-        self.sent = place, names, blend_alpha
-        arrays = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in names}
-        super().__init__(arrays, blend_alpha)
-
-    def __reduce__(self):
-        return Mapped, self.sent
-
-
 def open_cache(files, folder, num_workers=0):
-    """All observations decoded in files below `folder`, as Mapped. They are decoded if missing, or if a file has changed.
+    """Arrays of all observations, mapped from files below `folder`. Decodes them if missing, or if a file has changed.
 
     If another run is decoding the same ones, waits for it. Raises util.InputError where the disk is too small.
     """
@@ -243,12 +231,13 @@ def stamp_of(files):
 
 
 def open_filled(files, place, digest):
-    """What an earlier run decoded, as Mapped; None where there is nothing, or nothing valid."""
+    """What an earlier run decoded, in mapped Arrays; None where there is nothing, or nothing valid."""
     kinds = {"foreground": True, "rgba": files.instances[0].with_rgb, "seg_labels": files.num_classes is not None}
     names = [name for name, is_there in kinds.items() if is_there]
     with contextlib.suppress(OSError, ValueError):
         if json.loads((place / "cache.json").read_text()) == {"files": digest}:
-            return Mapped(place, names, files.settings.blend_alpha)
+            mapped = {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+            return Arrays({name: np.asarray(array) for name, array in mapped.items()}, files.settings.blend_alpha)
     return None
 
 

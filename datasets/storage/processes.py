@@ -18,9 +18,7 @@ def ordered(function, count, num_processes, chunksize=16):
     Only the results are sent between processes. An error raised in a worker is raised here. Arrays that the function
     fills must be in shared memory.
     """
-    # some systems cannot fork, and the worker of a pool may not
-    can_fork = "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
-    if num_processes <= 1 or count <= 1 or not can_fork:
+    if num_processes <= 1 or count <= 1 or multiprocessing.current_process().daemon:  # the worker of a pool may not fork
         yield from map(function, range(count))
         return
     fork = multiprocessing.get_context("fork")

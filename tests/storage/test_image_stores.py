@@ -1,5 +1,4 @@
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -337,13 +336,6 @@ def test_a_cache_that_cannot_be_written_is_named(split, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(util.InputError, match="--cache .*/file"):
         image_stores.open_cache(files_of(split), tmp_path / "file")
-
-
-def test_other_processes_map_the_cache_themselves(split, tmp_path):
-    files = files_of(split)
-    sent = pickle.dumps(image_stores.open_cache(files, tmp_path / "cache"))
-    assert len(sent) < 1000
-    assert_same(pickle.loads(sent), files)
 
 
 # The option
