@@ -84,6 +84,7 @@ class RayMarcher(nn.Module):
     def __init__(self, feature_channels, hidden_channels=16, num_steps=10):
         super().__init__()
         self.num_steps = num_steps
+        self.gradient_limit = GRADIENT_LIMIT
         self.initial_depth_std = 0.0  # SRN 2019 trained with 5e-4; see `march`
         self.checkpoint_steps = False  # keep no activations of a step, compute them again in the backward pass
         self.compiled_step = None  # see `compile_step`
@@ -117,10 +118,7 @@ class RayMarcher(nn.Module):
         if initial_depth is None:
             initial_depth = self.draw_initial_depth(rays.depth_per_length)
         distance = initial_depth / rays.depth_per_length  # (B, R, 1) along the ray
-        marcher = backends.Marcher(
-            self.lstm, self.out_layer, self.num_steps, GRADIENT_LIMIT, self.checkpoint_steps, self.compiled_step
-        )
-        distances = backends.march(phi, rays, distance, marcher)
+        distances = backends.march(phi, rays, distance, self)
         return rays.at(distances[-1]), distances * rays.depth_per_length
 
     def compile_step(self):

@@ -11,8 +11,6 @@ A stack is a list of layers of one width C, each a tuple (weight, bias, scale, s
 import contextlib
 import subprocess
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,17 +19,6 @@ import util
 from kernels import c, compiler, pytorch
 
 step = pytorch.step  # of the march: what torch.compile gets
-
-
-class Marcher(NamedTuple):
-    """What turns features into steps, and how."""
-
-    lstm: nn.LSTMCell
-    out_layer: nn.Linear  # from the LSTM's state to the length of a step
-    num_steps: int
-    gradient_limit: float  # on the gradient of the LSTM's state
-    recompute: bool = False  # keep no activations of a step, compute them again in the backward pass
-    compiled_step: Callable | None = None  # `step`, compiled
 
 
 class _Thread(threading.local):
@@ -96,11 +83,11 @@ def march(phi, rays, start, marcher):
              an encoding.Encoding of the points, `encoding`
     rays:    geometry.Rays of B x R rays
     start:   (B, R, 1) distances from the rays' origins
-    marcher: Marcher
+    marcher: custom_layers.RayMarcher, which turns features into steps
     returns  (S, B, R, 1) the distance after each step
     """
     if _library is not None and hasattr(phi, "stack"):
-        stack, keeps_nothing = phi.stack(), marcher.recompute and torch.is_grad_enabled()
+        stack, keeps_nothing = phi.stack(), marcher.checkpoint_steps and torch.is_grad_enabled()
         rays_learn = any(x.requires_grad for x in (*rays, start))  # C gives no gradient to rays
         if not keeps_nothing and not rays_learn and _c_serves(start, stack, marcher.lstm.hidden_size):
             return c.march(_library, stack, phi.encoding, rays, start, marcher)

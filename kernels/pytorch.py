@@ -30,7 +30,7 @@ def _layer(x, weight, bias, scale, shift):
 def march(phi, rays, start, marcher):
     hidden = cell = start.new_zeros(start.numel(), marcher.lstm.hidden_size)
     one_step = marcher.compiled_step or step
-    if marcher.recompute and torch.is_grad_enabled():
+    if marcher.checkpoint_steps and torch.is_grad_enabled():
         one_step = functools.partial(checkpoint, one_step, use_reentrant=False)
     distance, distances = start, []
     for _ in range(marcher.num_steps):

@@ -147,13 +147,13 @@ def test_frozen_networks_get_no_gradient_but_pass_it_on(backend):
     assert_same({name: x.double() for name, x in found.items()}, expected, TOLERANCE)
 
 
-def test_the_gradient_of_the_state_is_limited(backend, monkeypatch):
+def test_the_gradient_of_the_state_is_limited(backend):
     """The loss is so steep that the limit matters."""
     model, batch = make_model(), batch_of(2, 60)
     expected = outputs_and_gradients(model, batch, scale=1e3)
     backends.select(backend)
     limited = outputs_and_gradients(copy.deepcopy(model).float(), in_float32(batch), scale=1e3)
-    monkeypatch.setattr("custom_layers.GRADIENT_LIMIT", 1e9)
+    model.ray_marcher.gradient_limit = 1e9
     free = outputs_and_gradients(copy.deepcopy(model).float(), in_float32(batch), scale=1e3)
     name = "ray_marcher.lstm.weight_hh"
     assert_same({name: limited[name].double()}, {name: expected[name]}, TOLERANCE)
