@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 import checkpoints
-import data_util
 import dataio
 import geometry
 import util
@@ -90,17 +89,12 @@ def blend(codes, num_frames):
 
 def read_cameras(options):
     """Intrinsics and poses (V, 4, 4) of the first named instance in the split; if there is none, of its first instance."""
-    folders = dataio.instance_folders(options.data_root)
-    of_name = {folder.name: folder for folder in folders}
-    folder = next((of_name[name] for name in options.specific_ins if name in of_name), None)
-    if folder is None:
-        folder = folders[0]
-        print(f"note: {options.data_root} has none of these instances; the cameras are those of {folder.name}")
-    intrinsics = data_util.load_intrinsics(folder / "intrinsics.txt")
-    paths = sorted((folder / "pose").glob("*.txt"))
-    if not paths:
-        raise util.InputError(f"{folder}: found no poses; expected {folder}/pose/*.txt")
-    return intrinsics, torch.from_numpy(data_util.load_poses(paths, intrinsics.poses_are_world2cam))
+    names = [folder.name for folder in dataio.instance_folders(options.data_root)]
+    name = next((name for name in options.specific_ins if name in names), names[0])
+    if name not in options.specific_ins:
+        print(f"note: {options.data_root} has none of these instances; the cameras are those of {name}")
+    (instance,) = dataio.index_split(options.data_root, specific_ins=[name], with_rgb=False, cached=False)
+    return instance.intrinsics, torch.from_numpy(instance.poses)
 
 
 def camera_path(options, poses):
@@ -173,7 +167,7 @@ def render_frames(options, srn, head, frames, view, folder):
                 pictures = visual.of_observation(shown, cameras, i, num_classes)
                 pictures["comparison"] = visual.strip([pictures[kind] for kind in SHOWN if kind in pictures])
                 for kind, picture in pictures.items():
-                    writer.write(folder / kind / frame_name(index), picture)
+                    writer.do(picture_writer.write_picture, folder / kind / frame_name(index), picture)
             bar.update(len(indices))
     return list(pictures)
 

@@ -25,12 +25,8 @@ class PictureWriter:
         self._waiting = collections.deque()
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads)
 
-    def write(self, path, picture):
-        """Queue a copy of a picture to be written to `path`."""
-        self.do(write_picture, path, picture.copy())
-
     def do(self, function, *arguments):
-        """Queue a call. If more than `max_waiting` are queued, wait for the oldest."""
+        """Queue a call, whose arguments must not change. If more than `max_waiting` are queued, wait for the oldest."""
         self._waiting.append(self._pool.submit(function, *arguments))
         while len(self._waiting) > self.max_waiting or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()

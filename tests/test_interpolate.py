@@ -221,7 +221,7 @@ def test_poses_may_be_world_to_camera(ball_split, tmp_path):
 
 def test_a_split_without_poses_is_refused(refused, ball_split, semantic_run, tmp_path):
     split = scenes.write_split(tmp_path / "Ball" / "Ball.train", num_views=0)
-    refused(arguments(split, semantic_run, tmp_path), "ball_a: found no poses; expected")
+    refused(arguments(split, semantic_run, tmp_path), "ball_a: no poses; expected")
 
 
 def test_images_are_not_needed(distinct, save, tmp_path):
