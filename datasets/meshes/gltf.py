@@ -163,6 +163,8 @@ def _names(graph, header, node, geometry_name, geometry):
 
 def _place(geometry, transform, names, images):
     """The NamedMesh of a trimesh geometry, moved by a (4, 4) transform; its texture ids index `images.images`."""
+    from trimesh.visual import color
+
     triangles = np.asarray(geometry.faces, dtype=int)
     visual, num_triangles = geometry.visual, len(triangles)
     texture_id, uv, vertex_colours, factor = triangle_mesh.UNTEXTURED, None, None, np.ones(4)
@@ -171,11 +173,11 @@ def _place(geometry, transform, names, images):
         factor = _factor(visual.material)
         vertex_colours, uv = visual.vertex_attributes.get("color"), visual.uv
         texture_id = images.add(visual.material)
-        colours[:] = to_srgb(factor[:3]) if texture_id < 0 else textures.mean_colour(images.images[texture_id])
+        colours[:] = color.linear_to_srgb(factor[:3]) if texture_id < 0 else textures.mean_colour(images.images[texture_id])
     elif visual.kind == "vertex":
         vertex_colours = visual.vertex_colors
     if vertex_colours is not None and texture_id < 0:
-        colours = to_srgb(_unit(vertex_colours)[triangles, :3].mean(axis=1) * factor[:3])
+        colours = color.linear_to_srgb(_unit(vertex_colours)[triangles, :3].mean(axis=1) * factor[:3])
     has_uv = uv is not None and uv.shape == (len(geometry.vertices), 2)
     return named_mesh.build(
         geometry.vertices @ transform[:3, :3].T + transform[:3, 3],
@@ -212,9 +214,12 @@ class _Textures:
 
 def _as_seen(rgba, material):
     """(H, W, 4) uint8 with the material's factor applied, and alpha as its alpha mode says."""
+    from trimesh.visual import color
+
     factor = _factor(material)
     if (factor[:3] != 1).any():
-        table = np.round(255 * to_srgb(to_linear(np.arange(256)[:, None] / 255) * factor[:3])).astype(np.uint8)  # (256, 3)
+        levels = color.srgb_to_linear(np.arange(256)[:, None] / 255)
+        table = np.round(255 * color.linear_to_srgb(levels * factor[:3])).astype(np.uint8)  # (256, 3)
         rgba[..., :3] = table[rgba[..., :3], np.arange(3)]
     alpha = rgba[..., 3] / 255 * factor[3]
     if material.alphaMode == "MASK":
@@ -235,13 +240,3 @@ def _unit(values):
     values = np.asarray(values)
     largest = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
     return np.nan_to_num(values.astype(np.float64) / largest).clip(0, 1)
-
-
-def to_srgb(linear):
-    """Linear values (...) in [0, 1] to sRGB."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-
-
-def to_linear(srgb):
-    """sRGB (...) in [0, 1] to linear values."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
