@@ -72,17 +72,6 @@ class HyperLinear(nn.Module):
         return weight.unflatten(-1, (self.out_features, self.in_features)), bias.unsqueeze(1)
 
 
-class HyperLayer(nn.Module):
-    """Holds the hypernetwork of one layer of phi."""
-
-    def __init__(self, *sizes):
-        super().__init__()
-        self.hyper_linear = HyperLinear(*sizes)
-
-    def forward(self, z):
-        return self.hyper_linear(z)
-
-
 class HyperPhi(nn.Module):
     """The hypernetwork: latent code -> phi (SRN paper, section 3.3)."""
 
@@ -90,8 +79,9 @@ class HyperPhi(nn.Module):
         super().__init__()
         self.encoding = encoding
         widths = [encoding.width] + [hidden_features] * num_layers
-        self.layers = nn.ModuleList(HyperLayer(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:]))
+        hyper_linears = (HyperLinear(latent_dim, hyper_features, *pair) for pair in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.ModuleDict({"hyper_linear": hyper_linear}) for hyper_linear in hyper_linears)
 
     def forward(self, z):
         """z (B, D) -> Phi of B instances."""
-        return Phi([layer(z) for layer in self.layers], self.encoding)
+        return Phi([layer.hyper_linear(z) for layer in self.layers], self.encoding)

@@ -20,9 +20,9 @@ def test_phi_has_four_layers_of_the_right_shapes(hyper_phi):
 
 
 def test_the_predicted_numbers_are_the_weight_row_by_row_and_then_the_bias(hyper_phi):
-    layer, z = hyper_phi.layers[0], torch.randn(2, 6)
+    layer, z = hyper_phi.layers[0].hyper_linear, torch.randn(2, 6)
     weight, bias = layer(z)
-    predicted = layer.hyper_linear.hypo_params(z)
+    predicted = layer.hypo_params(z)
     assert torch.equal(weight[1], predicted[1, :15].view(5, 3))
     assert torch.equal(bias[1, 0], predicted[1, 15:])
 
