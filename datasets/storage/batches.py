@@ -137,11 +137,5 @@ def prefetched(batches, depth=2):
 
 
 def _workers(num_workers):
-    if not num_workers:
-        return {}
     # forked workers share preloaded images; workers started in another way would each get a copy
-    return dict(num_workers=num_workers, worker_init_fn=_use_one_thread, multiprocessing_context="fork")
-
-
-def _use_one_thread(_worker):
-    torch.set_num_threads(1)
+    return dict(num_workers=num_workers, multiprocessing_context="fork" if num_workers else None)
