@@ -45,7 +45,11 @@ def unfinished_folder(path, overwrite=False, plan=None, is_worth_keeping=None):
             raise
         for name in (PLAN, LOCK):
             (folder / name).unlink()
-        _rename(folder, path)
+        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        if path.exists():
+            path.rename(replaced / path.name)
+        folder.rename(path)
+        shutil.rmtree(replaced)
 
 
 @contextlib.contextmanager
@@ -78,14 +82,3 @@ def _start_or_resume(folder, plan, overwrite, can_resume):
                 child.unlink()
     with util.replacing(folder / PLAN) as temporary:
         temporary.write_text(plan)
-
-
-def _rename(folder, path):
-    """Renames a finished folder to `path`. What was there is deleted afterwards."""
-    if path.exists():
-        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        path.rename(replaced / path.name)
-        folder.rename(path)
-        shutil.rmtree(replaced)
-    else:
-        folder.rename(path)

@@ -41,10 +41,8 @@ class PartMap:
 
 def load_yaml(path, advice):
     """The contents of a YAML file. Raises an InputError that ends with `advice`."""
-    try:
+    with util.reading(path, "YAML", OSError, ValueError, RecursionError, yaml.YAMLError, advice=f"; {advice}"):
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise util.InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); {advice}") from None
 
 
 def load(path):
