@@ -58,7 +58,7 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     shapenet:   folder of ShapeNet v2 with the models that give colours: <synset>/<id>/ or <id>/
     resolution: of these colours, in triangles along the diagonal
     """
-    folder, class_list = _existing(folder), partnet.load_class_list(class_list_path)
+    folder, class_list = Path(folder), partnet.load_class_list(class_list_path)
     folders = [folder, *_children(folder)]
     annotations = [path for path in folders if any((path / name).exists() for name in partnet.CONTENTS)]
     if folder in annotations:
@@ -72,7 +72,7 @@ def list_partnet(folder, class_list_path, shapenet=None, resolution=256):
     if shapenet is None:
         loads = [functools.partial(partnet.load, path, class_list) for path in annotations]
     else:
-        models = _find_shapenet(_existing(shapenet), ids)
+        models = _find_shapenet(Path(shapenet), ids)
         loads = [
             functools.partial(load_coloured, path, class_list, model, resolution) for path, model in zip(annotations, models)
         ]
@@ -84,7 +84,7 @@ def list_files(folder, part_map=None):
 
     An instance is a mesh file, a folder with mesh files, or a ShapeNet model in its folder, itself or in a synset's.
     """
-    folder = _existing(folder)
+    folder = Path(folder)
     found = []
     for child in [folder] if (folder / SHAPENET_MODELS[0]).is_file() else _children(folder):
         if _is_mesh(child):
@@ -127,12 +127,6 @@ def _find_shapenet(folder, model_ids):
     return [found.get(model_id, folder / model_id / SHAPENET_MODELS[0]) for model_id in model_ids]
 
 
-def _existing(folder):
-    if not Path(folder).is_dir():
-        raise util.InputError(f"{folder}: no such folder, expected a folder of meshes")
-    return Path(folder)
-
-
 def _name(folder):
     """The name of the folder, also of "."."""
     return os.path.basename(os.path.abspath(folder))
@@ -140,10 +134,8 @@ def _name(folder):
 
 def _children(folder):
     """Entries of a folder, by name, without hidden ones."""
-    try:
+    with util.reading(folder, "a folder", OSError, advice="; give a folder of meshes"):
         return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
-    except OSError as error:
-        raise util.InputError(f"{folder}: cannot list the folder ({error.strerror})") from None
 
 
 def _is_mesh(path):

@@ -179,12 +179,12 @@ def test_a_folder_without_partnet_is_reported(tmp_path, class_list):
     (tmp_path / "data" / "173").mkdir(parents=True)
     with pytest.raises(util.InputError, match=r"data: no PartNet model found"):
         collection.list_partnet(tmp_path / "data", class_list)
-    with pytest.raises(util.InputError, match=r"none: no such folder"):
+    with pytest.raises(util.InputError, match=r"none: cannot be read as a folder .*No such file.*; give a folder of meshes"):
         collection.list_partnet(tmp_path / "none", class_list)
     with pytest.raises(util.InputError, match=r"none\.txt: no class list"):
         collection.list_partnet(tmp_path / "data", tmp_path / "none.txt")
     write_annotation(tmp_path / "data" / "174")
-    with pytest.raises(util.InputError, match=r"none: no such folder"):
+    with pytest.raises(util.InputError, match=r"none: cannot be read as a folder .*No such file.*; give a folder of meshes"):
         collection.list_partnet(tmp_path / "data", class_list, tmp_path / "none")
 
 
@@ -255,7 +255,7 @@ def test_a_folder_without_meshes_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(util.InputError, match=r"no meshes found, expected \.obj"):
         collection.list_files(tmp_path)
-    with pytest.raises(util.InputError, match=r"none: no such folder"):
+    with pytest.raises(util.InputError, match=r"none: cannot be read as a folder .*No such file.*; give a folder of meshes"):
         collection.list_files(tmp_path / "none")
 
 
