@@ -144,7 +144,7 @@ def main(argv=None):
     kinds = render_frames(options, srn.model, head, frames, view, folder)
     if options.format != "none":
         for kind in kinds:
-            pictures = (iio.imread(folder / kind / frame_name(i)) for i in range(options.num_frames))
+            pictures = map(iio.imread, sorted((folder / kind).iterdir()))
             videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
         print(f"video: {folder / f'comparison.{options.format}'}")
 
@@ -167,13 +167,9 @@ def render_frames(options, srn, head, frames, view, folder):
                 pictures = visual.of_observation(shown, cameras, i, num_classes)
                 pictures["comparison"] = visual.strip([pictures[kind] for kind in SHOWN if kind in pictures])
                 for kind, picture in pictures.items():
-                    writer.do(picture_writer.write_picture, folder / kind / frame_name(index), picture)
+                    writer.do(picture_writer.write_picture, folder / kind / f"{index:06d}.png", picture)
             bar.update(len(indices))
     return list(pictures)
-
-
-def frame_name(index):
-    return f"{index:06d}.png"
 
 
 if __name__ == "__main__":

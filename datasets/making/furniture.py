@@ -21,7 +21,7 @@ from datasets.meshes import named_mesh, reading, triangle_mesh
 from datasets.meshes.textures import mean_colour
 from options import at_least
 
-LABELS_PATH = Path(__file__).parent / "furniture_labels" / "labels.json"
+LABELS_PATH = Path(__file__).parent / "furniture_labels" / "labels.json"  # the README beside it describes the format
 FIRST_CUT = 100  # a face label from here on names a decision tree: cuts[label - 100]
 ALBEDO_FLOOR = 0.12  # several materials are black, which would hide the shape
 MAX_MEMBER_BYTES = 2**28
@@ -52,8 +52,8 @@ def make(options):
     """Makes the class folder that the options describe, in the splits of labels.json."""
     atomic_folders.check_target(Path(options.out) / options.obj_name, options.overwrite)  # before any download
     category = options.obj_name.lower()
-    classes, models = catalogue()
-    models = sorted((name, entry) for name, entry in models.items() if entry["category"] == category)
+    labels = json.loads(LABELS_PATH.read_text(encoding="utf-8"))
+    models = sorted((name, entry) for name, entry in labels["models"].items() if entry["category"] == category)
     names, cache = {entry["archive"] for _, entry in models}, Path(options.out).resolve() / ".cache"
     archives = furniture_archives.find(names, options.archive_dir, cache)
     loads, entries = {"train": {}, "val": {}, "test": {}}, {}
@@ -64,13 +64,7 @@ def make(options):
             loads[entry["split"]][name] = functools.partial(load, archives[entry["archive"]], entry, seed)
             entries[name] = entry
     texts = {"ATTRIBUTION.md": attribution({name: entries[name] for of_split in loads.values() for name in of_split})}
-    render_options.write(options, classes[category], loads, {"variants": options.variants}, texts)
-
-
-def catalogue():
-    """(class names by category, entry by model name) of labels.json; its README describes the format."""
-    labels = json.loads(LABELS_PATH.read_text(encoding="utf-8"))
-    return labels["classes"], labels["models"]
+    render_options.write(options, labels["classes"][category], loads, {"variants": options.variants}, texts)
 
 
 def attribution(entries):

@@ -1,13 +1,12 @@
 """Work spread over forked processes, results in order: threads of one interpreter do not decode files any faster."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 
-PARENT_POLL_S = 0.5
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _function = None  # of a worker: inherited by the fork, so that it need not be pickled
 
@@ -34,18 +33,10 @@ def _start_worker(function, parent):
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which then ends the workers
-    end_with(parent)
-
-
-def end_with(parent):
-    """Ends this process when `parent`, a process id, has died. It would otherwise keep the locks it was forked with."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_S)
+    # Linux ends this process when its parent dies. It would otherwise keep the locks that it was forked with.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
         os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(index):
