@@ -168,10 +168,7 @@ def instance_to_draw(splits, name=None):
 
 def write_picture(path, splits, settings, class_names, name=None):
     """Draw the cameras of the instance `name` (None: a suitable one) with some of its images."""
-    try:
-        from datasets.checks import camera_picture
-    except ModuleNotFoundError:
-        raise util.InputError("--picture: matplotlib is not installed; run pip install -r requirements/data.txt") from None
+    camera_picture = util.load_library("datasets.checks.camera_picture", "--picture")
     split, report = instance_to_draw(splits, name)
     if report.num_label_maps and not class_names:
         class_names = [f"class {i}" for i in range(1 + max(max(r.pixels, default=0) for r in split.reports))]

@@ -235,15 +235,11 @@ def load_class_names(path):
 
     returns a list of names by id, up to the highest id; ids without a line are named "class <id>".
     """
-    try:
+    with util.reading(path, "a class list", OSError, ValueError, advice="; expected a line per class, the integer id first"):
         lines = [line.split(maxsplit=1) for line in Path(path).read_text().splitlines() if line.strip()]
         names = {int(line[0]): line[1].strip() if len(line) > 1 else f"class {line[0]}" for line in lines}
-        if len(names) < len(lines):
-            raise util.InputError(f"{path}: found {len(lines)} lines but only {len(names)} different class ids")
-    except OSError:
-        raise util.InputError(f"{path}: no class list there; expected a line per class, the integer id first") from None
-    except ValueError as error:
-        raise util.InputError(f"{path}: a line does not start with an integer class id ({error})") from None
+    if len(names) < len(lines):
+        raise util.InputError(f"{path}: found {len(lines)} lines but only {len(names)} different class ids")
     if not names or min(names) < 0:
         raise util.InputError(f"{path}: expected at least one class and no negative id, found {sorted(names)}")
     if max(names) > MAX_CLASS_ID:

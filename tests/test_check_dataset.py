@@ -120,7 +120,7 @@ def test_an_instance_without_images_and_an_empty_split_are_faults(ball_class, ca
 
 
 def test_a_class_list_that_is_asked_for_must_be_there(ball_class, refuses):
-    refuses(check_dataset.main, [str(ball_class), "--obj_name", "Cup"], "Cup-level-1.txt: no class list there")
+    refuses(check_dataset.main, [str(ball_class), "--obj_name", "Cup"], "Cup-level-1.txt: cannot be read as a class list (")
 
 
 def test_settings_that_cannot_be_read_are_a_fault(ball_class, refuses):
@@ -187,4 +187,8 @@ def test_without_matplotlib_one_sentence_says_how_to_install_it(ball_class, tmp_
     monkeypatch.delitem(sys.modules, "datasets.checks.camera_picture", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = [str(ball_class), "--picture", str(tmp_path / "a.png")]
-    refuses(check_dataset.main, arguments, "--picture: matplotlib is not installed; run pip install -r requirements/data.txt")
+    refuses(
+        check_dataset.main,
+        arguments,
+        "matplotlib.figure halted; None in sys.modules); run `pip install -r requirements/data.txt`",
+    )

@@ -404,7 +404,7 @@ def test_clouds_are_read_only_if_parts_are_scored(ball_split, other_views, seman
         (dict(eval_mode="linear"), "--eval_mode linear: expected --linear_path and no other head"),
         (dict(linear_path="head.pth"), "--eval_mode srn: expected no --linear_path"),
         (dict(eval_mode="unet"), "--eval_mode unet: expected --unet_path and no other head"),
-        (dict(obj_name="Bell"), "Bell-level-1.txt: no class list there"),
+        (dict(obj_name="Bell"), "Bell-level-1.txt: cannot be read as a class list ("),
         (dict(specific_observation_idcs=4), "has 4 views, 0 to 3; there is no 4"),
         (dict(input_idcs=9), "there is no 9"),
         (dict(img_sidelength=0), "at least 7"),

@@ -183,7 +183,7 @@ def label_beyond_the_list(split):
 BAD_DATA = {
     "missing": (shutil.rmtree, {}, "Ball.train: no such folder"),
     "empty": (lambda split: [shutil.rmtree(path) for path in split.iterdir()], {}, "Ball.train: no instance folders"),
-    "no class list": (remove_class_list, {}, "Ball-level-1.txt: no class list there"),
+    "no class list": (remove_class_list, {}, "Ball-level-1.txt: cannot be read as a class list ("),
     "a pose too few": (lambda split: (split / "ball_b/pose/000001.txt").unlink(), {}, "4 images but 3 poses"),
     "a torn image": (cut_an_image, {}, "000001.png: the PNG is cut short"),
     "a view that is not there": (lambda split: None, {"specific_observation_idcs": "0,4"}, "there is no 4"),

@@ -78,10 +78,8 @@ def attribution(entries):
 
 def member_reader(archive_path):
     """A function for `reading.read`: from the path <archive>/<member> to the member's bytes."""
-    try:
+    with util.reading(archive_path, "a .sh3f (zip) archive", OSError, zipfile.BadZipFile):
         archive = zipfile.ZipFile(archive_path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise util.InputError(f"{archive_path}: not a readable .sh3f (zip) archive ({error})") from None
 
     def open_file(path):
         try:

@@ -155,7 +155,7 @@ def test_wrong_archives_are_refused(tmp_path):
     with pytest.raises(util.InputError, match=r"5 faces, expected 4"):
         furniture.load(write_archive(tmp_path / "Tiny.sh3f", OBJ + "f 1 2 3\n"), ENTRY)
     (tmp_path / "Tiny.sh3f").write_text("no zip")
-    with pytest.raises(util.InputError, match=r"Tiny\.sh3f: not a readable"):
+    with pytest.raises(util.InputError, match=r"Tiny\.sh3f: cannot be read as a \.sh3f"):
         furniture.load(tmp_path / "Tiny.sh3f", ENTRY)
 
 
