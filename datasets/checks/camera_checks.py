@@ -200,16 +200,14 @@ def faults_of_directions(instance, poses, indices):
     u, v = project(points, camera)
     point_is = f"the point that the cameras of {instance.name} look at is"
     image = f"its image of {camera.width} x {camera.height} pixels"
-    checks = [
-        ("looks away", points[:, 2] <= 0, lambda i: f"the camera looks away: {point_is} {-points[i, 2]:.3g} behind it"),
-        (
-            BESIDE,
-            points[:, 2] > 0,
-            lambda i: (
-                f"the camera looks beside the object: {point_is} at pixel ({u[i]:.0f}, {v[i]:.0f}), far outside {image}"
-            ),
-        ),
-    ]
+
+    def away(i):
+        return f"the camera looks away: {point_is} {-points[i, 2]:.3g} behind it"
+
+    def beside(i):
+        return f"the camera looks beside the object: {point_is} at pixel ({u[i]:.0f}, {v[i]:.0f}), far outside {image}"
+
+    checks = [("looks away", points[:, 2] <= 0, away), (BESIDE, points[:, 2] > 0, beside)]
     return per_view(instance, checks), False
 
 
