@@ -181,7 +181,7 @@ def test_a_folder_without_partnet_is_reported(tmp_path, class_list):
         collection.list_partnet(tmp_path / "data", class_list)
     with pytest.raises(util.InputError, match=r"none: cannot be read as a folder .*No such file.*; give a folder of meshes"):
         collection.list_partnet(tmp_path / "none", class_list)
-    with pytest.raises(util.InputError, match=r"none\.txt: no class list"):
+    with pytest.raises(util.InputError, match=r"none\.txt: cannot be read as a class list"):
         collection.list_partnet(tmp_path / "data", tmp_path / "none.txt")
     write_annotation(tmp_path / "data" / "174")
     with pytest.raises(util.InputError, match=r"none: cannot be read as a folder .*No such file.*; give a folder of meshes"):
