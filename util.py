@@ -129,7 +129,7 @@ def load_json(path, advice):
 
 
 def load_library(module, purpose):
-    """An optional module of requirements/data.txt. Raises InputError, which starts with `purpose`, if it is missing."""
+    """A module that is, or imports, a package of requirements/data.txt. Raises InputError, led by `purpose`, without it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
