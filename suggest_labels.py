@@ -1,8 +1,8 @@
-"""Suggest which views to label for stage 2: given a trained SRN and no label, those that together show most of the class.
+"""Suggest which views to label for stage 2, from the latent codes of a trained SRN; labels are not read.
 
     python suggest_labels.py --checkpoint_path logs/demo/Chair/vanilla_srn --data_root data/demo/Chair/Chair.train
 
-With --out, a file holds {instance: [indices of views]}, the instance to label first in front; `train.py --label_selection`
+With --out, a file holds {instance: [indices of views]}, the most typical instance in front; `train.py --label_selection`
 reads it.
 """
 
@@ -10,10 +10,7 @@ import json
 
 import options as common
 import util
-from options import at_least, comma_separated, count_or_all, positive_int
-
-SIDE = 16  # of the images whose rays are compared, in pixels
-MAX_INSTANCES, MAX_VIEWS = 500, 12  # that are compared, spread evenly
+from options import comma_separated, count_or_all, positive_int
 
 
 def build_parser():
@@ -26,9 +23,6 @@ def build_parser():
     add("--num_views", type=positive_int, default=3, help="views of each instance to label")
     add("--max_num_instances", type=count_or_all, default=-1, help="choose among the first ones; -1: all")
     add("--specific_ins", type=comma_separated(str), default=[], help="choose among these, names with commas between them")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--num_workers", type=at_least(0), default=0, help="processes that read the cameras; 0: the main process reads")
-    common.add_fused(parser)
     return parser
 
 
@@ -38,26 +32,23 @@ def select(options):
     import dataio
     from training import label_selection
 
-    device = util.pick_device(options.device)
-    common.use_fused(options, device)
     srn = checkpoints.open_srn(options.checkpoint_path, options.data_root)
-    which = options.max_num_instances, options.specific_ins
-    instances = dataio.index_split(options.data_root, *which, with_params=srn.model.sizes["has_params"])
-    instances = [instances[i] for i in dataio.choose_views(len(instances), MAX_INSTANCES)]
-    compared = {instance.name: dataio.choose_views(len(instance.views), MAX_VIEWS) for instance in instances}
-    dataset = dataio.SceneClassDataset(
-        [instance.with_views(compared[instance.name]) for instance in instances],
-        SIDE,
-        dataio.dataset_settings(options.data_root),
-    )
-    rows = srn.rows(list(compared), options.data_root)
-    shares = label_selection.describe(srn.model.to(device).eval(), dataset, rows, device)
-    shows = [dataset.name_of(i)[0] for i in range(len(dataset))]
-    try:
-        chosen = label_selection.choose(shares, shows, options.num_instances, options.num_views)
-    except ValueError as error:
-        raise util.InputError(f"--num_instances, --num_views: {options.data_root}: {error}; ask for fewer") from None
-    return {name: [compared[name][view] for view in views] for name, views in chosen.items()}
+    if srn.model.latent_codes is None:
+        raise util.InputError(
+            f"{srn.path}: has no latent codes, by which instances are chosen; choose the label maps yourself"
+        )
+    instances = dataio.index_split(options.data_root, options.max_num_instances, options.specific_ins)
+    fewest = min(instances, key=lambda instance: len(instance.views))
+    if options.num_instances > len(instances):
+        found = f"{options.data_root} has {len(instances)}"
+        raise util.InputError(f"--num_instances {options.num_instances}: {found}; ask for fewer")
+    if options.num_views > len(fewest.views):
+        found = f"{fewest.folder} has {len(fewest.views)}"
+        raise util.InputError(f"--num_views {options.num_views}: {found}; ask for fewer")
+    rows = srn.rows([instance.name for instance in instances], options.data_root)
+    codes = srn.model.latent_codes.weight.detach()[rows].double().numpy()
+    chosen = [instances[i] for i in label_selection.medoids(codes, options.num_instances)]
+    return {instance.name: label_selection.spread_views(instance.poses, options.num_views) for instance in chosen}
 
 
 @util.command

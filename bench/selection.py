@@ -39,7 +39,7 @@ def selections(run, options):
     root = run.split("train")
     names = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     rng, views = np.random.default_rng(0), list(trained.LABELLED_VIEWS)
-    arguments = ["--checkpoint_path", str(run.srn.path), "--data_root", str(root), "--device", "cpu"]
+    arguments = ["--checkpoint_path", str(run.srn.path), "--data_root", str(root)]
     suggested = suggest_labels.select(
         suggest_labels.build_parser().parse_args([*arguments, "--num_instances", str(options.instances)])
     )

@@ -1,94 +1,51 @@
-"""Which views to label first: few, so that together they show whatever the class has to show. No label is needed.
+"""Which instances and views to label first: few, so that every other instance is like one of them. No label is needed.
 
-What a trained SRN's layers say at a surface point tells parts apart, so their features are clustered. A view is described by
-how many of its rays fall into each cluster. A set of views is worth
-
-    sum over clusters of log(1 + rays in the cluster / unit)
-
-so that a cluster that the set lacks counts more than one it has plenty of: rare features come first. The function is
-submodular; choosing greedily gives at least 1 - 1/e of the best value (Nemhauser, Wolsey and Fisher, 1978, An analysis of
-approximations for maximizing submodular set functions).
+Latent codes of a trained SRN say how alike two objects are. The instances to label are medoids: the sum over all instances of
+the distance to the nearest labelled code is small. They are found by adding the best one at a time and then exchanging single
+ones while that helps (Kaufman and Rousseeuw 1990, Partitioning Around Medoids). The views of an instance are those whose
+cameras look from the most different directions.
 """
 
 import numpy as np
-import scipy.cluster.vq
-import torch
 
-import dataio
-import srns
 import util
-from rendering import renderer
-
-FEATURES = "points+all"  # see srns.FeatureHead
-NUM_CLUSTERS = 64
-NUM_COMPONENTS = 32  # principal components of the features, among which distances are taken
-MAX_FITTED = 2**14  # rays that the clusters are fitted to
-BATCH = 32  # views
-UNIT = 0.02  # in views: rays of a cluster, in all, from which on more of them count less
 
 
-def describe(model, dataset, rows, device):
-    """What each view shows, (V, NUM_CLUSTERS) float64: the shares of its rays that fall into each cluster of features.
-
-    model:   srns.SRN, on the device
-    dataset: dataio.SceneClassDataset of small images, which need not be read: a few hundred rays a view suffice
-    rows:    rows of the latent table for its instances, a list of int
-    """
-    head = srns.FeatureHead(srns.FeatureHead.num_inputs(model.sizes, FEATURES), 0, FEATURES)
-    rows, read = torch.tensor(rows), []
-    for batch in dataio.ordered_batches(dataset, BATCH):
-        batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
-        read.append(renderer.render(model, batch, with_classes=False, inputs_of=head)["inputs"].cpu())
-    inputs = torch.cat(read)
-    num_views, num_rays, width = inputs.shape
-    inputs = inputs.view(-1, width)
-    inputs = (inputs - inputs.mean(dim=0)) / inputs.std(dim=0).clamp(min=1e-6)
-    some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:MAX_FITTED]
-    _, components = torch.linalg.eigh(inputs[some].T @ inputs[some])  # the largest last
-    inputs = (inputs @ components[:, -NUM_COMPONENTS:]).double().numpy()
-    centres, _ = scipy.cluster.vq.kmeans2(inputs[some.numpy()], min(NUM_CLUSTERS, len(some)), minit="++", seed=0)
-    cluster, _ = scipy.cluster.vq.vq(inputs, centres)
-    counts = np.zeros((num_views, NUM_CLUSTERS))
-    np.add.at(counts, (np.arange(len(cluster)) // num_rays, cluster), 1 / num_rays)
-    return counts
+def medoids(codes, number):
+    """Rows of the codes (N, D), `number` of them: the one that represents most others first. An array of int."""
+    squares = (codes**2).sum(axis=1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * codes @ codes.T, 0))  # (N, N)
+    chosen = []
+    for _ in range(number):
+        chosen.append(_best_addition(distances, chosen)[0])
+    cost, is_better = distances[:, chosen].min(axis=1).sum(), True
+    while is_better:
+        is_better = False
+        for place in range(number):
+            others = chosen[:place] + chosen[place + 1 :]
+            candidate, candidate_cost = _best_addition(distances, others)
+            if candidate_cost < cost * (1 - 1e-9):
+                chosen, cost, is_better = [*others[:place], candidate, *others[place:]], candidate_cost, True
+    return np.array(chosen)
 
 
-def choose(shares, instances, num_instances, num_views):
-    """The instances to label, in order of worth, and the views of each: {instance: [view, ...]}, by number.
-
-    shares:    (V, C) as `describe` gives them
-    instances: (V,) the instance that each view shows; its views are numbered in this order
-    raises     ValueError if there are fewer instances, or one of them has fewer views
-    """
-    views_of = {name: np.flatnonzero(np.asarray(instances) == name) for name in dict.fromkeys(instances)}
-    if num_instances > len(views_of):
-        raise ValueError(f"{num_instances} instances are asked for, but there are {len(views_of)}")
-    fewest = min(views_of, key=lambda name: len(views_of[name]))
-    if num_views > len(views_of[fewest]):
-        raise ValueError(f"{num_views} views of each are asked for, but {fewest} has {len(views_of[fewest])}")
-    covered, chosen = np.zeros(shares.shape[1]), {}
-    for _ in range(num_instances):
-        offers = {name: _best_views(shares[views], covered, num_views) for name, views in views_of.items()}
-        name = max(offers, key=lambda name: _worth(covered + shares[views_of[name][offers[name]]].sum(axis=0)))
-        chosen[name] = sorted(offers[name])
-        covered += shares[views_of.pop(name)[offers[name]]].sum(axis=0)
-    return chosen
+def _best_addition(distances, chosen):
+    """The row that lowers the sum of the distances to the nearest chosen one most, and that sum."""
+    nearest = distances[:, chosen].min(axis=1) if chosen else np.full(len(distances), np.inf)
+    costs = np.array([np.minimum(nearest, column).sum() for column in distances])
+    costs[chosen] = np.inf
+    return int(costs.argmin()), costs.min()
 
 
-def _best_views(shares, covered, num_views):
-    """Numbers of the views, chosen greedily, that add most to what is covered."""
-    chosen, covered = [], covered.copy()
-    for _ in range(num_views):
-        worth = _worth(covered + shares)
-        worth[chosen] = -np.inf
-        chosen.append(int(worth.argmax()))
-        covered += shares[chosen[-1]]
-    return chosen
-
-
-def _worth(covered):
-    """(..., C) -> (...)"""
-    return np.log1p(covered / UNIT).sum(axis=-1)
+def spread_views(poses, number):
+    """Indices, sorted, of `number` views (V, 4, 4) cam2world: the first, then always the one farthest from all before."""
+    directions = poses[:, :3, 2]
+    chosen = [0]
+    while len(chosen) < number:
+        cosines = (directions @ directions[chosen].T).max(axis=1)
+        cosines[chosen] = np.inf
+        chosen.append(int(cosines.argmin()))
+    return sorted(chosen)
 
 
 def load(path):

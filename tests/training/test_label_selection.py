@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -5,39 +6,41 @@ import pytest
 import scenes
 import torch
 
+import geometry
 import suggest_labels
 import train
 from training import label_selection
 
 
-def worth(shares, views):
-    return np.log1p(shares[views].sum(axis=0) / label_selection.UNIT).sum()
+def cost(codes, chosen):
+    return np.linalg.norm(codes[:, None] - codes[chosen], axis=-1).min(axis=1).sum()
 
 
-def test_rare_features_come_first():
-    shares = np.array([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0], [0.8, 0.15, 0.05], [1.0, 0.0, 0.0]])
-    chosen = label_selection.choose(shares, ["a", "b", "c", "d"], 2, 1)
-    assert list(chosen) == ["c", "b"]  # the only one with the third feature, then the one with most of the second
-
-
-def test_the_greedy_choice_is_close_to_the_best():
+def test_each_cluster_of_codes_has_one_medoid():
     rng = np.random.default_rng(0)
-    for _ in range(5):
-        shares = rng.dirichlet(np.full(12, 0.1), size=8)
-        chosen = label_selection.choose(shares, list(range(8)), 3, 1)
-        best = max(worth(shares, [i, j, k]) for i in range(8) for j in range(i) for k in range(j))
-        assert worth(shares, list(chosen)) >= (1 - 1 / np.e) * best
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    codes = np.concatenate([centre + rng.normal(size=(7, 2)) for centre in centres])
+    assert sorted(label_selection.medoids(codes, 3) // 7) == [0, 1, 2]
 
 
-def test_views_of_an_instance_complement_each_other():
-    shares = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert label_selection.choose(shares, ["a"] * 3, 1, 2) == {"a": [0, 2]}
+def test_the_choice_is_close_to_the_best():
+    for seed in range(5):
+        codes = np.random.default_rng(seed).normal(size=(12, 4))
+        chosen = label_selection.medoids(codes, 3)
+        best = min(cost(codes, list(some)) for some in itertools.combinations(range(12), 3))
+        assert len(set(chosen)) == 3 and cost(codes, chosen) <= 1.05 * best
 
 
-@pytest.mark.parametrize("num_instances, num_views, reason", [(3, 1, "3 instances"), (1, 3, "b has 2")])
-def test_more_than_there_is_cannot_be_chosen(num_instances, num_views, reason):
-    with pytest.raises(ValueError, match=reason):
-        label_selection.choose(np.ones((5, 2)), ["a", "a", "a", "b", "b"], num_instances, num_views)
+def test_equal_codes_are_chosen_once_each():
+    assert sorted(label_selection.medoids(np.ones((4, 3)), 4)) == [0, 1, 2, 3]
+
+
+def test_views_look_from_different_directions():
+    azimuths = torch.tensor([0.0, 10.0, 20.0, 170.0, 180.0, 260.0, 275.0])
+    eyes = geometry.on_sphere(azimuths, torch.zeros(7), 1.3)
+    poses = torch.stack([geometry.look_at(eye) for eye in eyes]).numpy()
+    assert label_selection.spread_views(poses, 3) == [0, 4, 6]
+    assert label_selection.spread_views(poses, 7) == list(range(7))
 
 
 def head_options(split, run, logging_root, selection):
@@ -67,8 +70,8 @@ def test_stage_2_reads_the_selected_label_maps_and_no_other(selection, ball_spli
 
 def test_a_selection_larger_than_the_data_is_refused(ball_split, semantic_run, refuses):
     arguments = ["--checkpoint_path", str(semantic_run), "--data_root", str(ball_split)]
-    refuses(suggest_labels.main, [*arguments, "--num_instances", "9"], "9 instances are asked for, but there are 2")
-    refuses(suggest_labels.main, [*arguments, "--num_instances", "1", "--num_views", "9"], "9 views of each")
+    refuses(suggest_labels.main, [*arguments, "--num_instances", "9"], "--num_instances 9: ")
+    refuses(suggest_labels.main, [*arguments, "--num_instances", "1", "--num_views", "9"], "--num_views 9: ")
 
 
 @pytest.mark.parametrize(
