@@ -6,13 +6,16 @@
     python -m bench.seeds --name no_encoding --pretrain "--positional_encoding 0"
 
 A seed determines the objects (of the furniture: their variants), the weights and the choice of rays. Each run is a folder
-`<name>_<seed>` with data/ and logs/ below --root. A run that is there is read, not repeated.
+`<name>_<seed>` with data/ and logs/ below --root. A run that is there is read, not repeated. The largest drop says how stable
+training is: how far the validation PSNR of stage 1 falls below its highest value so far.
 """
 
 import json
 import shlex
 import statistics
 from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import demo
 import options as common
@@ -39,17 +42,28 @@ def build_parser():
 def summary_of(options, seed):
     """The summary of the demo with this seed, from its folder if it has been run."""
     folder = options.root / f"{options.name}_{seed}"
-    path = folder / "logs" / "summary.json"
-    if path.is_file():
-        return json.loads(path.read_text())
+    logs = folder / "logs"
     arguments = ["--data", options.data, "--obj_name", options.obj_name, "--seed", str(seed), "--folder", str(folder)]
     more = {"1 pretrain": options.pretrain, "2 segment": options.segment, "3 fit codes": options.fit}
-    return demo.run(demo.build_parser().parse_args(arguments), more)
+    if not (logs / "summary.json").is_file():
+        demo.run(demo.build_parser().parse_args(arguments), more)
+    summary = json.loads((logs / "summary.json").read_text())
+    return summary | {"largest_drop": largest_drop(logs / options.obj_name / "vanilla_srn" / "events")}
+
+
+def largest_drop(events):
+    """By how many dB the validation PSNR falls below an earlier value, at most. events: the folder of tensorboard's files"""
+    accumulator = EventAccumulator(str(events)).Reload()
+    highest = drop = 0.0
+    for scalar in accumulator.Scalars("val_psnr") if "val_psnr" in accumulator.Tags()["scalars"] else ():
+        highest = max(highest, scalar.value)
+        drop = max(drop, highest - scalar.value)
+    return drop
 
 
 def numbers_of(summary):
     """{(set, score): number} of a summary, the seconds included."""
-    numbers = {("", "seconds"): summary["seconds"]}
+    numbers = {("", "seconds"): summary["seconds"], ("", "largest drop of the validation PSNR"): summary["largest_drop"]}
     for name in SETS:
         scores = summary[name]
         numbers |= {(name, score): scores[score] for score in ("psnr", "ssim", "miou")}

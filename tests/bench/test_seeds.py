@@ -2,6 +2,7 @@ import json
 
 import pytest
 from benches import tables_in
+from torch.utils.tensorboard import SummaryWriter
 
 import demo
 from bench import seeds
@@ -18,9 +19,10 @@ def ran(monkeypatch):
         asked.append((options, more))
         scores = SCORES | {"psnr": 21.0 + options.seed}
         summary = {"seconds": 10.0, "train_val": scores, "single_shot": scores}
-        (options.folder / "logs").mkdir(parents=True)
+        with SummaryWriter(options.folder / "logs" / options.obj_name / "vanilla_srn" / "events") as writer:
+            for step, value in enumerate([12.0, 17.5, 15.25, 16.0, 18.0, 17.0]):
+                writer.add_scalar("val_psnr", value, step)
         (options.folder / "logs" / "summary.json").write_text(json.dumps(summary))
-        return summary
 
     monkeypatch.setattr(demo, "run", run)
     return asked
@@ -32,6 +34,8 @@ def test_means_and_spread_over_seeds_are_shown(ran, tmp_path, capsys):
     place = table["score"].index("psnr")
     row = [float(table[column][place]) for column in ("mean", "deviation", "least", "largest", "seeds")]
     assert row == [23.0, 1.414, 22.0, 24.0, 2]
+    place = table["score"].index("largest drop of the validation PSNR")
+    assert float(table["mean"][place]) == 2.25
     assert "IoU background" in table["score"] and "IoU chair_arm" not in table["score"]  # which no run saw
     assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == len(table["score"])
 
