@@ -10,6 +10,9 @@ EVAL_MODE=${EVAL_MODE:-linear}                               # source of the cla
 [ "$EVAL_MODE" != unet ] || STAGE2=unet_baseline
 SRN=$(realpath -m "${SRN:-$LOGS/$OBJ/${STAGE1:-vanilla_srn}}")    # run folder or .pth file of stage 1
 HEAD=$(realpath -m "${HEAD:-$LOGS/$OBJ/${STAGE2:-linear_update}}") # run folder or .pth file of stage 2
+SELECTION=$(realpath -m "${SELECTION:-$LOGS/$OBJ/label_selection.json}")  # of suggest_labels.sh; without it, stage 2 asks CONFIG
+LABELS=()
+[ ! -f "$SELECTION" ] || LABELS=(--label_selection "$SELECTION")
 CODES=${CODES:+$(realpath -m "$CODES")}                      # run folder or .pth file of stage 3
 case $EVAL_MODE in
     srn) CLASSES=(--eval_mode srn); [ ! -f "$DATA/$OBJ/$OBJ-level-1.txt" ] || CLASSES+=(--obj_name "$OBJ") ;;

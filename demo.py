@@ -19,6 +19,7 @@ from options import at_least
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {  # stage: script
     "1 pretrain": "training_scripts/vanilla_srn.sh",
+    "2 choose labels": "seg_scripts/suggest_labels.sh",
     "2 segment": "seg_scripts/linear_update.sh",
     "3 fit codes": "test_scripts/single_shot.sh",
     "4 training objects": "result_scripts/train_val.sh",
@@ -75,6 +76,11 @@ def config_for(data):
     return config
 
 
+def scripts_of(config):
+    """{stage: script}. The published way labels the first ten objects."""
+    return {stage: script for stage, script in SCRIPTS.items() if config != "published_demo" or stage != "2 choose labels"}
+
+
 def run(options, more=None):
     """Run all stages, print the table and write summary.json.
 
@@ -92,15 +98,13 @@ def run(options, more=None):
         data, logs = ROOT / "data" / CONFIGS[options.data][0], ROOT / "logs" / config
     environment = {"OBJ": name, "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable, "CONFIG": config}
     environment = os.environ | environment
-    seed = ["--seed", str(options.seed)]
-    stages = {}
+    seed, stages = ["--seed", str(options.seed)], {}
     if not (data / name).exists():
         maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data].split(), *FOR_BOTH.split(), *seed]
         stages["0 make data"] = run_step([*maker, "--obj_name", name, "--out", str(data)], environment)
-    for stage, script in SCRIPTS.items():
-        is_training = not stage.startswith("4")
-        command = [f"./{script}", *(seed if is_training else []), *(more or {}).get(stage, [])]
-        stages[stage] = run_step(command, environment)
+    for stage, script in scripts_of(config).items():
+        seeded = stage in ("1 pretrain", "2 segment", "3 fit codes")
+        stages[stage] = run_step([f"./{script}", *(seed if seeded else []), *(more or {}).get(stage, [])], environment)
 
     runs = logs / name
     train_val, single_shot = scores_of(runs / "train_val_results"), scores_of(runs / "single_shot_results")

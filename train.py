@@ -106,7 +106,8 @@ def add_stages(group):
 def add_stage_2(group):
     features = srns.FeatureHead.FEATURES
     group.add("--head_features", choices=features, help="layers of phi that a new head reads (default: last, as published)")
-    group.add("--label_selection", metavar="JSON", help="instances and views to learn from, as suggest_labels.py writes them")
+    selection = "file of suggest_labels.py: learn from its views, whatever --specific_ins and --specific_observation_idcs say"
+    group.add("--label_selection", metavar="JSON", help=selection)
     group.add("--update_solver", choices=("newton", "adam"), help="default: newton for a linear head, else adam")
     group.add("--head_reg_weight", type=weight, help="penalty on squared weights (default: by cross-validation; 0 with adam)")
     group.add("--validation_path", help="codes of other instances in --val_root, fitted in stage 3: a run or a .pth file")

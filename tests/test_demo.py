@@ -35,7 +35,7 @@ def test_data_are_made_and_every_stage_runs_on_them(ran, tmp_path, capsys, kind,
     assert [command[0] for command, _ in ran[1:]] == [f"./{script}" for script in demo.SCRIPTS.values()]
     assert all(env["CONFIG"] == config and env["DATA"] == str(tmp_path / "data" / config) for _, env in ran)
     summary = json.loads((tmp_path / "logs" / config / "summary.json").read_text())
-    assert summary["single_shot"] == SCORES and len(summary["stages"]) == 6
+    assert summary["single_shot"] == SCORES and len(summary["stages"]) == 7
     printed = capsys.readouterr().out
     assert "21.50" in printed and "contact_sheet.png" in printed and "source .venv/bin/activate" in printed
 
@@ -49,6 +49,7 @@ def test_data_that_are_there_are_used(ran, tmp_path):
 def test_another_config_reads_the_same_data_and_has_runs_of_its_own(ran, tmp_path, monkeypatch):
     monkeypatch.setenv("CONFIG", "published_demo")
     demo.main([])
+    assert "./seg_scripts/suggest_labels.sh" not in [command[0] for command, _ in ran]
     assert all(env["CONFIG"] == "published_demo" and env["DATA"] == str(tmp_path / "data" / "demo") for _, env in ran)
     assert (tmp_path / "logs" / "published_demo" / "summary.json").is_file()
 

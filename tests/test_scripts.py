@@ -11,6 +11,7 @@ import pytest
 import dataio
 import demo
 import make_dataset
+import suggest_labels
 import test
 import train
 from training.plan import Stage, resolve, stage_of
@@ -57,7 +58,9 @@ SRN_2019 = [  # the experiments of the SRN paper: script, stage, OBJ and CONFIG 
 EXPERIMENTS = [
     (script, stage, {"OBJ": obj, "CONFIG": config}) for script, stage in CLASSES.items() for obj, config in SEMANTIC
 ] + SRN_2019
-EXPERIMENTS += [(script, CLASSES[script], {"CONFIG": "published_demo"}) for script in demo.SCRIPTS.values()]
+EXPERIMENTS += [
+    (script, CLASSES[script], {"CONFIG": "published_demo"}) for script in demo.scripts_of("published_demo").values()
+]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,10 @@ def test_no_config_is_without_a_script(recorder, tmp_path):
 
 def test_no_script_is_without_a_test():
     scripts = {str(path.relative_to(ROOT)) for path in ROOT.glob("*_scripts/*.sh")}
-    assert scripts - {script for script, _, _ in EXPERIMENTS} == {"result_scripts/interpolate.sh"}
+    assert scripts - {script for script, _, _ in EXPERIMENTS} == {
+        "result_scripts/interpolate.sh",
+        "seg_scripts/suggest_labels.sh",
+    }
 
 
 @pytest.mark.parametrize("config", ["chairs", "tables"])
@@ -114,6 +120,19 @@ def test_the_linear_update_reads_the_thirty_label_maps_of_the_paper(recorder, tm
     options = train.read_options(arguments)
     assert len(set(options.specific_ins)) == 10 and options.specific_observation_idcs == [0, 1, 2]
     assert resolve(options).schedule.parts() == [(128, 4, 0, 5000)] and options.lr == 4e-4 and options.class_weight == 8
+
+
+def test_stage_2_learns_from_suggested_label_maps_where_there_is_a_suggestion(recorder, tmp_path, monkeypatch):
+    program, *arguments = called(recorder, "seg_scripts/suggest_labels.sh", tmp_path, "--num_views", "2")
+    options = suggest_labels.build_parser().parse_args(arguments)
+    assert program == "suggest_labels.py" and options.out == str(tmp_path / "logs" / "Chair" / "label_selection.json")
+    Path(options.out).parent.mkdir(parents=True)
+    Path(options.out).write_text('{"chair_0003": [0, 5]}')
+    monkeypatch.chdir(ROOT)
+    for script in ("linear_update", "unet_baseline"):
+        _, *arguments = called(recorder, f"seg_scripts/{script}.sh", tmp_path)
+        sources = resolve(train.read_options(arguments)).sources
+        assert sources.views_of == {"chair_0003": [0, 5]} and sources.specific_ins == ["chair_0003"]
 
 
 def test_reverse_fits_look_at_no_image(recorder, tmp_path, monkeypatch):

@@ -51,8 +51,6 @@ def fault_of_stage(options, stage):
         return f"--update_solver newton computes linear heads; --model_type {options.model_type} takes --update_solver adam"
     if options.model_type == "unet" and options.head_features:
         return "--head_features: the U-Net baseline reads rendered images; leave it out"
-    if options.label_selection and (options.specific_ins or options.specific_observation_idcs):
-        return "--label_selection names instances and views: leave out --specific_ins and --specific_observation_idcs"
     if options.scene_radius and not options.positional_encoding:
         return "--scene_radius scales the positional encoding: give --positional_encoding too"
     if stage is not Stage.PRETRAIN and (options.initial_depth_std or options.initial_distance is not None):
