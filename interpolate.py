@@ -20,6 +20,7 @@ import visual
 from evaluation import picture_writer, videos
 from options import at_least, comma_separated, positive_int
 from rendering import renderer
+from runs import folders
 
 ELEVATION_DEG, UP = 20, "z"  # defaults of an orbit
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
@@ -140,7 +141,7 @@ def main(argv=None):
         "uv": geometry.pixel_grid(side, side, srn.settings.pixel_center, device),
         "intrinsics": torch.from_numpy(intrinsics.matrix(side)).to(device),
     }
-    folder = common.start_run(options)
+    folder = folders.start(options)
     kinds = render_frames(options, srn.model, head, frames, view, folder)
     if options.format != "none":
         for kind in kinds:

@@ -15,8 +15,6 @@ import util
 from kernels import backends
 from kernels.encoding import MAX_OCTAVES
 
-PARAMS = "params.txt"  # the options of a run, one per line; marks a folder as a run's
-
 
 class HelpFormatter(argparse.HelpFormatter):
     """Names the default once: none for flags and for options without one, nor where the help text names it."""
@@ -210,26 +208,3 @@ def wanted_sizes(options):
     sizes = {name: getattr(options, name, None) or None for name in names}
     added = {name: getattr(options, name, None) for name in ("positional_encoding", "scene_radius")}
     return sizes | added | {"latent_dim": options.embedding_size}
-
-
-def start_run(options, continues=None):
-    """Make the run's folder, `<logging_root>/<log_dir>`, with params.txt in it, and return it.
-
-    An earlier run's folder of that name is renamed to `<log_dir>.1`, `.2`, ..., so that nothing of it is lost or
-    mixed in, unless this run continues a checkpoint (a path) that lies in it.
-    """
-    folder = Path(options.logging_root) / options.log_dir
-    if not options.log_dir and (folder / PARAMS).exists() and continues is None:
-        raise util.InputError(f"--logging_root {folder}: holds a run itself already; give this one a folder with --log_dir")
-    inside = continues is not None and folder.resolve() in Path(continues).resolve().parents
-    try:
-        if (folder / PARAMS).exists() and not inside:
-            aside = next(path for i in itertools.count(1) if not (path := folder.with_name(f"{folder.name}.{i}")).exists())
-            folder.rename(aside)
-            print(f"note: the earlier run in {folder} is now {aside}")
-        lines = [f"{name}: {value}\n" for name, value in sorted(vars(options).items())]
-        with util.replacing(folder / PARAMS) as temporary:
-            temporary.write_text("".join(lines))
-    except OSError as error:
-        raise util.InputError(f"--logging_root, --log_dir: {folder} cannot be written ({error.strerror})") from None
-    return folder

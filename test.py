@@ -26,6 +26,7 @@ from evaluation import evaluate, metrics
 from options import at_least, comma_separated, count_or_all, positive_int
 from rendering import renderer
 from rendering.precision import PRECISIONS
+from runs import folders
 
 SHOWN = """
     config_filepath data_root obj_name logging_root log_dir device img_sidelength eval_mode checkpoint_path linear_path
@@ -195,7 +196,7 @@ def main(argv=None):
         batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
         return batch, renderer.render(srn.model, batch, head, precision=options.precision)
 
-    evaluation = evaluate.Evaluation(plan, common.start_run(options))
+    evaluation = evaluate.Evaluation(plan, folders.start(options))
     evaluation.run(render, options.batch_size, options.num_workers)
     evaluated = {
         "checkpoint": str(srn.path.resolve()),

@@ -92,12 +92,12 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
     threads: of PyTorch, None for its default; keeps_memory: False for the allocator's default, as in the published method
     """
     import train
-    from training import loop, watch
+    from training import loop, progress, watch
 
     if threads:
         torch.set_num_threads(threads)
     curve, looking_s, started = [], 0.0, None
-    first_fit, after_step = loop.fit, loop.Run.after_step
+    first_fit, after_step = loop.fit, progress.Run.after_step
 
     def fit(*given, **named):
         nonlocal started
@@ -119,7 +119,7 @@ def train_variant(arguments, threads, budget, keeps_memory=True):
 
     replaced = [
         (loop, "fit", fit),
-        (loop.Run, "after_step", timed),
+        (progress.Run, "after_step", timed),
         (watch.Validation, "__call__", look),
         (watch.Preview, "__call__", lambda preview, step: None),
     ]

@@ -24,7 +24,8 @@ TINY = ["--hidden_features", "16", "--embedding_size", "8", "--tracing_steps", "
 ONE_STEP = ["--img_sidelengths", str(SIDE), "--max_steps_per_img_sidelength", "1", "--batch_size_per_img_sidelength", "2"]
 # Python code that runs a program and exits after its first step or images
 FIRST = {
-    "train.py": "import os, train; from training import loop; loop.Run.after_step = lambda *_: os._exit(0); train.main()",
+    "train.py": "import os, train; from training import progress\n"
+    "progress.Run.after_step = lambda *_: os._exit(0); train.main()",
     "test.py": "import os, test; from rendering import renderer; render = renderer.render\n"
     "renderer.render = lambda *a, **k: (render(*a, **k), os._exit(0)); test.main()",
 }

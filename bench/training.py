@@ -43,7 +43,7 @@ def build_parser():
 
 
 class Clock:
-    """Replaces loop.Run in loop.fit and measures the time after the first `num_skipped` steps."""
+    """Replaces progress.Run in loop.fit and measures the time after the first `num_skipped` steps."""
 
     def __init__(self, device, num_skipped):
         self.device, self.num_skipped = device, num_skipped

@@ -8,7 +8,7 @@ import torch
 
 import checkpoints
 import util
-from training import code_solver, distributed, loop, objectives, observed_rays, pretraining, run_folder, stage_data, watch
+from training import code_solver, distributed, objectives, observed_rays, pretraining, progress, run_folder, stage_data, watch
 
 OLD_KEY = "optimizer_0"  # of the state of fits, in files written before they had a key of their own
 
@@ -97,7 +97,7 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
         run_folder.attach_saver(plan, data, run, model, model.sizes, [], lambda: {checkpoints.CODE_FITS: fits.state_dict()})
         watch.attach(plan, data, run, model, head, with_classes=False)
 
-    with loop.Run(folder, device, last_step, start_step, plan.weights.image) as run:
+    with progress.Run(folder, device, last_step, start_step, plan.weights.image) as run:
         if num_processes == 1:  # otherwise a process knows the codes of the others at the end only
             show_from_now()
         step, num_rays = start_step, 0

@@ -14,7 +14,7 @@ import dataio
 import srns
 import util
 from rendering import renderer
-from training import distributed, logistic_regression, loop, objectives, run_folder, stage_data, watch
+from training import distributed, logistic_regression, loop, objectives, progress, run_folder, stage_data, watch
 
 MAX_KEPT_NUMBERS = 2**30  # that a head reads: 4 GiB; 30 label maps of 128 x 128 with 256 features are an eighth of that
 RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, scores depend on how objects differ
@@ -98,10 +98,10 @@ def own_inputs(plan, update, device, sidelength):
 
 
 def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
-    """Make the run's folder. returns the loop.Run in it, which saves, shows and validates"""
+    """Make the run's folder. returns the progress.Run in it, which saves, shows and validates"""
     folder = run_folder.start(plan, update.head, update.resumed and update.resumed["path"])
     fingerprint = checkpoints.fingerprint(update.model)
-    run = loop.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
+    run = progress.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
     run_folder.attach_saver(plan, update.data, run, update.head, update.sizes, optimizers, lambda: {"srn": fingerprint})
     watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
     return run

@@ -8,7 +8,7 @@ import dataio
 import geometry
 import srns
 import util
-from training import distributed, loop, objectives, row_adam, run_folder, stage_data, watch
+from training import distributed, loop, objectives, progress, row_adam, run_folder, stage_data, watch
 
 
 def pretrain(plan, device):
@@ -92,7 +92,7 @@ def train_srn(plan, device, data, model, head, optimizers, start_step, resumed_p
 
     prepare_marching(plan, model)
     folder = run_folder.start(plan, model, resumed_path)
-    with loop.Run(folder, device, last_step, start_step, plan.weights.image, model) as run:
+    with progress.Run(folder, device, last_step, start_step, plan.weights.image, model) as run:
         run_folder.attach_saver(plan, data, run, model, model.sizes, optimizers)
         watch.attach(plan, data, run, model, head, with_classes=with_classes)
         objective = in_processes(plan, model, srn_objective(plan, device, model, head, with_classes))

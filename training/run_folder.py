@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import checkpoints
-import options
 import util
+from runs import folders
 from training import distributed, stage_data
 
 
 def start(plan, module, resumed_path=None):
-    """Make the run's folder with params.txt, model.txt and an empty checkpoints folder; see options.start_run.
+    """Make the run's folder with params.txt, model.txt and an empty checkpoints folder; see folders.start.
 
     module: what is trained, for model.txt
     resumed_path: the checkpoint that this run goes on from, or None; a run that goes on in its own folder keeps that
@@ -18,7 +18,7 @@ def start(plan, module, resumed_path=None):
     distributed.barrier()
     if not distributed.is_main():
         return Path(plan.options.logging_root) / plan.options.log_dir
-    folder = options.start_run(plan.options, resumed_path)
+    folder = folders.start(plan.options, resumed_path)
     (folder / "checkpoints").mkdir(exist_ok=True)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     with util.replacing(folder / "model.txt") as temporary:

@@ -7,7 +7,7 @@ import scenes
 import torch
 
 from bench import quality
-from training import loop
+from training import loop, progress
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_each_variant_includes_the_changes_before_it(bench):
 
 def test_it_trains_and_measures(bench, ball_split, tmp_path):
     """Runs in this process, since a new one takes seconds to start."""
-    fit, after_step = loop.fit, loop.Run.after_step
+    fit, after_step = loop.fit, progress.Run.after_step
     scenes.write_split(tmp_path / "Ball" / "Ball.train_val", first_view=50)
     (tmp_path / "Ball" / "Ball.train").symlink_to(ball_split)
     data = tmp_path / "Ball"
@@ -49,7 +49,7 @@ def test_it_trains_and_measures(bench, ball_split, tmp_path):
     assert torch.tensor([psnr for _, _, psnr in curve]).isfinite().all()
     stopped = bench.train_variant([*given, "--max_steps_per_img_sidelength=1000"], None, 0.0)
     assert stopped == []  # the budget was spent before the first validation
-    assert loop.fit is fit and loop.Run.after_step is after_step
+    assert loop.fit is fit and progress.Run.after_step is after_step
 
 
 def test_curves_are_drawn(bench, tmp_path):

@@ -13,11 +13,11 @@ import dataio
 import srns
 import train
 import util
-from training import loop, objectives, row_adam
+from training import loop, objectives, progress, row_adam
 
 
 class PlainRun:
-    """Replaces loop.Run and writes nothing."""
+    """Replaces progress.Run and writes nothing."""
 
     def __init__(self):
         self.seen = []
@@ -198,7 +198,7 @@ def event_scalars(folder):
 
 def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
     called = []
-    with loop.Run(tmp_path, torch.device("cpu"), num_steps=7) as run:
+    with progress.Run(tmp_path, torch.device("cpu"), num_steps=7) as run:
         run.every += [(3, lambda step: called.append(("three", step))), (100, lambda step: called.append(("end", step)))]
         for step in range(1, 8):
             run.after_step(step, {"x": torch.tensor(1.0)}, num_rays=2)
@@ -206,7 +206,7 @@ def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
 
 
 def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
-    with loop.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
+    with progress.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
         for step in (1, 2):
             run.after_step(step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, num_rays=2)
     scalars = event_scalars(tmp_path)

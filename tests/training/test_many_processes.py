@@ -17,7 +17,7 @@ import dataio
 import interpolate
 import test
 import train
-from training import loop, pretraining
+from training import pretraining, progress
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ TOLERANCE = 1e-4  # of a tensor's largest entry: the order of sums differs, and 
 def run_train(arguments, changes=None):
     """Run train.main, which logs every step; returns the exit code."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SECONDS_PER_REPORT", 0)
+        patch.setattr(progress, "SECONDS_PER_REPORT", 0)
         if changes is not None:
             changes(patch)
         try:

@@ -1,0 +1,4 @@
+"""Runs of train.py, test.py and interpolate.py as folders on the disk.
+
+May import: util.
+"""
