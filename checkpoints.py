@@ -10,62 +10,46 @@ A `.pth` is a dict of plain types and tensors, read with weights_only=True:
     split, views  the split's name and, per instance, the names of the views that were trained on or fitted to
     observed      what was learnt from, a list of "rgb" and "seg"
     settings      pixel_center and blend_alpha of the data
+    ended         whether the run that wrote it ended with this step
     code_fits     state of the fits that stage 3 with --code_solver fast left, in place of an optimizer's
     srn           of a head: the fingerprint of the SRN whose features it reads
 
 `open_srn` and `open_head` do all that a program needs to use a checkpoint.
 """
 
-import re
 import zlib
-from pathlib import Path
-
-import torch
 
 import data_util
 import dataio
 import published
 import srns
 import util
+from runs import checkpoint_files
+from runs.checkpoint_files import file_name as file_name
+from runs.checkpoint_files import find as find
+from runs.checkpoint_files import save as save
+from runs.checkpoint_files import steps_in_name as steps_in_name
 
 CODE_FITS = "code_fits"
 
 
-def save(path, contents):
-    with util.replacing(path) as temporary:
-        torch.save(contents, temporary)
-
-
-def file_name(epoch, step):
-    return f"epoch_{epoch:04d}_iter_{step:06d}.pth"
-
-
-def find(path):
-    """Path of the file, or of the checkpoint with the most steps in a folder or in its `checkpoints` folder."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise util.InputError(f"{path}: no such checkpoint; expected a .pth file or a folder that holds some")
-    files = list(path.glob("[!.]*.pth")) or list(path.glob("checkpoints/[!.]*.pth"))
-    if not files:
-        raise util.InputError(f"{path}: found no .pth file in this folder or in its checkpoints folder")
-    return max(files, key=lambda file: (steps_in_name(file), file.stat().st_mtime))
-
-
-def steps_in_name(path):
-    found = re.search(r"iter_(\d+)", path.name)
-    return int(found.group(1)) if found else -1
-
-
 def load(path):
-    """Read the checkpoint that `find` finds, on the CPU."""
-    path = find(path)
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever zip, pickle or its own checks do
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise util.InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
+    """Read a checkpoint, on the CPU: of a folder the last one that can be read, with a note if that is not the last one."""
+    faults = []
+    for file in checkpoint_files.find_all(path):
+        try:
+            contents = with_facts(checkpoint_files.read(file), file)
+        except util.InputError as fault:
+            faults.append(fault)
+            continue
+        if faults:
+            print(f"note: {faults[0]}; {file.name} is read instead")
+        return contents
+    raise faults[0]
+
+
+def with_facts(contents, path):
+    """The contents of a file with its `path`, and with what a published file lacks. raises util.InputError"""
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
         raise util.InputError(f"{path}: not a checkpoint; expected a dict with the state dict of a model in it")
     if "sizes" not in contents:
@@ -81,6 +65,7 @@ def load_state(module, state, path):
     faults += [f"{key} is unexpected" for key in found if key not in expected]
     differing = [key for key in expected if key in found and found[key] != expected[key]]
     faults += [f"{key} is {found[key]}, expected {expected[key]}" for key in differing]
+    faults += [f"{key} holds numbers that are not finite" for key in checkpoint_files.not_finite(state) if key in expected]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise util.InputError(f"{path}: does not fit the model: {'; '.join(faults[:5])}{more}")

@@ -19,7 +19,7 @@ case $EVAL_MODE in
     unet) CLASSES=(--eval_mode unet --obj_name "$OBJ" --unet_path "$HEAD") ;;
     *) CLASSES=(--eval_mode "$EVAL_MODE" --obj_name "$OBJ" --linear_path "$HEAD") ;;
 esac
-[ -z "${RESUME:-}" ] && FIT=(--overwrite_embeddings) || FIT=(--freeze_networks)  # RESUME=1: continue the codes of SRN
+[ -z "${RESUME:-}" ] && FIT=(--overwrite_embeddings) || FIT=(--freeze_networks --resume never)  # RESUME=1: fit SRN further
 NOVEL=$([ -d "$VAL" ] && echo "$VAL" || echo "$DATA/$OBJ/$OBJ.train")  # test.py does not score the views trained on
 [ -d "$VAL" ] && VALIDATION=(--val_root "$VAL") || VALIDATION=(--no_validation)
 venv=$root/.venv/bin/python

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import util
 from options import at_least
+from runs import record, stopping
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {  # stage: script
@@ -25,6 +26,7 @@ SCRIPTS = {  # stage: script
     "4 training objects": "result_scripts/train_val.sh",
     "4 single shot": "result_scripts/single_shot.sh",
 }
+GO_ON = "the same command goes on from there, and leaves what is done"
 MAKE_DATA = {  # 108 test views: of the 70 that test_configs/demo*.yml spreads over them, 64, 65 and 104 are input views
     "procedural": "procedural --instances 32 --views 30 --val_instances 2 --test_instances 8",
     "furniture": "furniture --views 50 --variants 1",
@@ -44,12 +46,18 @@ def build_parser():
 
 
 def run_step(command, environment):
-    """Run one command and return its seconds. The command prints its own errors."""
+    """Run one command and return its seconds. The command prints its own errors. A signal stops it, and then the demo."""
     print(f"\n$ {' '.join(command)}", flush=True)
     started = time.perf_counter()
-    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+    if stopping.wait_for(subprocess.Popen(command, cwd=ROOT, env=environment), GO_ON):
         raise util.InputError(f"{command[0]} failed: its error is printed above")
     return time.perf_counter() - started
+
+
+def seconds_before(runs, script):
+    """Seconds that the run of a script took in all, where it was stopped in between or had ended before; 0 if not known."""
+    name = Path(script).stem + "_results" * script.startswith("result_scripts/")
+    return (record.read(runs / name) or {}).get("seconds", 0)
 
 
 def scores_of(folder):
@@ -98,15 +106,15 @@ def run(options, more=None):
         data, logs = ROOT / "data" / CONFIGS[options.data][0], ROOT / "logs" / config
     environment = {"OBJ": name, "DATA": str(data), "LOGS": str(logs), "PYTHON": sys.executable, "CONFIG": config}
     environment = os.environ | environment
-    seed, stages = ["--seed", str(options.seed)], {}
+    seed, stages, runs = ["--seed", str(options.seed)], {}, logs / name
     if not (data / name).exists():
         maker = [sys.executable, "make_dataset.py", *MAKE_DATA[options.data].split(), *FOR_BOTH.split(), *seed]
         stages["0 make data"] = run_step([*maker, "--obj_name", name, "--out", str(data)], environment)
     for stage, script in scripts_of(config).items():
         seeded = stage in ("1 pretrain", "2 segment", "3 fit codes")
-        stages[stage] = run_step([f"./{script}", *(seed if seeded else []), *(more or {}).get(stage, [])], environment)
+        seconds = run_step([f"./{script}", *(seed if seeded else []), *(more or {}).get(stage, [])], environment)
+        stages[stage] = max(seconds, seconds_before(runs, script))
 
-    runs = logs / name
     train_val, single_shot = scores_of(runs / "train_val_results"), scores_of(runs / "single_shot_results")
     print_table(stages, {"4 training objects": train_val, "4 single shot": single_shot})
     summary = {"seconds": sum(stages.values()), "stages": stages, "train_val": train_val, "single_shot": single_shot}
@@ -121,7 +129,8 @@ def run(options, more=None):
 
 @util.command
 def main(argv=None):
-    run(build_parser().parse_args(argv))
+    with stopping.listening():
+        run(build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

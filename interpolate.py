@@ -20,8 +20,9 @@ import visual
 from evaluation import picture_writer, videos
 from options import at_least, comma_separated, positive_int
 from rendering import renderer
-from runs import folders
+from runs import folders, resuming, stopping
 
+PROGRAM = "interpolate.py"
 ELEVATION_DEG, UP = 20, "z"  # defaults of an orbit
 SHOWN = ("rgb", "seg", "normals")  # side by side, in this order
 GIF_FPS = 50  # players slow faster GIFs down
@@ -53,6 +54,7 @@ def build_parser():
     group.add("--fps", type=positive_int, default=20, help="frames per second of the videos")
     group.add("--logging_root", default="./logs", help="parent folder of all runs")
     group.add("--log_dir", required=True, help="folder of this run, relative to --logging_root")
+    common.add_resume(group)
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     common.add_fused(group)
     return parser
@@ -127,8 +129,15 @@ def open_models(options, device):
 
 @util.command
 def main(argv=None):
-    util.expect_one_process("interpolate.py")
-    options = read_options(argv)
+    util.expect_one_process(PROGRAM)
+    with stopping.listening():
+        interpolate(read_options(argv))
+
+
+def interpolate(options):
+    inputs = resuming.inputs_of(options, ("checkpoint_path", "linear_path"))
+    if resuming.is_done(options, inputs):
+        return
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
@@ -141,13 +150,13 @@ def main(argv=None):
         "uv": geometry.pixel_grid(side, side, srn.settings.pixel_center, device),
         "intrinsics": torch.from_numpy(intrinsics.matrix(side)).to(device),
     }
-    folder = folders.start(options)
-    kinds = render_frames(options, srn.model, head, frames, view, folder)
-    if options.format != "none":
-        for kind in kinds:
-            pictures = map(iio.imread, sorted((folder / kind).iterdir()))
-            videos.write(folder / f"{kind}.{options.format}", pictures, options.fps)
-        print(f"video: {folder / f'comparison.{options.format}'}")
+    with folders.start(options, PROGRAM, options.resume == "auto", inputs) as folder:
+        kinds = render_frames(options, srn.model, head, frames, view, folder)
+        if options.format != "none":
+            for kind in kinds:
+                pictures = map(iio.imread, sorted((folder.path / kind).iterdir()))
+                videos.write(folder.path / f"{kind}.{options.format}", pictures, options.fps)
+            print(f"video: {folder.path / f'comparison.{options.format}'}")
 
 
 @torch.inference_mode()
@@ -168,8 +177,9 @@ def render_frames(options, srn, head, frames, view, folder):
                 pictures = visual.of_observation(shown, cameras, i, num_classes)
                 pictures["comparison"] = visual.strip([pictures[kind] for kind in SHOWN if kind in pictures])
                 for kind, picture in pictures.items():
-                    writer.do(picture_writer.write_picture, folder / kind / f"{index:06d}.png", picture)
+                    writer.do(picture_writer.write_picture, folder.path / kind / f"{index:06d}.png", picture)
             bar.update(len(indices))
+            folder.after_part(bar.n, options.num_frames)
     return list(pictures)
 
 

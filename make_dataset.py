@@ -10,13 +10,13 @@ objects), val and test (other objects). All test objects are seen from the same 
 """
 
 import argparse
-import signal
 import sys
 
 import options
 import util
 from datasets.conversion import convert
 from datasets.making import from_meshes, furniture, procedural
+from runs import stopping
 
 MAKERS = {  # module, summary, required arguments
     "procedural": (procedural, "chairs and tables from random parameters", "--obj_name {Chair,Table} --out OUT"),
@@ -52,9 +52,9 @@ def with_negative_values(arguments):
 @util.command
 def main(argv=None):
     parsed = build_parser().parse_args(with_negative_values(sys.argv[1:] if argv is None else argv))
-    parsed.make(parsed)
+    with stopping.listening():
+        parsed.make(parsed)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after Ctrl-C
     main()

@@ -158,6 +158,7 @@ def add_common(parser, seed_help="of the weights, the order of views and the cho
     group.add("--obj_name", help="class name: the class list is <obj_name>-level-1.txt beside the split folder")
     group.add("--logging_root", default="./logs", help="parent folder of all runs")
     group.add("--log_dir", default="", help="folder of this run below --logging_root (default: --logging_root itself)")
+    add_resume(group)
     group.add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add("--seed", type=at_least(0), default=0, help=seed_help)
     group.add("--num_workers", type=at_least(0), default=0, help="processes that read images; 0: the main process reads")
@@ -169,6 +170,11 @@ def add_common(parser, seed_help="of the weights, the order of views and the cho
     group.add(
         "--specific_ins", type=comma_separated(str), default=[], nargs="+", action=Joined, help="names, comma-separated"
     )
+
+
+def add_resume(group):
+    what = "auto: go on with the run of this name, or leave it if it has ended; never: move it aside"
+    group.add("--resume", choices=("auto", "never"), default="never", help=what)
 
 
 def add_model_variants(group):

@@ -26,8 +26,10 @@ from evaluation import evaluate, metrics
 from options import at_least, comma_separated, count_or_all, positive_int
 from rendering import renderer
 from rendering.precision import PRECISIONS
-from runs import folders
+from runs import folders, resuming, stopping
 
+PROGRAM = "test.py"
+CHECKPOINTS = ("checkpoint_path", "linear_path", "unet_path")  # options that name one
 SHOWN = """
     config_filepath data_root obj_name logging_root log_dir device img_sidelength eval_mode checkpoint_path linear_path
     unet_path input_idcs max_num_observations point_cloud
@@ -180,8 +182,15 @@ def load_labelled_clouds(dataset):
 
 @util.command
 def main(argv=None):
-    util.expect_one_process("test.py")
-    options = read_options(argv)
+    util.expect_one_process(PROGRAM)
+    with stopping.listening():
+        evaluate_split(read_options(argv))
+
+
+def evaluate_split(options):
+    inputs = resuming.inputs_of(options, CHECKPOINTS)
+    if resuming.is_done(options, inputs):
+        return
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
@@ -196,8 +205,6 @@ def main(argv=None):
         batch = {name: tensor.to(device) for name, tensor in dataio.with_rows(batch, rows).items()}
         return batch, renderer.render(srn.model, batch, head, precision=options.precision)
 
-    evaluation = evaluate.Evaluation(plan, folders.start(options))
-    evaluation.run(render, options.batch_size, options.num_workers)
     evaluated = {
         "checkpoint": str(srn.path.resolve()),
         "head": str(head_path.resolve()) if head_path else None,
@@ -206,7 +213,12 @@ def main(argv=None):
         "img_sidelength": options.img_sidelength,
         "score_input_views": options.score_input_views,
     }
-    evaluation.write(evaluated | plan.facts())
+    with folders.start(options, PROGRAM, options.resume == "auto", inputs) as folder:
+        evaluation = evaluate.Evaluation(plan, folder.path)
+        evaluation.run(render, options.batch_size, options.num_workers, folder.after_part)
+        evaluation.write(evaluated | plan.facts())
+        folder.record.update(scores=evaluation.means())
+    print(f"next: python compare_results.py {folder.path} and other runs, side by side")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import srns
 import util
 from options import at_least, comma_separated, count_or_all, fraction, positive_int, weight
 from rendering.precision import PRECISIONS
-from training import code_fitting, distributed, head_update, option_checks, plan, pretraining
+from runs import stopping
+from training import code_fitting, distributed, head_update, option_checks, plan, pretraining, resuming, run_folder
 
 STAGES = {
     plan.Stage.PRETRAIN: pretraining.pretrain,
@@ -71,6 +72,11 @@ def add_schedule(group):
         "--code_optimizer", choices=("sparse_adam", "adam"), default="sparse_adam", help="adam moves all codes in every step"
     )
     group.add("--steps_til_ckpt", type=positive_int, default=5000, help="steps between checkpoints")
+    group.add("--minutes_til_ckpt", type=weight, default=10.0, help="minutes between checkpoints, too; 0: steps alone count")
+    group.add(
+        "--keep_checkpoints", type=count_or_all, default=3, help="last ones that are kept, beside that of each side; -1: all"
+    )
+    group.add("--on_nan", choices=("stop", "skip"), default="stop", help="at a loss or gradient that is not finite")
     group.add("--steps_til_val", type=positive_int, default=1000, help="steps between validations and pictures")
 
 
@@ -155,14 +161,17 @@ def read_options(argv):
 def main(argv=None):
     import torch  # here, so that the import of options is the first to miss a package
 
-    with distributed.quiet_unless_main():
+    with stopping.listening(), distributed.quiet_unless_main():
         options = read_options(argv)
         run_plan = plan.resolve(options)
         util.keep_freed_memory()
         with distributed.running(options.device) as device:
-            common.use_fused(options, device)
-            torch.manual_seed(options.seed)
-            STAGES[run_plan.stage](run_plan, device)
+            run_plan = resuming.resolve(run_plan)
+            if run_plan is not None:
+                common.use_fused(options, device)
+                torch.manual_seed(options.seed)
+                STAGES[run_plan.stage](run_plan, device)
+                run_folder.say_what_is_next(run_plan)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import errno
 import functools
 import importlib
 import json
 import os
 import platform
 import re
+import signal
 import sys
 import time
 import uuid
@@ -16,6 +18,7 @@ from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
 SECONDS_UNTIL_ENDED = 10  # within which torchrun ends the other processes when one has failed
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}  # of a program that a signal has stopped
 UNLABELLED = -1  # the class of pixels without a label: left out of the segmentation loss and of every score
 
 
@@ -23,20 +26,36 @@ class InputError(Exception):
     """A user's mistake, in one sentence: what was found where, what was expected, what to do."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop, and it has kept what was done. kept: that, and how to go on; a clause"""
+
+    def __init__(self, number, kept=""):
+        super().__init__(number, kept)
+        self.number, self.kept = signal.Signals(number), kept
+
+
+def sentence_of(error):
+    """The sentence of an InputError, which a data loader's worker wraps in its traceback."""
+    return str(error).rsplit("InputError: ", 1)[-1].strip()
+
+
 def command(main):
-    """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2, a signal one of EXIT_CODES."""
 
     @functools.wraps(main)
     def wrapped(argv=None):
         try:
             return main(argv)
         except InputError as error:
-            sentence = str(error).rsplit("InputError: ", 1)[-1].strip()  # a data loader's worker wraps it in its traceback
+            sentence = sentence_of(error)
         except BrokenProcessPool:
             sentence = "a process was ended from outside, perhaps for lack of memory; rerun with a smaller --num_workers"
-        except KeyboardInterrupt:
-            print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+            if is_first_process():
+                kept = f"; {stop.kept}" if stop.kept else ""
+                print(f"{Path(sys.argv[0]).name}: stopped by {stop.number.name}{kept}", file=sys.stderr)
+            sys.exit(EXIT_CODES[stop.number])
         print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
         sys.exit(2)
 
@@ -97,10 +116,12 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, is_durable=False):
     """Yields a temporary path beside `path`; renamed to it when the block succeeds, deleted when it fails.
 
     Nothing half-written is ever found under the final name. The folder is made if necessary.
+
+    is_durable: wait until the disk holds the file and its name, so that a loss of power does not leave an empty file
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,9 +129,32 @@ def replacing(path):
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
+        if is_durable:
+            flush(temporary)
         temporary.replace(path)
+        if is_durable:
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path):
+    """Wait until the disk holds a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system on which folders cannot be flushed
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder):
+    """Delete the temporary files of `replacing` in a folder, which killed programs left."""
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{32}(\.\w+)?", path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

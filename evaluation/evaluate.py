@@ -1,6 +1,7 @@
 """Renders the views of a data set once, scores them, and writes their pictures and point clouds."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -59,10 +60,11 @@ class Evaluation:
         self.collector = clouds.Collector({x.name: x.views for x in instances if x.name in with_cloud})
 
     @torch.inference_mode()
-    def run(self, render, batch_size, num_workers=0):
+    def run(self, render, batch_size, num_workers=0, after_batch=None):
         """Render every view once, in order; score it, and write its pictures and point clouds.
 
         render: takes a batch on the CPU; returns it on the model's device, and the model's outputs (renderer.render)
+        after_batch: called with the number of views so far and of all views; may raise an error to end here
         """
         dataset = self.plan.dataset
         batches = dataio.prefetched(dataio.ordered_batches(dataset, batch_size, num_workers))
@@ -79,6 +81,8 @@ class Evaluation:
                     if cloud is not None:
                         self._finish_cloud(instance, cloud)
                 bar.update(len(views))
+                if after_batch is not None:
+                    after_batch(bar.n, len(dataset))
 
     def _score(self, views, outputs, batch):
         """Add the scores of a batch's views, without the excluded ones."""
@@ -112,6 +116,11 @@ class Evaluation:
         if instance in self.plan.labelled_clouds:
             labelled = self.plan.labelled_clouds[instance]
             self.scores.add_cloud(instance, *clouds.compare(cloud, labelled, self.plan.num_classes))
+
+    def means(self):
+        """The mean PSNR, SSIM and mIoU over the scored images, a dict of floats; without those of which there are none."""
+        summary = self.scores.summary()
+        return {name: summary[name] for name in ("psnr", "ssim", "miou") if not math.isnan(summary[name])}
 
     def write(self, run):
         """Write the tables and contact_sheet.png, and print the summary. `run`: facts about the run for results.json."""

@@ -17,7 +17,8 @@ def write_picture(path, picture):
 class PictureWriter:
     """Makes and writes pictures in a few threads while the caller renders on. Use it in a `with` statement.
 
-    Leaving the block waits for the queued work. The first error of that work is raised by `do` or on leaving.
+    Leaving the block waits for the queued work, unless an error ends it; a signal does not drop what is queued. The first
+    error of that work is raised by `do` or on leaving.
     """
 
     def __init__(self, num_threads=4, max_waiting=256):
@@ -35,7 +36,8 @@ class PictureWriter:
         return self
 
     def __exit__(self, error_type, error, traceback):
-        self._pool.shutdown(wait=True, cancel_futures=error_type is not None)
+        is_error = error_type is not None and issubclass(error_type, Exception)
+        self._pool.shutdown(wait=True, cancel_futures=is_error)
         if error_type is None:
             for future in self._waiting:
                 future.result()

@@ -5,4 +5,4 @@ set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/${CONFIG}_few_shot_novel_view.yml" --data_root "$DATA/$OBJ/$OBJ.test" \
-    --logging_root "$LOGS" --log_dir "$OBJ/one_shot_results" --checkpoint_path "${CODES:-$LOGS/$OBJ/one_shot}" "$@"
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/one_shot_results" --checkpoint_path "${CODES:-$LOGS/$OBJ/one_shot}" "$@"

@@ -5,4 +5,4 @@ set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/${CONFIG}_training_set_novel_view.yml" --data_root "$NOVEL" \
-    --logging_root "$LOGS" --log_dir "$OBJ/training_set_results" --checkpoint_path "$SRN" "$@"
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/training_set_results" --checkpoint_path "$SRN" "$@"

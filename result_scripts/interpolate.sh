@@ -6,5 +6,5 @@ source "$(dirname "$0")/../common.sh"
 [ "$EVAL_MODE" = srn ] && CLASSES=() || CLASSES=(--linear_path "$HEAD")
 exec "$PYTHON" interpolate.py \
     --data_root "$DATA/$OBJ/$OBJ.${SPLIT:-train}" \
-    --logging_root "$LOGS" --log_dir "$OBJ/interpolation" \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/interpolation" \
     --checkpoint_path "$SRN" "${CLASSES[@]}" "$@"

@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" \
-    --logging_root "$LOGS" --log_dir "$OBJ/multi_shot_results" --point_cloud \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/multi_shot_results" --point_cloud \
     --checkpoint_path "${CODES:-$LOGS/$OBJ/multi_shot}" "${CLASSES[@]}" "$@"

@@ -6,5 +6,5 @@ STAGE1=semantic_srn
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" \
     --data_root "$NOVEL" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn_results" --point_cloud \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/semantic_srn_results" --point_cloud \
     --checkpoint_path "$SRN" --eval_mode srn "$@"

@@ -6,5 +6,5 @@ STAGE2=unet_baseline
 source "$(dirname "$0")/../common.sh"
 exec "$PYTHON" test.py -c "test_configs/$CONFIG.yml" --img_sidelength 128 \
     --data_root "$NOVEL" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/unet_baseline_results" --point_cloud \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/unet_baseline_results" --point_cloud \
     --checkpoint_path "$SRN" --eval_mode unet --unet_path "$HEAD" "$@"

@@ -1,4 +1,4 @@
-"""Runs of train.py, test.py and interpolate.py as folders on the disk.
+"""Runs of train.py, test.py and interpolate.py on the disk: folders, locks, records, checkpoint files; signals that end them.
 
 May import: util.
 """

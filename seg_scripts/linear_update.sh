@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_linear_update.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/linear_update" \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/linear_update" \
     --model_type linear --checkpoint_path "$SRN" "${LABELS[@]}" "$@"

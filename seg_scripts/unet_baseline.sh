@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_unet_baseline.yml" \
     --data_root "$DATA/$OBJ/$OBJ.train" "${VALIDATION[@]}" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/unet_baseline" \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/unet_baseline" \
     --model_type unet --checkpoint_path "$SRN" "${LABELS[@]}" "$@"

@@ -5,4 +5,4 @@ set -euo pipefail
 export OBJ=${OBJ:-Car} CONFIG=${CONFIG:-cars}
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_one_shot.yml" --data_root "$DATA/$OBJ/$OBJ.test" \
-    --logging_root "$LOGS" --log_dir "$OBJ/one_shot" --class_weight 0 --checkpoint_path "$SRN" "${FIT[@]}" "$@"
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/one_shot" --class_weight 0 --checkpoint_path "$SRN" "${FIT[@]}" "$@"

@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/reverse_linear" --class_weight 8 --linear_path "$HEAD" \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/reverse_linear" --class_weight 8 --linear_path "$HEAD" \
     --checkpoint_path "$SRN" "${FIT[@]}" --specific_observation_idcs 65 "$@"

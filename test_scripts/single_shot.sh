@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 exec "${TRAIN[@]}" train.py -c "train_configs/${CONFIG}_codes.yml" \
     --data_root "$DATA/$OBJ/$OBJ.test" --obj_name "$OBJ" \
-    --logging_root "$LOGS" --log_dir "$OBJ/single_shot" --class_weight 0 \
+    --resume auto --logging_root "$LOGS" --log_dir "$OBJ/single_shot" --class_weight 0 \
     --checkpoint_path "$SRN" "${FIT[@]}" --specific_observation_idcs 65 "$@"

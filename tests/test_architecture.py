@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = {"tests", "bench", "docs"}
 PROGRAMS = {
     *("train", "test", "interpolate", "suggest_labels", "make_dataset", "check_dataset", "convert_checkpoint"),
-    *("compare_results", "demo"),
+    *("compare_results", "demo", "status"),
 }
 SHARED_PACKAGE = "datasets"  # its sub-packages are packages of their own
 

@@ -14,17 +14,17 @@ def ran(tmp_path, monkeypatch):
     """The commands that the demo runs in tmp_path; the result scripts leave scores, and nothing else happens."""
     commands = []
 
-    def run(command, cwd, env):
+    def popen(command, cwd, env):
         commands.append((command, env))
         if command[0].startswith("./result_scripts/"):
             folder = Path(env["LOGS"]) / env["OBJ"] / command[0].split("/")[-1].replace(".sh", "_results")
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps(SCORES))
-        return SimpleNamespace(returncode=int(command[0].endswith("broken.sh")))
+        return SimpleNamespace(returncode=int(command[0].endswith("broken.sh")), poll=lambda: 0)
 
     monkeypatch.setattr(demo, "ROOT", tmp_path)
     monkeypatch.delenv("CONFIG", raising=False)
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(demo.subprocess, "Popen", popen)
     return commands
 
 

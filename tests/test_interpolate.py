@@ -242,7 +242,7 @@ def test_every_kind_of_pictures_has_a_film_of_as_many_frames(distinct, ball_spli
     folder = film(ball_split, save(distinct), tmp_path, format=suffix)
     kinds = ("rgb", "seg", "normals", "comparison")
     films = {f"{kind}.{suffix}" for kind in kinds}
-    assert {path.name for path in folder.iterdir()} == {*kinds, *films, "params.txt"}  # no temporary files
+    assert {path.name for path in folder.iterdir()} == {*kinds, *films, "params.txt", "run.json"}  # no temporary files
     factor = videos.MAX_ENLARGED_HEIGHT // scenes.SIDE
     for kind in ("rgb", "comparison"):  # after two training steps, normals and classes hardly change along the path
         frames = iio.imread(folder / f"{kind}.{suffix}", index=None, plugin=None if suffix == "gif" else "FFMPEG")
@@ -316,7 +316,7 @@ def vanilla(**sizes):
 
 def test_an_srn_without_classes_gives_no_segmentation_and_may_have_any_side(ball_split, save, tmp_path):
     folder = film(ball_split, save(vanilla()), tmp_path, img_sidelength=11)
-    assert {path.name for path in folder.iterdir()} == {"rgb", "normals", "comparison", "params.txt"}
+    assert {path.name for path in folder.iterdir()} == {"rgb", "normals", "comparison", "params.txt", "run.json"}
     assert pictures(folder, "comparison")[0].shape == (11, 24, 3)
 
 

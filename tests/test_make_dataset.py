@@ -201,7 +201,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, written = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in written
-    assert written.splitlines()[-1].endswith("interrupted")
+    assert written.splitlines()[-1].endswith("the same command goes on from there")
     journal = tmp_path / ".Chair.unfinished" / "journal.jsonl"
     finished = {json.loads(line)["name"] for line in journal.read_text().splitlines()}
     assert finished >= {path.name for path in (tmp_path / ".Chair.unfinished" / "Chair.train").iterdir()}

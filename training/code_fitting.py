@@ -91,31 +91,33 @@ def fit_fast(plan, device, data, model, head, trained, start_step, resumed):
     last_step = plan.schedule.last_step(start_step)
     pretraining.prepare_marching(plan, model)
     fits = begin_fits(plan, device, data, model, head, trained, resumed)
-    folder = run_folder.start(plan, model, resumed and resumed.path)
+    gathered = {}  # the state of all fits, of which each process knows its own
 
-    def show_from_now():
-        run_folder.attach_saver(plan, data, run, model, model.sizes, [], lambda: {checkpoints.CODE_FITS: fits.state_dict()})
+    def gather():
+        gathered.update(fits.gathered_state())
+        with torch.no_grad():
+            model.latent_codes.weight.copy_(fits.best(gathered)[0])
+
+    with (
+        run_folder.start(plan, model, resumed and resumed.path) as folder,
+        progress.Run(folder, device, last_step, start_step, plan.weights.image) as run,
+    ):
+        run_folder.attach_saver(plan, data, run, model, model.sizes, [], lambda: {checkpoints.CODE_FITS: dict(gathered)})
+        run.together.append(gather)
         watch.attach(plan, data, run, model, head, with_classes=False)
-
-    with progress.Run(folder, device, last_step, start_step, plan.weights.image) as run:
-        if num_processes == 1:  # otherwise a process knows the codes of the others at the end only
-            show_from_now()
-        step, num_rays = start_step, 0
-        while step < last_step and fits.num_active:
+        step, num_rays, terms = start_step, 0, {}
+        while step < last_step and distributed.largest(fits.num_active):
             step += 1
             num_rays = fits.num_active * fits.rays_at(step)
-            terms = fits.step(step)
-            if step == last_step and step % code_solver.STEPS_PER_CHECK:  # else the step has looked already
+            if fits.num_active:
+                terms = fits.step(step)
+            if (
+                fits.num_active and step == last_step and step % code_solver.STEPS_PER_CHECK
+            ):  # else the step has looked already
                 fits.keep_best()
-            write_codes(model, fits)
-            if step < last_step and fits.num_active:
+            if step < last_step and distributed.largest(fits.num_active):
                 run.after_step(step, terms, num_rays)
-        step = distributed.largest(step, device)
         terms, psnr, num_done = fits.summary()
-        fits.share()
-        write_codes(model, fits)
-        if num_processes > 1:
-            show_from_now()
         run.end_at(step)
         run.after_step(step, terms, num_rays)
     fit_quality = "" if psnr is None else f"; mean PSNR of the input {psnr:.2f} dB"
@@ -176,11 +178,3 @@ def state_of_fits(contents):
         return contents[checkpoints.CODE_FITS]
     old = contents.get(OLD_KEY, {}).get("state", {}).get(0, {})
     return old if "best_loss" in old else None
-
-
-@torch.no_grad()
-def write_codes(model, fits):
-    """Copy the best codes so far, of this process's instances, to the latent table."""
-    if fits.has_changed:
-        model.latent_codes.weight.copy_(fits.best()[0])
-        fits.has_changed = False

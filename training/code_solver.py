@@ -120,7 +120,6 @@ class CodeFits:
         return len(self.rows)
 
     def find_active(self):
-        self.has_changed = True  # the best codes, since they were last copied
         self.rows = torch.nonzero(self.state["is_active"]).squeeze(1)  # (M,)
         self.instances = self.rows // self.num_starts  # (M,) which each start belongs to
 
@@ -137,11 +136,12 @@ class CodeFits:
 
     @torch.no_grad()
     def begin(self):
-        """Compute the loss of the starts. raises FloatingPointError where it is not finite"""
+        """Compute the loss of the starts. raises util.InputError where it is not finite"""
         cost = self.cost_of_active()
         self.state["best_loss"][self.rows] = cost
         if not cost.isfinite().all():
-            raise FloatingPointError(f"loss is {cost[~cost.isfinite()][0].item()} before the first step")
+            found = f"the loss of a code is {cost[~cost.isfinite()][0].item()} before the first step"
+            raise util.InputError(f"{found}; the SRN of --checkpoint_path renders no image of finite numbers, choose another")
 
     def step(self, step):
         """Move every active start by one step. returns the mean of each loss term over them, a dict of ()"""
@@ -181,7 +181,6 @@ class CodeFits:
         is_better = cost < best
         state["best_codes"][rows] = torch.where(is_better[:, None], state["codes"][rows], state["best_codes"][rows])
         state["best_loss"][rows] = torch.where(is_better, cost, best)
-        self.has_changed = True
         return cost, best
 
     def check(self):
@@ -209,12 +208,16 @@ class CodeFits:
 
         return torch.cat(self.by_blocks(cost, CHECKED_RAYS))
 
-    def best(self):
-        """(N, D) the code of every instance with the least loss at a check, and (N,) whether its fit has converged."""
-        start = self.state["best_loss"].view(self.num_instances, -1).argmin(dim=1)
+    def best(self, state=None):
+        """(N, D) the code of every instance with the least loss at a check, and (N,) whether its fit has converged.
+
+        state: that of all processes, see `gathered_state` (default: that of this process)
+        """
+        state = state or self.state
+        start = state["best_loss"].view(self.num_instances, -1).argmin(dim=1)
         start += self.num_starts * torch.arange(self.num_instances, device=start.device)
-        is_done = ~self.state["is_active"].view(self.num_instances, -1).any(dim=1)
-        return self.state["best_codes"][start], is_done
+        is_done = ~state["is_active"].view(self.num_instances, -1).any(dim=1)
+        return state["best_codes"][start], is_done
 
     @torch.no_grad()
     def summary(self, num_rays=4096):
@@ -236,17 +239,16 @@ class CodeFits:
         num_done, psnr = int(means.pop("done")), means.pop("psnr", None)
         return means, None if psnr is None else psnr.item(), num_done
 
-    def share(self):
-        """Give every process the state of all instances, each of which one process has fitted."""
+    def gathered_state(self):
+        """The state of all instances, each of which one process fits. All processes must call this together."""
+        if distributed.world_size() == 1:
+            return dict(self.state)
         is_own = self.is_own.repeat_interleave(self.num_starts)
+        state = {}
         for name, tensor in self.state.items():
             own = torch.where(is_own.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0)
-            self.state[name] = distributed.sum_over_processes(own.long() if tensor.dtype == torch.bool else own).to(tensor)
-        self.is_own[:] = True
-        self.find_active()
-
-    def state_dict(self):
-        return dict(self.state)
+            state[name] = distributed.sum_over_processes(own.long() if tensor.dtype == torch.bool else own).to(tensor)
+        return state
 
     def load_state_dict(self, state):
         self.state = {name: tensor.clone().to(self.state[name]) for name, tensor in state.items()}

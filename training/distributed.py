@@ -110,8 +110,8 @@ def sum_over_processes(tensor):
     return tensor
 
 
-def largest(number, device):
-    """The largest of the integers of all processes."""
+def largest(number, device="cpu"):
+    """The largest of the integers of all processes. device: whose processors compare them"""
     found = torch.tensor(number, device=device)
     if world_size() > 1:
         dist.all_reduce(found, dist.ReduceOp.MAX)

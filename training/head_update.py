@@ -4,6 +4,7 @@ What the head reads is rendered once and kept. A linear head is the solution of 
 (logistic_regression.py); other heads, and a linear one with --update_solver adam, are trained in the common loop.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,14 +98,17 @@ def own_inputs(plan, update, device, sidelength):
     return read_by_head(update.model, update.head, dataset, update.rows[mine], device)
 
 
-def start_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
-    """Make the run's folder. returns the progress.Run in it, which saves, shows and validates"""
-    folder = run_folder.start(plan, update.head, update.resumed and update.resumed["path"])
+@contextlib.contextmanager
+def started_run(plan, device, update, optimizers, start_step, last_step, shows_bar=True):
+    """Makes the run's folder, and yields the progress.Run in it, which saves, shows and validates."""
     fingerprint = checkpoints.fingerprint(update.model)
-    run = progress.Run(folder, device, last_step, start_step, module=update.head, shows_bar=shows_bar)
-    run_folder.attach_saver(plan, update.data, run, update.head, update.sizes, optimizers, lambda: {"srn": fingerprint})
-    watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
-    return run
+    with (
+        run_folder.start(plan, update.head, update.resumed and update.resumed["path"]) as folder,
+        progress.Run(folder, device, last_step, start_step, shows_bar=shows_bar) as run,
+    ):
+        run_folder.attach_saver(plan, update.data, run, update.head, update.sizes, optimizers, lambda: {"srn": fingerprint})
+        watch.attach(plan, update.data, run, update.model, update.head, update.rows, fitted=update.fitted)
+        yield run
 
 
 # The convex problem
@@ -127,7 +131,7 @@ def solve_head(plan, device, update):
         linear.weight.copy_(solution.weight)
         linear.bias.copy_(solution.bias)
     last_step = update.start_step + max(1, solution.num_iterations)
-    with start_run(plan, device, update, [], last_step - 1, last_step, shows_bar=False) as run:
+    with started_run(plan, device, update, [], last_step - 1, last_step, shows_bar=False) as run:
         print(
             f"penalty {penalty:.1e} ({why}); {solution.num_iterations} L-BFGS iterations, relative gradient "
             f"{solution.gradient_norm:.1e}{'' if solution.converged else ', not converged'}"
@@ -178,7 +182,7 @@ def train_head(plan, device, update):
     last_step = schedule.last_step(update.start_step)
     penalty = plan.head.head_reg_weight or 0.0
     objective = objectives.HeadObjective(update.head, plan.weights.classes, penalty)
-    with start_run(plan, device, update, optimizers, update.start_step, last_step) as run:
+    with started_run(plan, device, update, optimizers, update.start_step, last_step) as run:
         objective = distributed.wrap(objective)
         loop.fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, update.start_step)
 

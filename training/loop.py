@@ -1,49 +1,58 @@
 """The training loop that all stages share, and the learning-rate schedule."""
 
+import collections
 import math
 
 import numpy as np
 import torch
 
 import dataio
+import util
 from training import distributed, row_adam
 
 
-def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, seed=None):
+def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, seed=None, on_nan="stop"):
     """Train until `batches` ends. Nothing is read back from the device within a step.
 
     objective:   batch -> dict of weighted scalar loss terms
     rate_factor: step -> factor on every optimizer's own learning rate, or None
     seed:        if given, the random numbers of a step (dropout, start depths) depend on it and the step alone, so that a
                  resumed run draws the same ones as an uninterrupted run
-    raises       FloatingPointError when the loss is not finite; no weight has been moved by such a step
+    on_nan:      "skip": a step whose loss or gradient is not finite is counted and moves nothing; "stop":
+    raises       Diverged after such a step; no weight has been moved by it
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     base_rates = [group["lr"] for group in groups]
-    finite = FiniteCheck()
+    finite = FiniteCheck(run, skips=on_nan == "skip")
     for step, batch in enumerate(dataio.prefetched(batches), start=start_step + 1):
         if rate_factor is not None:
             for group, rate in zip(groups, base_rates):
                 group["lr"] = rate_factor(step) * rate
         if seed is not None:
             seed_step(seed, step)
+        shown = batch.get("observation_idx")
         batch = run.to_device(batch)
 
         terms = objective(batch)
         total = sum(terms.values())
         summed = distributed.sum_over_processes(torch.stack([term.detach() for term in terms.values()]))
         terms = dict(zip(terms, summed))
-        finite.look(step, terms)
 
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         total.backward()
+        finite.look(step, terms, gradients_of(optimizers), shown)
+        run.is_whole = False
         for optimizer in optimizers:
-            if finite.skip is not None and can_skip(optimizer):
-                optimizer.found_inf = finite.skip
-            optimizer.step()
+            finite.move(optimizer)
         run.after_step(step, terms, num_rays_of(batch))
     finite.check()
+
+
+def gradients_of(optimizers):
+    """The gradients of all parameters of the optimizers, a list of tensors; of a sparse one its values."""
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    return [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
 
 
 def seed_step(seed, step):
@@ -59,35 +68,78 @@ def num_rays_of(batch):
     return batch["seg_labels"].numel() if "seg_labels" in batch else 0
 
 
-class FiniteCheck:
-    """Stops training when the loss is not finite: at once on a CPU. A GPU is asked now and then, since that waits for it.
+class Diverged(util.InputError):
+    """The loss or a gradient is not finite. last_good_step: the last step before"""
 
-    skip: () float, 1 from the first such step on: optimizers must leave everything as it is; None on a CPU
+    def __init__(self, sentence, last_good_step):
+        super().__init__(sentence)
+        self.last_good_step = last_good_step
+
+
+class FiniteCheck:
+    """Looks whether losses and gradients are finite: at once on a CPU. A GPU is asked now and then, since that waits for it.
+
+    Without `skips` the first step that is not finite raises Diverged, and nothing is trained from that step on.
     """
 
     STEPS_PER_CHECK = 100
 
-    def __init__(self):
-        self.skip, self.first = None, None
+    def __init__(self, run, skips=False):
+        self.run, self.skips = run, skips
+        self.skip = None  # () float on a GPU, 1 where optimizers must leave everything as it is; on a CPU a bool
+        self.first, self.count = 0, 0  # the step that was not finite first, or 0; how many were not. On a GPU, tensors
+        self.seen = collections.deque(maxlen=self.STEPS_PER_CHECK + 1)  # (step, observations of its batch)
+        run.check = self.check
 
-    def look(self, step, terms):
-        """terms: a dict of (). raises FloatingPointError if their sum is not finite, or was not at an earlier step"""
-        total = sum(terms.values())
+    def look(self, step, terms, gradients, shown):
+        """terms: a dict of (); gradients: a list of tensors; shown: (B,) observations of the batch, or None"""
+        self.seen.append((step, shown))
+        total, size = sum(terms.values()), torch.nn.utils.get_total_norm(gradients)
+        is_bad = ~(torch.isfinite(total) & torch.isfinite(size).to(total.device))
+        if distributed.world_size() > 1:  # latent codes have gradients of their own in each process
+            is_bad = distributed.sum_over_processes(is_bad.long()) > 0
         if is_cheap_to_read(total):
-            if not torch.isfinite(total):
-                found = {name: term.item() for name, term in terms.items()}
-                raise FloatingPointError(f"loss is {total} at step {step}: {found}")
-            return
-        is_bad = ~torch.isfinite(total)
-        before = torch.zeros_like(is_bad, dtype=torch.long) if self.first is None else self.first
-        self.first = torch.where((before == 0) & is_bad, step, before)
-        self.skip = (self.first > 0).float()
+            self.skip = bool(is_bad)
+            self.count += self.skip
+            self.first = self.first or step * self.skip
+            if self.skip and not self.skips:
+                found = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
+                raise self.error(f"{found}; size of the gradient {size.item():.3g}")
+        else:
+            self.first = torch.where(is_bad & (torch.as_tensor(self.first) == 0), step, self.first)
+            self.count = self.count + is_bad.long()
+            self.skip = (is_bad if self.skips else self.first > 0).float()
         if step % self.STEPS_PER_CHECK == 0:
             self.check()
 
+    def move(self, optimizer):
+        """A step of the optimizer, unless it must leave everything as it is."""
+        if isinstance(self.skip, torch.Tensor) and can_skip(optimizer):
+            optimizer.found_inf = self.skip
+        if self.skip is not True:
+            optimizer.step()
+
     def check(self):
-        if self.first is not None and self.first.item():
-            raise FloatingPointError(f"the loss was not finite at step {self.first.item()}; nothing was trained since")
+        """Raise Diverged if a step was not finite, or say how many have been skipped."""
+        first = int(self.first)
+        if first and not self.skips:
+            raise self.error("seen later, and nothing was trained since")
+        if first:
+            self.run.count_skipped(int(self.count), first)
+
+    def error(self, details):
+        first = int(self.first)
+        shown = next((shown for step, shown in self.seen if step == first), None)
+        names = getattr(self.run, "observations", [])
+        views = "" if shown is None or not names else f", whose batch shows {some([names[i] for i in shown.tolist()])}"
+        advice = "a smaller --lr usually helps, and --checkpoint_path goes on from here; --on_nan skip skips such steps"
+        return Diverged(f"the loss or a gradient is not finite at step {first}{views} ({details}); {advice}", first - 1)
+
+
+def some(names, most=8):
+    """The first of the distinct names, as text."""
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_cheap_to_read(tensor):
@@ -124,4 +176,4 @@ def fit_on_schedule(objective, schedule, batches_of_part, optimizers, run, start
                 yield from batches_of_part(sidelength, batch_size, max(first, start_step), end)
 
     rate_factor = warmup_and_decay(run.num_steps, schedule.lr_warmup_steps, schedule.lr_decay_fraction)
-    fit(objective, batches(), optimizers, run, start_step, rate_factor, schedule.seed)
+    fit(objective, batches(), optimizers, run, start_step, rate_factor, schedule.seed, schedule.on_nan)

@@ -58,7 +58,8 @@ CodeOptions = namedtuple("CodeOptions", "overwrite_embeddings code_solver code_i
 
 SCHEDULE = """
     img_sidelengths max_steps_per_img_sidelength batch_size_per_img_sidelength
-    rays_per_image foreground_fraction lr lr_warmup_steps lr_decay_fraction start_step steps_til_ckpt steps_til_val seed
+    rays_per_image foreground_fraction lr lr_warmup_steps lr_decay_fraction start_step steps_til_ckpt
+    minutes_til_ckpt keep_checkpoints steps_til_val on_nan seed
 """
 
 

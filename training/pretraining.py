@@ -91,8 +91,10 @@ def train_srn(plan, device, data, model, head, optimizers, start_step, resumed_p
         return dataio.training_batches(dataset, batch_size, first, end, schedule.seed, plan.sources.num_workers, *shards)
 
     prepare_marching(plan, model)
-    folder = run_folder.start(plan, model, resumed_path)
-    with progress.Run(folder, device, last_step, start_step, plan.weights.image, model) as run:
+    with (
+        run_folder.start(plan, model, resumed_path) as folder,
+        progress.Run(folder, device, last_step, start_step, plan.weights.image) as run,
+    ):
         run_folder.attach_saver(plan, data, run, model, model.sizes, optimizers)
         watch.attach(plan, data, run, model, head, with_classes=with_classes)
         objective = in_processes(plan, model, srn_objective(plan, device, model, head, with_classes))

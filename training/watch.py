@@ -27,6 +27,7 @@ def attach(plan, data, run, model, head=None, rows=None, with_classes=True, fitt
     fitted: an SRN and the rows of its table for the validation instances (default: `model`, which has them by name)
     """
     if not distributed.is_main():
+        run.every.append((plan.schedule.steps_til_val, lambda step: None))  # takes part in what all processes do before
         return
     names = stage_data.names_of(data.train)
     rows = rows or list(range(len(names)))
@@ -80,6 +81,7 @@ class Validation:
         scores = self.scores()
         for name, value in scores.items():
             self.run.writer.add_scalar(f"val_{name}", value, step)
+        self.run.add_scores({f"val_{name}": value for name, value in scores.items()})
         self.run.shown |= {f"val_{name}": f"{scores[name]:.2f}" for name in ("psnr", "miou") if name in scores}
 
     def scores(self):

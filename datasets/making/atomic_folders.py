@@ -1,13 +1,13 @@
 """Folders that get their final name when they are complete."""
 
 import contextlib
-import fcntl
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import util
+from runs import locks
 
 PLAN, LOCK = "plan.json", "lock"  # files of an unfinished folder
 
@@ -36,15 +36,18 @@ def unfinished_folder(path, overwrite=False, plan=None, is_worth_keeping=None):
         _start_or_resume(folder, json.dumps(plan, indent=1), overwrite, can_resume=is_worth_keeping is not None)
         try:
             yield folder
-        except BaseException:
-            if is_worth_keeping is None or not is_worth_keeping(folder):
+        except BaseException as error:
+            if is_worth_keeping is not None and is_worth_keeping(folder):
+                if isinstance(error, util.Stopped):
+                    error.kept = f"what is done is kept in {folder}; the same command goes on from there"
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # raised by the first that is not empty
                     for parent in new_parents:
                         parent.rmdir()
             raise
-        for name in (PLAN, LOCK):
-            (folder / name).unlink()
+        for name in (PLAN, LOCK, locks.substitute_of(LOCK)):
+            (folder / name).unlink(missing_ok=True)
         replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         if path.exists():
             path.rename(replaced / path.name)
@@ -57,15 +60,15 @@ def _locked(folder):
     """Makes the folder and locks it; an InputError if another process holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")
+        lock = locks.Lock(folder / LOCK)
     except OSError as error:
         raise util.InputError(f"cannot write to {folder.parent}: {error.strerror}; choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise util.InputError(f"{folder}: another process is writing this data set; wait until it ends") from None
+    except locks.Held as held:
+        raise util.InputError(f"{folder}: this data set is being written by {held}; wait until it ends") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _start_or_resume(folder, plan, overwrite, can_resume):
@@ -78,7 +81,7 @@ def _start_or_resume(folder, plan, overwrite, can_resume):
         for child in folder.iterdir():
             if child.is_dir():
                 shutil.rmtree(child)
-            elif child.name != LOCK:
+            elif child.name not in (LOCK, locks.substitute_of(LOCK)):
                 child.unlink()
     with util.replacing(folder / PLAN) as temporary:
         temporary.write_text(plan)

@@ -3,6 +3,7 @@
 The order and the draws depend on the seed and the step alone, so a resumed run sees what an uninterrupted run sees.
 """
 
+import os
 from collections import deque
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 import util
+from runs import stopping
 
 
 class RayDraw(NamedTuple):
@@ -138,4 +140,8 @@ def prefetched(batches, depth=2):
 
 def _workers(num_workers):
     # forked workers share preloaded images; workers started in another way would each get a copy
-    return dict(num_workers=num_workers, multiprocessing_context="fork" if num_workers else None)
+    return dict(num_workers=num_workers, worker_init_fn=_start_worker, multiprocessing_context="fork" if num_workers else None)
+
+
+def _start_worker(_worker):
+    stopping.leave_to(os.getppid())  # which reads on to the end of its step

@@ -7,7 +7,6 @@ An image of 128 x 128 takes 64 KiB as uint8. Images that are resized are average
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import mmap
@@ -23,6 +22,7 @@ from tqdm import tqdm
 import data_util
 import util
 from datasets.storage import headers, processes, split_index
+from runs import locks
 
 VERSION = 2
 UNSETTLED_S = split_index.UNSETTLED_NS / 1e9
@@ -196,7 +196,8 @@ def open_cache(files, folder, num_workers=0):
     if mapped is None:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with locked(place):
+            note = f"note: {place}: another run is filling this cache; waiting for it"
+            with locks.held_in_turn(place.with_name(f".{place.name}.lock"), note):
                 mapped = open_filled(files, place, digest)
                 if mapped is None:
                     time.sleep(min(max(0, newest_ns / 1e9 + UNSETTLED_S - time.time()), UNSETTLED_S))
@@ -268,15 +269,3 @@ def fill(files, place, digest, num_workers):
         filling.rename(place)
     finally:
         shutil.rmtree(filling, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(place):
-    """Hold the lock of a place in the cache. The system releases it when the process dies."""
-    with open(place.with_name(f".{place.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"note: {place}: another run is filling this cache; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,6 +6,8 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 
+from runs import stopping
+
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _function = None  # of a worker: inherited by the fork, so that it need not be pickled
@@ -32,7 +34,7 @@ def ordered(function, count, num_processes, chunksize=16):
 def _start_worker(function, parent):
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which then ends the workers
+    stopping.leave_to(parent)
     # Linux ends this process when its parent dies. It would otherwise keep the locks that it was forked with.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before

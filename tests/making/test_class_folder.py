@@ -85,7 +85,7 @@ def test_an_unfinished_run_is_not_resumed_with_other_options(tmp_path):
 
 def test_two_processes_cannot_write_the_same_folder(tmp_path):
     def meanwhile():
-        with pytest.raises(util.InputError, match="another process"):
+        with pytest.raises(util.InputError, match="being written by process"):
             write_boxes(tmp_path, [box])
         return box()
 

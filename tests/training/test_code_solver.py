@@ -8,6 +8,7 @@ import torch
 
 import dataio
 import srns
+import util
 from training import code_solver, distributed, objectives, observed_rays
 
 IMAGES = objectives.Weights(image=200, classes=0, latent=0, depth=1e-3)
@@ -200,7 +201,7 @@ def test_a_gradient_that_is_not_finite_moves_no_code(split):
 def test_a_start_without_a_finite_loss_is_reported(split):
     model, codes = make_model()
     observed = make_observed(split, model, codes)
-    with pytest.raises(FloatingPointError, match="before the first step"):
+    with pytest.raises(util.InputError, match="before the first step"):
         make_fits(model, observed, torch.full((3, 1, 6), torch.nan))
 
 
@@ -212,7 +213,7 @@ def test_a_resumed_fit_gives_the_same_numbers(split):
     for step in range(1, 31):
         through.step(step)
         first.step(step) if step <= 15 else None
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(first.gathered_state())
     for step in range(16, 31):
         second.step(step)
     assert torch.equal(through.rows, second.rows)
@@ -239,8 +240,7 @@ def fit_own(split):
     fits = make_fits(model, observed, mean_of(codes), instances=own)
     fit(fits, 25)
     summary = fits.summary()
-    fits.share()
-    return fits.state, summary
+    return fits.gathered_state(), summary
 
 
 def test_two_processes_find_the_result_of_one(split, tmp_path):

@@ -3,6 +3,7 @@ import multiprocessing
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scenes
@@ -13,6 +14,7 @@ import dataio
 import srns
 import train
 import util
+from runs import folders
 from training import loop, objectives, progress, row_adam
 
 
@@ -64,7 +66,7 @@ def test_gradients_do_not_accumulate_over_steps():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_a_weight(value):
     weight = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(FloatingPointError, match="step 3.*bad"):
+    with pytest.raises(loop.Diverged, match="step 3.*bad"):
         loop.fit(
             lambda batch: {"good": weight.sum(), "bad": batch["scale"] * weight.square().sum()},
             [{"scale": 1.0}, {"scale": 1.0}, {"scale": value}],
@@ -87,7 +89,7 @@ def test_on_a_gpu_a_loss_that_is_not_finite_moves_nothing_until_it_is_raised(mon
         return {"loss": (weight.sum() + table(torch.tensor([1])).sum()) * batch["scale"]}
 
     scales = [1.0, 1.0, math.nan] + [1.0] * (end - 3)
-    with pytest.raises(FloatingPointError, match="not finite at step 3; nothing was trained since"):
+    with pytest.raises(loop.Diverged, match="not finite at step 3 .*nothing was trained since"):
         loop.fit(losses_of, [{"scale": scale} for scale in scales], optimizers, run)
     assert len(run.seen) == min(end, loop.FiniteCheck.STEPS_PER_CHECK - 1)
     before, after = seen[2], (weight.detach(), table.weight.detach())
@@ -196,9 +198,14 @@ def event_scalars(folder):
     return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
+def own_folder(path):
+    """A run's folder that this process writes."""
+    return folders.start(SimpleNamespace(logging_root=path, log_dir="", resume="never"), "train.py")
+
+
 def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
     called = []
-    with progress.Run(tmp_path, torch.device("cpu"), num_steps=7) as run:
+    with progress.Run(own_folder(tmp_path), torch.device("cpu"), num_steps=7) as run:
         run.every += [(3, lambda step: called.append(("three", step))), (100, lambda step: called.append(("end", step)))]
         for step in range(1, 8):
             run.after_step(step, {"x": torch.tensor(1.0)}, num_rays=2)
@@ -206,7 +213,7 @@ def test_functions_are_called_at_their_interval_and_at_the_last_step(tmp_path):
 
 
 def test_a_losses_terms_and_sum_are_written_at_the_last_step_at_least(tmp_path):
-    with progress.Run(tmp_path, torch.device("cpu"), num_steps=2) as run:
+    with progress.Run(own_folder(tmp_path), torch.device("cpu"), num_steps=2) as run:
         for step in (1, 2):
             run.after_step(step, {"a": torch.tensor(1.5), "b": torch.tensor(2.0)}, num_rays=2)
     scalars = event_scalars(tmp_path)
@@ -247,6 +254,7 @@ RESUMABLE = dict(
     max_steps_per_img_sidelength=6,
     batch_size_per_img_sidelength=3,
     steps_til_ckpt=1,
+    keep_checkpoints=-1,
 )
 
 
