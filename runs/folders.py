@@ -68,7 +68,7 @@ class RunFolder:
     def defer(self):
         """From now on signals wait: whoever holds the folder looks at stopping.asked(), and they count when it is left."""
         if not self.defers:
-            self.signals.enter_context(stopping.deferred())
+            self.signals.enter_context(stopping.deferred(f"the run in {self.path} had ended by then"))
         self.defers = True
 
     def keep(self):
@@ -82,8 +82,10 @@ class RunFolder:
         return self
 
     def __exit__(self, error_type, error, traceback):
-        with self.signals:
+        try:
             self.close(error)
+        finally:
+            self.signals.__exit__(error_type, error, traceback)
 
 
 class OwnFolder(RunFolder):

@@ -84,6 +84,15 @@ class Record:
         self.update(state=state, message=message, ended=now(), eta_s=None)
 
 
+def mark_finished(folder):
+    """Say that a run has ended whose last process was killed before it could."""
+    facts = read(folder)
+    if facts is not None and facts.get("state") != FINISHED:
+        facts |= {"state": FINISHED, "message": None, "ended": facts.get("updated"), "eta_s": None}
+        with util.replacing(Path(folder) / RECORD) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def now():
     """The time as ISO 8601, with the offset from UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

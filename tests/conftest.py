@@ -24,10 +24,15 @@ SLOW = (  # modules and folders of which `make quick` runs nothing, beside the t
     "test_train.py",
     "training/test_code_fitting.py",
     "training/test_code_solver.py",
+    "training/test_kills.py",
     "training/test_logistic_regression.py",
     "training/test_objectives.py",
     "training/test_stages.py",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=20, help="how often tests/training/test_kills.py kills runs")
 
 
 def pytest_collection_modifyitems(items):

@@ -14,14 +14,19 @@ def run(function, folder, num_processes=2, joins=True):
 
     joins: whether the processes join before the call; a program's main joins them itself
     """
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     # fork saves the imports, but backward passes fail in a fork of a process that uses CUDA
     method = "spawn" if torch.cuda.is_available() else "fork"
     arguments = function, folder, num_processes, port, joins
     torch.multiprocessing.start_processes(_join, arguments, nprocs=num_processes, start_method=method)
     return [torch.load(folder / f"{rank}.pth") for rank in range(num_processes)]
+
+
+def free_port():
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
 
 
 def _join(rank, function, folder, num_processes, port, joins):

@@ -1,7 +1,7 @@
 """--resume auto of a training run: the plan with which it goes on from its last checkpoint."""
 
 import checkpoints
-from runs import checkpoint_files, folders, resuming
+from runs import checkpoint_files, folders, record, resuming
 from training import code_fitting, distributed, run_folder
 from training.plan import Stage
 
@@ -19,6 +19,8 @@ def resolve(plan):
     resuming.expect_same(options, resuming.inputs_of(options, run_folder.CHECKPOINTS))
     contents = checkpoints.load(path)
     if has_ended(plan, contents):
+        if distributed.is_main():
+            record.mark_finished(path)
         resuming.say_ended(path)
         return None
     print(f"note: this run goes on from step {contents['step']}, {contents['path']}")
