@@ -135,13 +135,13 @@ def main(argv=None):
 
 
 def interpolate(options):
-    inputs = resuming.inputs_of(options, ("checkpoint_path", "linear_path"))
-    if resuming.is_done(options, inputs):
-        return
     util.keep_freed_memory()
     device = util.pick_device(options.device)
     common.use_fused(options, device)
-    srn, head = open_models(options, device)
+    srn, head = open_models(options, device)  # which sets defaults
+    inputs = resuming.inputs_of(options, ("checkpoint_path", "linear_path"))
+    if resuming.is_done(options, inputs):
+        return
     codes = srn.model.latent_codes.weight.detach()[srn.rows(options.specific_ins, "--specific_ins")]
     intrinsics, poses = read_cameras(options)
     side = options.img_sidelength

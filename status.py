@@ -44,7 +44,7 @@ def find_runs(root):
 def facts_of(folder):
     """The record of a run, with the state LOST or OLD where that is known."""
     facts = record.read(folder)
-    if facts is None:
+    if facts is None or "state" not in facts:
         files = checkpoint_files.files_in(folder)
         return {"state": OLD, "step": max(map(checkpoint_files.steps_in_name, files), default=None)}
     if facts.get("state") == record.RUNNING and has_ended(folder, facts):

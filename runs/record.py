@@ -16,17 +16,22 @@ import util
 RECORD = "run.json"
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 SECONDS_PER_UPDATE = 5.0  # between two updates that only say how far the run is
+NUMBER = (int, float)
+TYPES = dict(state=str, unit=str, step=int, steps=int, rate=NUMBER, eta_s=NUMBER, seconds=NUMBER, scores=dict, inputs=dict)
+TYPES |= dict(started=str, ended=str, updated=str, checkpoint=str, host=str, process=int)  # of facts that are read
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy")
 
 
 def read(folder):
-    """The record of the run in a folder, a dict; None where there is none that can be read."""
+    """The record of the run in a folder, a dict without what is not of its TYPES; None where none can be read."""
     try:
         found = json.loads((Path(folder) / RECORD).read_text())
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, TYPES.get(name, object))}
 
 
 class Record:

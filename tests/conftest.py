@@ -27,6 +27,7 @@ SLOW = (  # modules and folders of which `make quick` runs nothing, beside the t
     "training/test_kills.py",
     "training/test_logistic_regression.py",
     "training/test_objectives.py",
+    "training/test_resuming.py",
     "training/test_stages.py",
 )
 

@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -29,6 +30,19 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path, error):
         temporary.write_text("half of")
         raise error
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name_and_so_is_the_name(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").resolve()
+        flushed.append((name == tmp_path, (tmp_path / "x").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with util.replacing(tmp_path / "x", is_durable=True) as temporary:
+        temporary.write_text("new")
+    assert flushed == [(False, False), (True, True)]
 
 
 def test_replacing_keeps_the_suffix_for_writers_that_depend_on_it(tmp_path):

@@ -129,7 +129,9 @@ def test_a_changed_option_is_named_and_others_are_free(tmp_path):
     same = options_of(tmp_path, resume="auto", num_workers=4, batch=[1, 2])
     resuming.expect_same(same, {})
     same.lr, same.batch = 0.2, [1]
-    with pytest.raises(util.InputError, match=r"started with --batch \[1, 2\], not \[1\], --lr 0.1, not 0.2; .*--resume never"):
+    with pytest.raises(
+        util.InputError, match=r"started with --batch \[1, 2\], not \[1\], --lr 0.1, not 0.2; .*--resume never"
+    ):
         resuming.expect_same(same, {})
 
 
