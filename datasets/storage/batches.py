@@ -140,7 +140,9 @@ def prefetched(batches, depth=2):
 
 def _workers(num_workers):
     # forked workers share preloaded images; workers started in another way would each get a copy
-    return dict(num_workers=num_workers, worker_init_fn=_start_worker, multiprocessing_context="fork" if num_workers else None)
+    return dict(
+        num_workers=num_workers, worker_init_fn=_start_worker, multiprocessing_context="fork" if num_workers else None
+    )
 
 
 def _start_worker(_worker):
