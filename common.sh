@@ -26,5 +26,6 @@ venv=$root/.venv/bin/python
 PYTHON=${PYTHON:-$([ -x "$venv" ] && echo "$venv" || echo python3)}
 read -ra TRAIN <<< "${LAUNCH:-}"  # LAUNCH="torchrun --nproc_per_node=4": stages 1 to 3 in 4 processes
 [ "${TRAIN[0]:-}" != torchrun ] || TRAIN=("$PYTHON" -m torch.distributed.run "${TRAIN[@]:1}")  # of the same PyTorch
+export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}  # that torchrun passes on
 [ ${#TRAIN[@]} != 0 ] || TRAIN=("$PYTHON")
 cd "$root"

@@ -112,12 +112,14 @@ def test_semantic_srn_trains_and_is_evaluated_by_its_own_head(workplace):
 def test_a_second_run_keeps_the_first(workplace):
     logs = workplace / "logs" / "Chair"
     before = sorted(path.name for path in (logs / "multi_shot" / "checkpoints").iterdir())
-    done = run("test_scripts/multi_shot.sh", workplace, *ONE_STAGE, "--max_steps_per_img_sidelength", "2")
+    changed = ["--max_steps_per_img_sidelength", "2"]
+    run("test_scripts/multi_shot.sh", workplace, *ONE_STAGE, *changed, expect=2)
+    done = run("test_scripts/multi_shot.sh", workplace, *ONE_STAGE, *changed, "--resume", "never")
     assert "multi_shot.1" in done.stdout
     assert sorted(path.name for path in (logs / "multi_shot.1" / "checkpoints").iterdir()) == before
     assert checkpoints.load(logs / "multi_shot")["step"] == 2
 
 
 def test_a_users_error_is_one_line_and_exit_code_2(workplace):
-    done = run("test_scripts/single_shot.sh", workplace, "--specific_observation_idcs", "99", expect=2)
+    done = run("test_scripts/single_shot.sh", workplace, "--specific_observation_idcs", "99", "--resume", "never", expect=2)
     assert done.stderr.count("\n") == 1 and "there is no 99" in done.stderr
