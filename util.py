@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import time
@@ -39,6 +40,56 @@ def sentence_of(error):
     return str(error).rsplit("InputError: ", 1)[-1].strip()
 
 
+SPACE = "free some, or give another folder: --logging_root, --out or --cache"
+MEMORY = (
+    "use a smaller --rays_per_block, --batch_size or --batch_size_per_img_sidelength, a smaller --num_workers, no --preload"
+)
+SHARED_MEMORY = "too little shared memory for the processes that read images; use --num_workers 0, or enlarge /dev/shm"
+OF_SYSTEM = {  # errors of the operating system: what to say and do
+    errno.ENOSPC: f"the disk is full; {SPACE}",
+    errno.EDQUOT: f"the quota of the disk is used up; {SPACE}",
+    errno.EFBIG: f"the file would be larger than is allowed; {SPACE}, or raise the limit, see `ulimit -f`",
+    errno.EROFS: "the disk may only be read; give another folder: --logging_root, --out or --cache",
+    errno.EACCES: "this user has no right to it; change that, or give another folder",
+    errno.EPERM: "this user has no right to it; change that, or give another folder",
+    errno.EMFILE: "too many files are open; raise the limit, such as `ulimit -n 4096`, or use a smaller --num_workers",
+    errno.ENFILE: "too many files are open on this machine; use a smaller --num_workers",
+    errno.ENOMEM: f"out of memory; {MEMORY}",
+    errno.ENOENT: "it is gone, though it was there before; was it deleted or moved meanwhile?",
+    errno.ESTALE: "it is gone, though it was there before; was it deleted or moved meanwhile?",
+    errno.EIO: "the disk cannot be read or written; look at the machine's log",
+}
+IN_TEXTS = {  # parts of messages that libraries raise as a RuntimeError
+    r"can't allocate memory|out of memory": f"out of memory; {MEMORY}",
+    r"unable to (?:allocate|open|write|mmap).*shared memory|/torch_\d+|bus error": SHARED_MEMORY,
+    r"DataLoader worker.*(?:killed by signal|exited unexpectedly)": (
+        "a process that reads images was ended, perhaps for lack of memory; use a smaller --num_workers, no --preload"
+    ),
+    r"Too many open files|received 0 items of ancdata": OF_SYSTEM[errno.EMFILE],
+}
+
+
+def cause_of(error):
+    """A sentence for an error that lies in the surroundings, with what to change; None for any other error."""
+    if isinstance(error, BrokenProcessPool):
+        return "a process was ended from outside, perhaps for lack of memory; rerun with a smaller --num_workers"
+    if isinstance(error, (EOFError, ConnectionError)):
+        return "the connection to a process that reads images broke; use a smaller --num_workers, or raise `ulimit -n`"
+    if isinstance(error, MemoryError):
+        return f"out of memory; {MEMORY}"
+    if isinstance(error, OSError) and error.errno in OF_SYSTEM:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENOSPC and not where and shutil.disk_usage("/dev/shm").free < 2**20:
+            return SHARED_MEMORY
+        return where + OF_SYSTEM[error.errno]
+    if isinstance(error, (RuntimeError, OSError)):
+        text = str(error)
+        return next(
+            (sentence for part, sentence in IN_TEXTS.items() if re.search(part, text, re.IGNORECASE | re.DOTALL)), None
+        )
+    return None
+
+
 def command(main):
     """Decorates a `main(argv=None)`: an InputError becomes one line on stderr and exit code 2, a signal one of EXIT_CODES."""
 
@@ -48,14 +99,16 @@ def command(main):
             return main(argv)
         except InputError as error:
             sentence = sentence_of(error)
-        except BrokenProcessPool:
-            sentence = "a process was ended from outside, perhaps for lack of memory; rerun with a smaller --num_workers"
         except KeyboardInterrupt as error:
             stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
             if is_first_process():
                 kept = f"; {stop.kept}" if stop.kept else ""
                 print(f"{Path(sys.argv[0]).name}: stopped by {stop.number.name}{kept}", file=sys.stderr)
             sys.exit(EXIT_CODES[stop.number])
+        except Exception as error:
+            sentence = cause_of(error)
+            if sentence is None:
+                raise
         print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
         sys.exit(2)
 

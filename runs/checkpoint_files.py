@@ -14,8 +14,15 @@ ALL = -1  # of --keep_checkpoints
 
 
 def save(path, contents):
-    with util.replacing(path, is_durable=True) as temporary:
-        torch.save(contents, temporary)
+    """Write a file that holds all of `contents`, on the disk when this returns. raises util.InputError"""
+    try:
+        with util.replacing(path, is_durable=True) as temporary, open(temporary, "wb") as file:
+            torch.save(contents, file)
+    except (OSError, RuntimeError) as error:  # torch raises an error of its own while it handles that of the disk
+        cause = util.cause_of(error.__context__ if isinstance(error.__context__, OSError) else error)
+        if cause is None:
+            raise
+        raise util.InputError(f"{path}: not written, {cause}") from None
 
 
 def not_finite(state):

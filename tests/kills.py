@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -34,13 +35,15 @@ def arguments(stage, split, srn, logs, name="run", **options):
     return scenes.train_options(split, logs, name, **{"resume": "auto"} | STAGES[stage](split, srn) | options)
 
 
-def _main(given, log, environment):
+def _main(given, log, environment, limits):
     """In the process: train.main, with its output in a file and the process in a group of its own."""
     os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ |= environment
+    for what, most in limits.items():
+        resource.setrlimit(what, (most, most))
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[0] = "train.py"
@@ -49,11 +52,11 @@ def _main(given, log, environment):
     train.main(given)
 
 
-def start(given, log, environment=None):
-    """A process that runs train.main with these arguments. log: file that its output is appended to"""
+def start(given, log, environment=None, limits=None):
+    """A process that runs train.main with these arguments. log: file that its output is appended to; limits: of resource"""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "kills", "torch.utils.tensorboard"])
-    process = context.Process(target=_main, args=(given, log, environment or {}))
+    process = context.Process(target=_main, args=(given, log, environment or {}, limits or {}))
     process.start()
     return process
 
@@ -61,7 +64,9 @@ def start(given, log, environment=None):
 def end(process, seconds=120):
     """The exit code of the process, negative after a signal."""
     process.join(seconds)
-    assert process.exitcode is not None, "still running"
+    if process.exitcode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError("still running")
     return process.exitcode
 
 

@@ -1,5 +1,7 @@
+import errno
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +117,39 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(KeyError):
         main()
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "No space", "logs/x"), "logs/x: the disk is full; .*--logging_root"),
+        (OSError(errno.EDQUOT, "Quota", "logs/x"), "logs/x: the quota"),
+        (PermissionError(errno.EACCES, "Permission denied", "logs/x"), "logs/x: this user has no right"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "logs/x"), "logs/x: it is gone"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n 4096.*--num_workers"),
+        (MemoryError(), "out of memory; .*--rays_per_block"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory; .*--rays_per_block"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. "), "reads images was ended"),
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Bus error. Insufficient shared memory"), "/dev/shm"),
+        (RuntimeError("unable to write to file </torch_12_3>: No space left on device (28)"), "/dev/shm"),
+    ],
+    ids=repr,
+)
+def test_what_the_surroundings_cause_is_one_sentence_and_exit_code_2(capsys, error, said):
+    @util.command
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and re.search(said, line), line
+
+
+@pytest.mark.parametrize("error", [OSError("odd"), RuntimeError("shapes do not match"), OSError(errno.EINVAL, "Invalid")])
+def test_other_errors_of_the_system_keep_their_traceback(error):
+    assert util.cause_of(error) is None
 
 
 def test_a_command_passes_on_arguments_and_result():

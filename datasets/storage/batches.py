@@ -4,6 +4,7 @@ The order and the draws depend on the seed and the step alone, so a resumed run 
 """
 
 import os
+import resource
 from collections import deque
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, default_collate
 
 import util
 from runs import stopping
+
+FILES, FILES_PER_WORKER = 100, 30  # open at once: each tensor of a batch that waits is one
 
 
 class RayDraw(NamedTuple):
@@ -139,10 +142,24 @@ def prefetched(batches, depth=2):
 
 
 def _workers(num_workers):
+    if num_workers:
+        _expect_files(num_workers)
     # forked workers share preloaded images; workers started in another way would each get a copy
     return dict(
         num_workers=num_workers, worker_init_fn=_start_worker, multiprocessing_context="fork" if num_workers else None
     )
+
+
+def _expect_files(num_workers):
+    """Raise the limit of open files as far as allowed; an InputError if that is not enough. Short of them, workers hang."""
+    needed = FILES + FILES_PER_WORKER * num_workers
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > allowed:
+        allowed = max(needed, most) if most == resource.RLIM_INFINITY else most
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if needed > allowed:
+        found = f"needs up to {needed} open files, {allowed} are allowed"
+        raise util.InputError(f"--num_workers {num_workers}: {found}; raise that with `ulimit -n`, or use fewer workers")
 
 
 def _start_worker(_worker):

@@ -6,9 +6,11 @@
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import kills
 import many_processes
@@ -106,3 +108,40 @@ def test_two_processes_stop_at_the_same_step_though_one_alone_is_asked(ball_spli
     assert [kills.end(process) for process in processes] == [143, 143], logs[0].read_text() + logs[1].read_text()
     step = checkpoints.load(tmp_path / "run")["step"]
     assert step % 10 == 0 and f"step {step} of 60 is in" in logs[0].read_text() and "Traceback" not in logs[1].read_text()
+
+
+def last_line(log):
+    return log.read_text().splitlines()[-1]
+
+
+def test_a_worker_that_is_killed_is_said_in_one_sentence_and_the_run_goes_on(ball_split, ends, tmp_path):
+    given, log = kills.arguments("1 pretrain", ball_split, None, tmp_path), tmp_path / "log"
+    process = kills.start(given, log)
+    kills.wait_for_step(tmp_path, 7, process)
+    for child in map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
+        os.kill(child, signal.SIGKILL)
+    for thread in Path(f"/proc/{process.pid}/task").glob("*/children"):  # a thread forks them
+        for child in map(int, thread.read_text().split()):
+            os.kill(child, signal.SIGKILL)
+    assert kills.end(process) == 2 and "Traceback" not in log.read_text()
+    assert "a process that reads images was ended" in last_line(log) and "--num_workers" in last_line(log)
+    assert checkpoints.load(tmp_path / "run")["step"] >= 7
+    assert kills.end(kills.start(given, log)) == 0
+    check_end(tmp_path, ends("1 pretrain")[0])
+
+
+LIMITS = {
+    "size of a file": ({resource.RLIMIT_FSIZE: 60_000}, {}, "would be larger than is allowed"),
+    "open files": ({resource.RLIMIT_NOFILE: 40}, {"num_workers": 4}, "`ulimit -n"),
+    "memory": ({resource.RLIMIT_AS: 3 * 2**30}, {"hidden_features": 8192}, "out of memory"),
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_a_limit_of_the_surroundings_is_said_in_one_sentence(ball_split, tmp_path, what):
+    limits, options, said = LIMITS[what]
+    given = kills.arguments("1 pretrain", ball_split, None, tmp_path, **options)
+    assert kills.end(kills.start(given, tmp_path / "log", limits=limits)) == 2
+    (line,) = (line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("train.py: error: "))
+    assert said in line
+    assert not (tmp_path / "run").exists()

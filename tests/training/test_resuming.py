@@ -1,5 +1,6 @@
 """Training runs: which checkpoints they keep, what ends them, and how they go on."""
 
+import errno
 import json
 import os
 import shutil
@@ -210,6 +211,21 @@ def test_a_fault_in_the_data_in_mid_run_saves_first(own_split, tmp_path, refused
     through = run(own_split, tmp_path, "through", **options)
     found, expected = checkpoints.load(folder)["model"], checkpoints.load(through)["model"]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(ball_split, tmp_path, monkeypatch, refused):
+    original, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 5:  # of the third checkpoint; each is flushed, and then its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refused("not written, the disk is full", ball_split, tmp_path, steps_til_ckpt=3, minutes_til_ckpt=0)
+    assert steps_in(tmp_path / "run") == [3, 6] and checkpoints.load(tmp_path / "run")["step"] == 6
+    assert "step 6 of 12 is in" in record.read(tmp_path / "run")["message"]
 
 
 # Numbers
