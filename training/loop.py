@@ -18,8 +18,8 @@ def fit(objective, batches, optimizers, run, start_step=0, rate_factor=None, see
     rate_factor: step -> factor on every optimizer's own learning rate, or None
     seed:        if given, the random numbers of a step (dropout, start depths) depend on it and the step alone, so that a
                  resumed run draws the same ones as an uninterrupted run
-    on_nan:      "skip": a step whose loss or gradient is not finite is counted and moves nothing; "stop":
-    raises       Diverged after such a step; no weight has been moved by it
+    on_nan:      "skip": a step whose loss or gradient is not finite is counted, and moves nothing; "stop": it ends training
+    raises       Diverged where such a step ends training; no weight has been moved by it
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     base_rates = [group["lr"] for group in groups]

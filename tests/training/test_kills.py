@@ -110,6 +110,17 @@ def test_two_processes_stop_at_the_same_step_though_one_alone_is_asked(ball_spli
     assert step % 10 == 0 and f"step {step} of 60 is in" in logs[0].read_text() and "Traceback" not in logs[1].read_text()
 
 
+def test_a_second_run_of_that_name_is_refused_while_the_first_one_lives(ball_split, tmp_path):
+    given, logs = kills.arguments("1 pretrain", ball_split, None, tmp_path, num_workers=0), [tmp_path / "1", tmp_path / "2"]
+    first = kills.start(given, logs[0])
+    kills.wait_for_step(tmp_path, 7, first)
+    os.kill(first.pid, signal.SIGSTOP)
+    assert kills.end(kills.start(given, logs[1])) == 2
+    assert f"run: this run is being written by process {first.pid} on" in last_line(logs[1])
+    os.kill(first.pid, signal.SIGCONT)
+    assert kills.end(first) == 0
+
+
 def last_line(log):
     return log.read_text().splitlines()[-1]
 
