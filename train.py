@@ -115,7 +115,9 @@ def add_stage_2(group):
     selection = "file of suggest_labels.py: learn from its views, whatever --specific_ins and --specific_observation_idcs say"
     group.add("--label_selection", metavar="JSON", help=selection)
     group.add("--update_solver", choices=("newton", "adam"), help="default: newton for a linear head, else adam")
-    group.add("--head_reg_weight", type=weight, help="penalty on squared weights (default: by cross-validation; 0 with adam)")
+    group.add(
+        "--head_reg_weight", type=weight, help="penalty on squared weights (default: 1e-3 of --class_weight; 0 with adam)"
+    )
     group.add("--validation_path", help="codes of other instances in --val_root, fitted in stage 3: a run or a .pth file")
 
 

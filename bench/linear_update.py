@@ -72,16 +72,10 @@ def solved(plan, update, device):
     """Solve for the linear layer as stage 2 does; returns the head and a dict of seconds."""
     backends.select("auto", device)
     begin = time.perf_counter()
-    features, labels, instances = head_update.own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
+    features, labels = head_update.own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
     measuring.synchronise(device)
     rendered = time.perf_counter()
-    num_classes = update.head.num_classes
-    penalty = plan.head.head_reg_weight
-    if penalty is None:
-        penalty, _ = head_update.choose_penalty(features, labels, instances, num_classes)
-    else:
-        penalty /= plan.weights.classes
-    chosen = time.perf_counter()
+    num_classes, penalty = update.head.num_classes, head_update.penalty_of(plan)
     solution = logistic_regression.fit(features, labels, num_classes, penalty)
     head = new_head(update, device)
     with torch.no_grad():
@@ -89,7 +83,7 @@ def solved(plan, update, device):
         head.linear.bias.copy_(solution.bias)
     measuring.synchronise(device)
     end = time.perf_counter()
-    parts = {"s_to_render": rendered - begin, "s_to_choose": chosen - rendered, "s_to_solve": end - chosen}
+    parts = {"s_to_render": rendered - begin, "s_to_solve": end - rendered}
     return head, {"s": end - begin, **parts}
 
 
@@ -182,7 +176,6 @@ COLUMNS = {
     "how": ("how", ""),
     "s": ("total (s)", ",.2f"),
     "s_to_render": ("features (s)", ".2f"),
-    "s_to_choose": ("penalty (s)", ".2f"),
     "s_to_solve": ("solution (s)", ".2f"),
     "miou": ("mIoU", ".3f"),
     "ratio": ("reference/fast", ",.0f"),

@@ -23,8 +23,8 @@ from training import logistic_regression
 
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 FOLDS = 5
-MAX_RAYS = 2**15  # that a layer is fitted to
-SCORED_RAYS = 2**17
+MAX_RAYS = 2**14  # that a layer is fitted to
+SCORED_RAYS = 2**16
 TOLERANCE, ITERATIONS = 1e-4, 100
 PLATEAU = 0.005
 

@@ -74,10 +74,12 @@ def read_rays(run, srn, split, features, sidelength=None, **which):
     """Rays of a split as a linear head with these `features` reads them. which: options of dataio.index_split"""
     root = run.split(split)
     instances = dataio.index_split(root, with_labels=True, **which)
-    dataset = dataio.SceneClassDataset(instances, sidelength or SIDE, dataio.dataset_settings(root), run.num_classes)
+    settings = dataio.dataset_settings(root)
     head = srns.LinearHead(srns.LinearHead.num_inputs(srn.model.sizes, features), run.num_classes, features)
     names = [instance.name for instance in instances]
-    rows = srn.rows(names, root)
-    inputs, labels, shown = head_update.read_by_head(srn.model.eval(), head, dataset, rows, torch.device("cpu"))
-    place_of = torch.full((max(rows) + 1,), -1).scatter_(0, torch.tensor(rows), torch.arange(len(rows)))
-    return Rays(inputs, labels, place_of[shown], names)
+    found = []
+    for place, (instance, row) in enumerate(zip(instances, srn.rows(names, root))):
+        dataset = dataio.SceneClassDataset([instance], sidelength or SIDE, settings, run.num_classes)
+        inputs, labels = head_update.read_by_head(srn.model.eval(), head, dataset, [row], torch.device("cpu"))
+        found.append((inputs, labels, torch.full_like(labels, place)))
+    return Rays(*map(torch.cat, zip(*found)), names)

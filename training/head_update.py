@@ -18,8 +18,7 @@ from rendering import renderer
 from training import distributed, logistic_regression, loop, objectives, progress, run_folder, stage_data, watch
 
 MAX_KEPT_NUMBERS = 2**30  # that a head reads: 4 GiB; 30 label maps of 128 x 128 with 256 features are an eighth of that
-RAYS_TO_CHOOSE_BY = 2**15  # when a penalty is chosen; more do not improve the choice, scores depend on how objects differ
-USUAL_PENALTY = 1e-4  # where there is nothing to hold out
+PENALTY = 1e-3  # on squared weights, per ray: close to the best for other objects whatever the features, see docs/quality.md
 
 
 @dataclass(frozen=True)
@@ -116,13 +115,8 @@ def started_run(plan, device, update, optimizers, start_step, last_step, shows_b
 
 def solve_head(plan, device, update):
     """Compute the linear layer with the least penalised cross-entropy, to convergence."""
-    features, labels, instances = own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
-    num_classes = update.head.num_classes
-    penalty, why = plan.head.head_reg_weight, "as given"
-    if penalty is None:
-        penalty, why = choose_penalty(features, labels, instances, num_classes)
-    else:
-        penalty /= plan.weights.classes
+    features, labels = own_inputs(plan, update, device, plan.schedule.img_sidelengths[-1])
+    num_classes, penalty = update.head.num_classes, penalty_of(plan)
     linear = update.head.linear
     start = (linear.weight, linear.bias) if update.resumed else None
     reduce = distributed.sum_over_processes
@@ -133,30 +127,16 @@ def solve_head(plan, device, update):
     last_step = update.start_step + max(1, solution.num_iterations)
     with started_run(plan, device, update, [], last_step - 1, last_step, shows_bar=False) as run:
         print(
-            f"penalty {penalty:.1e} ({why}); {solution.num_iterations} L-BFGS iterations, relative gradient "
+            f"penalty {penalty:.1e}; {solution.num_iterations} L-BFGS iterations, relative gradient "
             f"{solution.gradient_norm:.1e}{'' if solution.converged else ', not converged'}"
         )
         run.after_step(last_step, {"class": torch.tensor(solution.loss)}, labels.numel())
 
 
-def choose_penalty(features, labels, instances, num_classes):
-    """The penalty that does best on held-out instances, and why, a str. All processes choose by the same rays.
-
-    features: (L, C); labels: (L,) classes; instances: (L,) int64, whom each ray shows
-    """
-    share = RAYS_TO_CHOOSE_BY // distributed.world_size()
-    if len(labels) > share:
-        some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:share].to(labels.device)
-        features, labels, instances = features[some], labels[some], instances[some]
-    own_labels = labels
-    labels, features = distributed.gather_rows(own_labels, features)
-    _, instances = distributed.gather_rows(own_labels, instances[:, None])
-    is_labelled = labels >= 0  # the others fill up the shares of processes with fewer rays
-    features, labels, instances = features[is_labelled], labels[is_labelled], instances[is_labelled, 0]
-    if len(instances.unique()) < 2:
-        return USUAL_PENALTY, "the usual value, since there is no second view to hold out"
-    penalty, scores = logistic_regression.choose_penalty(features, labels, instances, num_classes)
-    return penalty, f"mIoU {scores[penalty]:.3f} on held-out label maps"
+def penalty_of(plan):
+    """The penalty on squared weights, relative to the mean cross-entropy of a ray."""
+    given = plan.head.head_reg_weight
+    return PENALTY if given is None else given / plan.weights.classes
 
 
 # Training
@@ -170,7 +150,7 @@ def train_head(plan, device, update):
         checkpoints.restore_optimizers(update.resumed, optimizers)
 
     def batches_of_part(sidelength, batch_size, first, end):
-        inputs, seg_labels, _ = own_inputs(plan, update, device, sidelength)
+        inputs, seg_labels = own_inputs(plan, update, device, sidelength)
         num_chosen = num_chosen_at(plan, update.head.reads, sidelength, batch_size)
         for step in range(first, end):
             chosen = np.random.default_rng((schedule.seed, step, distributed.rank())).integers(len(inputs), size=num_chosen)
@@ -208,12 +188,9 @@ def read_by_head(model, head, dataset, rows, device):
     For a head that reads features: inputs (L, I) and classes (L,) of all labelled rays, or of as many random ones as
     have MAX_KEPT_NUMBERS features.
     For a head that reads images: rgb (V, R, C) and classes (V, R) of all views.
-    And what each of them shows, (L,) or (V, R) int64: the row of the instance in the latent table or, where there is a single
-    instance, the observation.
     """
     rows = torch.tensor(rows)
-    inputs, seg_labels, shown = [], [], []
-    shows = "instance_idx" if len(rows) * distributed.world_size() > 1 else "observation_idx"
+    inputs, seg_labels = [], []
     generator = torch.Generator().manual_seed(0)
     reads_features = head.reads == "features"
     max_per_view = MAX_KEPT_NUMBERS // head.in_features // len(dataset) if reads_features else None
@@ -223,16 +200,14 @@ def read_by_head(model, head, dataset, rows, device):
         outputs = renderer.render(model, batch, with_classes=False, inputs_of=head if reads_features else None)
         read = outputs["inputs" if reads_features else "rgb"][is_read]
         labels = batch["seg_labels"][is_read]
-        shown_here = batch[shows][:, None].expand_as(batch["seg_labels"])[is_read]
         if reads_features and len(read) > (max_here := max_per_view * len(batch["uv"])):
             some = torch.randperm(len(read), generator=generator)[:max_here].to(device)
-            read, labels, shown_here = read[some], labels[some], shown_here[some]
+            read, labels = read[some], labels[some]
         inputs.append(read)
         seg_labels.append(labels)
-        shown.append(shown_here)
     if not any(len(x) for x in inputs):
         raise util.InputError(
             f"{dataset.instances[0].folder.parent}: none of the chosen label maps has a labelled pixel; choose other views "
-            f"and instances with --specific_observation_idcs and --specific_ins"
+            f"and instances with --specific_observation_idcs and --specific_ins, or --label_selection"
         )
-    return torch.cat(inputs), torch.cat(seg_labels), torch.cat(shown)
+    return torch.cat(inputs), torch.cat(seg_labels)

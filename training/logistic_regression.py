@@ -1,4 +1,4 @@
-"""Multinomial logistic regression with an L2 penalty: the best linear layer from features to classes, and its penalty.
+"""Multinomial logistic regression with an L2 penalty: the best linear layer from features to classes.
 
 The layer minimises, over weight (K, C) and bias (K,),
 
@@ -23,17 +23,10 @@ import scipy.optimize
 import torch
 import torch.nn.functional as F
 
-import util
-from evaluation import metrics
-
 BLOCK = {"cpu": 2**14, "cuda": 2**18}  # rays at a time: temporaries that fit a CPU's cache, kernels that fill a GPU
 SAMPLE_RAYS = 2**14  # for the Hessian; with over four times as many rays, the search starts at the sample's solution
 ROUNDING = 1e-6  # relative: a loss computed from gradients is used if it agrees to this
 ABSENT_BIAS = -30.0  # of a class without rays. The largest logit is >= 0, so this class's probability is below 1e-13
-PENALTIES = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-PLATEAU = 0.005  # mean IoU: a larger penalty may score lower by this much and still be chosen
-CHOICE_TOLERANCE = 1e-4  # while the penalty is chosen: the classes converge long before the loss does
-CHOICE_ITERATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -85,72 +78,6 @@ def fit(features, labels, num_classes, penalty, start=None, tolerance=1e-5, max_
     factor = sample.factor_hessian(layer)
     layer, loss, gradient_norm, num_iterations = _minimise(objective, layer, factor, tolerance, max_iterations)
     return Solution(*objective.unpack(layer), loss, gradient_norm, num_iterations, gradient_norm <= tolerance)
-
-
-@torch.no_grad()
-def choose_penalty(features, labels, groups, num_classes, penalties=PENALTIES, folds=5):
-    """Choose the penalty by cross-validation over groups of rays, such as instances.
-
-    A score is the mean IoU of a held-out group, background counted as a class, averaged over the groups. Held-out cross-
-    entropy is a worse guide: it punishes certainty on unseen objects even where the classes are right. On procedural objects
-    its choice cost up to 0.1 in mean IoU on other objects; the choice by mean IoU cost up to 0.03. Of the penalties whose
-    score is below the best one by no more than the standard error of that difference (or PLATEAU), the largest is chosen
-    (Breiman et al. 1984, Classification and Regression Trees): with few groups the best score is in part luck.
-
-    features:  (L, C) float32
-    labels:    (L,) int64 in 0 .. num_classes - 1
-    groups:    (L,) int64 with at least two values: the instance of each ray, or the observation if there is one instance
-    folds:     number of splits; every group is held out once, together with those whose rank is equal modulo `folds`
-    returns    penalty, {penalty: score}
-    raises     ValueError if an argument is invalid or there are fewer than two groups
-    """
-    _count(features, labels, num_classes, min(penalties))
-    if len(groups) != len(labels):
-        raise ValueError(f"{len(groups)} groups for {len(labels)} labels; expected one for each ray")
-    names, groups = groups.unique(return_inverse=True)
-    folds = min(folds, len(names))
-    if folds < 2:
-        raise ValueError(f"found {len(names)} groups; expected at least two groups and two folds, to hold groups out")
-
-    ious = {penalty: [] for penalty in sorted(penalties, reverse=True)}
-    splits = [_Split(features, labels, groups, groups % folds == fold, num_classes) for fold in range(folds)]
-    for penalty in ious:  # from large to small: the larger the penalty, the fewer steps from zero
-        factors = {}  # by the classes: splits share most of their rays, so one factor serves them all
-        for split in splits:
-            ious[penalty] += split.score(penalty, factors)
-    ious = {penalty: torch.tensor(values, dtype=torch.float64) for penalty, values in ious.items()}
-    scores = {penalty: values.mean().item() for penalty, values in ious.items()}
-    best = ious[max(scores, key=scores.get)]
-    return max(penalty for penalty, values in ious.items() if _is_as_good(values, best)), scores
-
-
-class _Split:
-    """Rays to fit to and groups held out (L,) bool, of all rays. Keeps the layer between penalties."""
-
-    def __init__(self, features, labels, groups, is_held, num_classes):
-        rest = features[~is_held], labels[~is_held]
-        self.objective = _Objective(*rest, _count(*rest, num_classes))
-        self.layer = self.objective.zero_layer()
-        self.held = features[is_held], labels[is_held], groups[is_held]
-
-    def score(self, penalty, factors):
-        """Mean IoU of each held-out group, a list. factors: of Hessians for this penalty, by classes; extended."""
-        objective, (features, labels, groups) = self.objective, self.held
-        objective.penalty = penalty
-        classes = tuple(objective.present.tolist())
-        if classes not in factors:
-            factors[classes] = objective.of_sample(SAMPLE_RAYS).factor_hessian(self.layer)
-        self.layer, *_ = _minimise(objective, self.layer, factors[classes], CHOICE_TOLERANCE, CHOICE_ITERATIONS)
-        weight, bias = objective.unpack(self.layer)
-        predicted = (features @ weight.T + bias).argmax(dim=1)
-        labels = labels.where(groups == groups.unique()[:, None], util.UNLABELLED)  # (G, R), a row for each group
-        return metrics.mean_iou(metrics.confusion_matrix(predicted.expand_as(labels), labels, len(weight))).tolist()
-
-
-def _is_as_good(ious, best):
-    """Whether groups (G,) score below `best`, on average, by no more than PLATEAU or the standard error of the average."""
-    deficit = best - ious
-    return deficit.mean() <= max(PLATEAU, deficit.std().item() / len(deficit) ** 0.5)
 
 
 def _count(features, labels, num_classes, penalty=0.0, reduce=_unchanged):

@@ -9,7 +9,7 @@ import checkpoints
 import dataio
 import srns
 import train
-from training import head_update, logistic_regression, losses
+from training import head_update, losses
 
 PENALTY = 1e-3
 
@@ -47,10 +47,10 @@ def penalised_loss(state, features, labels, penalty):
 @pytest.mark.slow
 def test_adam_does_not_improve_the_solution(ball_split, vanilla_run, tmp_path, capsys):
     solved = linear(ball_split, tmp_path, "newton", vanilla_run, head_reg_weight=8 * PENALTY)
-    assert "as given" in (printed := capsys.readouterr().out) and "not converged" not in printed
+    assert "penalty" in (printed := capsys.readouterr().out) and "not converged" not in printed
     options = dict(update_solver="adam", head_reg_weight=8 * PENALTY, max_steps_per_img_sidelength=400, lr=1e-2)
     trained = linear(ball_split, tmp_path, "adam", vanilla_run, **options)
-    features, labels, _ = inputs_of(ball_split, vanilla_run)
+    features, labels = inputs_of(ball_split, vanilla_run)
     found = [penalised_loss(run["model"], features, labels, PENALTY) for run in (solved, trained)]
     assert found[0] <= found[1] and found[1] - found[0] < 0.2  # the loss of the solver, then of Adam
 
@@ -63,26 +63,11 @@ def test_its_answer_does_not_depend_on_schedule_or_seed(ball_split, vanilla_run,
         torch.testing.assert_close(other["model"][name], one["model"][name], rtol=0, atol=1e-3)
 
 
-def test_the_penalty_is_chosen_on_objects_held_out(ball_split, vanilla_run, tmp_path, capsys):
-    linear(ball_split, tmp_path, "head", vanilla_run)
-    printed = capsys.readouterr().out
-    features, labels, instances = inputs_of(ball_split, vanilla_run)
-    penalty, scores = logistic_regression.choose_penalty(features, labels, instances, 3)
-    assert f"penalty {penalty:.1e} (mIoU {scores[penalty]:.3f} on held-out label maps)" in printed
-
-
-def test_the_choice_by_some_of_the_rays_is_repeatable(ball_split, vanilla_run, monkeypatch):
-    inputs = inputs_of(ball_split, vanilla_run)
-    monkeypatch.setattr(head_update, "RAYS_TO_CHOOSE_BY", 200)
-    assert len(inputs[0]) > 200
-    assert head_update.choose_penalty(*inputs, 3) == head_update.choose_penalty(*inputs, 3)
-
-
-def test_one_object_is_held_out_view_by_view_and_one_view_not_at_all(ball_split, vanilla_run, tmp_path, capsys):
-    linear(ball_split, tmp_path, "views", vanilla_run, specific_ins="ball_b", specific_observation_idcs="0,1")
-    assert "on held-out label maps" in capsys.readouterr().out
-    linear(ball_split, tmp_path, "view", vanilla_run, specific_ins="ball_b", specific_observation_idcs="0")
-    assert "no second view to hold out" in capsys.readouterr().out
+def test_the_default_penalty_is_a_thousandth_of_the_class_weight(ball_split, vanilla_run, tmp_path):
+    default = linear(ball_split, tmp_path, "default", vanilla_run)
+    given = linear(ball_split, tmp_path, "given", vanilla_run, class_weight=2, head_reg_weight=2e-3)
+    for name in default["model"]:
+        torch.testing.assert_close(given["model"][name], default["model"][name], rtol=0, atol=1e-6)
 
 
 def test_it_starts_from_a_head_and_stays_at_the_solution(ball_split, vanilla_run, tmp_path):

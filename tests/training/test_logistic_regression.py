@@ -174,55 +174,9 @@ def test_dead_and_equal_features_do_no_harm():
     torch.testing.assert_close(found.weight[:, :8], found.weight[:, 10:], atol=1e-3, rtol=0)
 
 
-def instances(nuisance, num_instances=6, rays=300):
-    """Two classes by the sign of a clean feature. With `nuisance`, other features identify the instance and, by chance,
-    the class.
-
-    returns (L, C), (L,), (L,) instance
-    """
-    generator = torch.Generator().manual_seed(0)
-    instance = torch.arange(num_instances).repeat_interleave(rays)
-    clean, noise = torch.randn(2, len(instance), 1, generator=generator)
-    labels = (clean + (1.0 if nuisance else 0.1) * noise > 0.5).long().squeeze(1)
-    if not nuisance:
-        return torch.cat([clean.relu(), (-clean).relu()], dim=1) * 0.1, labels, instance
-    direction = torch.randn(num_instances, 12, generator=generator)[instance]
-    tells = 0.2 * (2 * labels - 1)[:, None] * direction + 0.1 * torch.randn(len(instance), 12, generator=generator)
-    return torch.cat([clean.relu(), (-clean).relu(), tells.relu(), (-tells).relu()], dim=1), labels, instance
-
-
-def test_the_penalty_is_small_where_data_are_clean_and_larger_where_instances_differ():
-    small, scores = logistic_regression.choose_penalty(*instances(nuisance=False), 2)
-    assert small <= 1e-3 and scores[small] > max(scores[1e-1], 0.8) and set(scores) == set(logistic_regression.PENALTIES)
-    large, scores = logistic_regression.choose_penalty(*instances(nuisance=True), 2)
-    assert large >= 10 * small and scores[large] > scores[1e-5] + 0.02
-
-
-def test_of_equal_scores_the_largest_penalty_is_chosen():
-    features, labels, instance = instances(nuisance=False)
-    labels = (features[:, 0] > 0).long()
-    penalty, scores = logistic_regression.choose_penalty(10 * features, labels, instance, 2, penalties=(1e-7, 1e-5, 1e-6))
-    assert max(scores.values()) - min(scores.values()) < 0.005
-    assert penalty == 1e-5
-
-
-def test_a_larger_penalty_is_kept_if_the_best_score_is_within_chance():
-    best = torch.tensor([0.8, 0.7, 0.9, 0.6])
-    luck, worse = torch.tensor([0.9, 0.6, 0.8, 0.62]), best - torch.tensor([0.02, 0.03, 0.02, 0.04])
-    assert logistic_regression._is_as_good(luck, best) and logistic_regression._is_as_good(best, best)
-    assert not logistic_regression._is_as_good(worse, best)
-
-
-def test_the_choice_is_repeatable_and_allows_folds_that_lack_a_class():
-    features, labels, instance = instances(nuisance=True)
-    labels = torch.where((instance == 2) & (features[:, 0] > 1), 2, labels)
-    chosen = [logistic_regression.choose_penalty(features, labels, instance, 4, folds=3) for _ in range(2)]
-    assert chosen[0] == chosen[1] and all(0 < score <= 1 for score in chosen[0][1].values())
-
-
 def test_errors_name_the_fault():
     features, labels = problem(20)
-    fit, choose = logistic_regression.fit, logistic_regression.choose_penalty
+    fit = logistic_regression.fit
     with pytest.raises(ValueError, match="20 labels are out of range, expected 0 to 3; leave unlabelled rays out"):
         fit(features, torch.full_like(labels, util.UNLABELLED), 4, 1e-3)
     with pytest.raises(ValueError, match="no rays"):
@@ -233,9 +187,3 @@ def test_errors_name_the_fault():
         fit(torch.cat([features[:-1], features[-1:] / 0]), labels, 4, 1e-3)
     with pytest.raises(ValueError, match="penalty -1"):
         fit(features, labels, 4, -1)
-    with pytest.raises(ValueError, match="found 1 groups"):
-        choose(features, labels, torch.zeros_like(labels), 4)
-    with pytest.raises(ValueError, match="out of range"):
-        choose(features, labels + 1, labels, 4)
-    with pytest.raises(ValueError, match="no rays"):
-        choose(features[:0], labels[:0], labels[:0], 4)
