@@ -34,7 +34,7 @@ PUBLISHED = dict(
     fused="off",
     steps_til_val=10,
 )
-DEMO = dict(max_steps_per_img_sidelength=2300)  # as in train_configs/demo.yml
+DEMO = dict(max_steps_per_img_sidelength=3000)  # as in train_configs/demo.yml
 CHANGES = {  # each is added to those before it; None: the default of train.py
     "reference": {},
     "+ arithmetic: blocks of rays": dict(rays_per_block=None),
@@ -43,7 +43,8 @@ CHANGES = {  # each is added to those before it; None: the default of train.py
         rays_per_image=64, batch_size_per_img_sidelength=32, foreground_fraction=0.6, steps_til_val=15
     ),
     "+ width: 96 of 256, codes of 64": dict(hidden_features=96, embedding_size=64, steps_til_val=20),
-    "+ schedule: rate 1.5e-3, warm-up, decay": dict(lr=1.5e-3, lr_warmup_steps=100, lr_decay_fraction=0.4) | DEMO,
+    "+ schedule: rate 1.2e-3, warm-up, decay": dict(lr=1.2e-3, lr_warmup_steps=100, lr_decay_fraction=1.0) | DEMO,
+    "+ encoding: 4 octaves": dict(positional_encoding=4),
     "+ fused: layers and march in C": dict(fused="auto"),
 }
 LEVELS = (10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)  # dB, a column each
