@@ -8,7 +8,7 @@ import torch
 from benches import tables_in
 
 import train
-from bench import penalties, selection, trained
+from bench import one_view, penalties, selection, trained
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,8 @@ def root(tmp_path_factory):
     scenes.write_split(class_folder / "Ball.train_val", names, first_view=4)
     unseen = scenes.write_split(class_folder / "Ball.test", ("ball_d", "ball_e"))
     train.main(scenes.train_options(split, logs, "vanilla_srn", class_weight=0))
+    head = dict(model_type="linear", checkpoint_path=logs / "vanilla_srn")
+    train.main(scenes.train_options(split, logs, "linear_update", **head))
     fit = dict(class_weight=0, checkpoint_path=logs / "vanilla_srn", overwrite_embeddings=True, specific_observation_idcs=0)
     train.main(scenes.train_options(unseen, logs, "single_shot", **fit))
     return root
@@ -60,3 +62,23 @@ def test_choices_of_label_maps_are_compared(root, tmp_path, capsys, monkeypatch)
     assert table["heads"] == ["1", "2", "1", "1"]
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
     assert all(0 <= row["worst"] <= row["mean"] <= 1 and len(row["instances"]) == 2 for row in rows)
+
+
+def test_ways_of_fitting_one_view_are_compared(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "SIDE", scenes.SIDE)
+    monkeypatch.setattr(one_view, "MAX_STEPS", 2)
+    one_view.main(["--root", str(root), "--views", "0", "--json", str(tmp_path / "figures.json")])
+    (table,) = tables_in(capsys.readouterr().out)
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert table["way"] == [row["way"] for row in rows] and len(rows) == 11
+    assert all(0 <= row["miou"] <= 1 and row["worst"] <= row["psnr"] for row in rows)
+    assert len({row["psnr"] for row in rows}) > 1
+
+
+def test_a_normal_distribution_of_codes_counts_distance_in_its_spread():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(4000, 3, generator=generator) * torch.tensor([0.1, 1.0, 10.0]) + 2
+    loss = one_view.Gaussian(None, one_view.WEIGHTS, codes, 0.0)
+    along = loss.mean + torch.diag(torch.tensor([0.1, 1.0, 10.0]))
+    distances = ((along - loss.mean) @ loss.whitening).square().sum(dim=1)
+    torch.testing.assert_close(distances, torch.ones(3), rtol=0.1, atol=0)
