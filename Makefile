@@ -19,10 +19,11 @@ help:
 	@echo "make test                 all tests, in up to four processes (JOBS=1 for one)"
 	@echo "make quick                the tests without the slow ones"
 	@echo "make lint                 ruff format and ruff check, as CI runs them"
+	@echo "make demo ANEW=1          from the start, though runs are there; otherwise it goes on where it stopped"
 	@echo "Variables: PYTHON=python3, VENV=.venv (empty: use PYTHON as it is), DATA=procedural, JOBS=auto"
 
 demo: environment
-	$(RUN) demo.py --data $(DATA)
+	$(RUN) demo.py --data $(DATA) $(if $(ANEW),--anew)
 
 # A module's tests stay in one process, since they share what its fixtures trained.
 test: environment

@@ -26,6 +26,7 @@ SCRIPTS = {  # stage: script
     "4 training objects": "result_scripts/train_val.sh",
     "4 single shot": "result_scripts/single_shot.sh",
 }
+ANEW = "if that is about a run made with other options, `demo.py --anew` or `make demo ANEW=1` moves it aside"
 GO_ON = "the same command goes on from there, and leaves what is done"
 MAKE_DATA = {  # 108 test views: of the 70 that test_configs/demo*.yml spreads over them, 64, 65 and 104 are input views
     "procedural": "procedural --instances 32 --views 30 --val_instances 2 --test_instances 8",
@@ -42,6 +43,7 @@ def build_parser():
     add("--obj_name", choices=("Chair", "Table"), default="Chair", help="class of the procedural objects")
     add("--seed", type=at_least(0), default=0, help="of the objects, of training and of the choice of rays")
     add("--folder", type=Path, help="write to data/ and logs/ in this folder")
+    add("--anew", action="store_true", help="move runs aside that are there, instead of going on with them")
     return parser
 
 
@@ -50,7 +52,7 @@ def run_step(command, environment):
     print(f"\n$ {' '.join(command)}", flush=True)
     started = time.perf_counter()
     if stopping.wait_for(subprocess.Popen(command, cwd=ROOT, env=environment), GO_ON):
-        raise util.InputError(f"{command[0]} failed: its error is printed above")
+        raise util.InputError(f"{command[0]} failed: its error is printed above; {ANEW}")
     return time.perf_counter() - started
 
 
@@ -112,7 +114,9 @@ def run(options, more=None):
         stages["0 make data"] = run_step([*maker, "--obj_name", name, "--out", str(data)], environment)
     for stage, script in scripts_of(config).items():
         seeded = stage in ("1 pretrain", "2 segment", "3 fit codes")
-        seconds = run_step([f"./{script}", *(seed if seeded else []), *(more or {}).get(stage, [])], environment)
+        anew = ["--resume", "never"] if options.anew and stage != "2 choose labels" else []
+        command = [f"./{script}", *(seed if seeded else []), *anew, *(more or {}).get(stage, [])]
+        seconds = run_step(command, environment)
         stages[stage] = max(seconds, seconds_before(runs, script))
 
     train_val, single_shot = scores_of(runs / "train_val_results"), scores_of(runs / "single_shot_results")

@@ -40,6 +40,23 @@ def test_data_are_made_and_every_stage_runs_on_them(ran, tmp_path, capsys, kind,
     assert "21.50" in printed and "contact_sheet.png" in printed and "source .venv/bin/activate" in printed
 
 
+def test_runs_are_gone_on_with_unless_they_are_to_be_made_anew(ran, tmp_path):
+    demo.main([])
+    assert not any("never" in command for command, _ in ran)
+    ran.clear()
+    demo.main(["--folder", str(tmp_path / "other"), "--anew"])
+    stages = [command for command, _ in ran if command[0].startswith("./") and "suggest_labels" not in command[0]]
+    assert stages and all(command[command.index("--resume") + 1] == "never" for command in stages)
+
+
+def test_a_stage_that_a_signal_stops_stops_the_demo(ran, monkeypatch, capsys):
+    process = SimpleNamespace(returncode=143, poll=lambda: 143)
+    monkeypatch.setattr(demo.subprocess, "Popen", lambda *given, **named: process)
+    with pytest.raises(SystemExit) as stopped:
+        demo.main([])
+    assert stopped.value.code == 143 and "the same command goes on from there" in capsys.readouterr().err
+
+
 def test_data_that_are_there_are_used(ran, tmp_path):
     (tmp_path / "data" / "demo" / "Chair").mkdir(parents=True)
     demo.main([])
