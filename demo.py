@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import util
-from options import at_least
 from runs import record, stopping
 
 ROOT = Path(__file__).resolve().parent
@@ -41,7 +40,7 @@ def build_parser():
     add = parser.add_argument
     add("--data", choices=sorted(MAKE_DATA), default="procedural", help="objects of random parameters, or real ones")
     add("--obj_name", choices=("Chair", "Table"), default="Chair", help="class of the procedural objects")
-    add("--seed", type=at_least(0), default=0, help="of the objects, of training and of the choice of rays")
+    add("--seed", type=int, default=0, help="of the objects, of training and of the choice of rays")
     add("--folder", type=Path, help="write to data/ and logs/ in this folder")
     add("--anew", action="store_true", help="move runs aside that are there, instead of going on with them")
     return parser

@@ -35,6 +35,7 @@ ON_DEVICES = {  # name of a measurement: script and its options
 }
 ON_CPU = {"data": ["data", "--reference"], "meshes": ["meshes"], "startup": ["startup", "--reference"]}
 ON_REQUEST = {"quality": ["quality"]}  # takes hours
+STUDIES = ("seeds", "penalties", "selection", "one_view")  # of quality: docs/quality.md has their tables
 COMMANDS = ON_DEVICES | ON_CPU | ON_REQUEST
 DEVICES = ("cpu", "cuda")
 

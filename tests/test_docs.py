@@ -15,6 +15,7 @@ DOCUMENTS = [
     *(ROOT / name for name in ("tests/data/parity/README.md", "datasets/making/furniture_labels/README.md")),
 ]
 PROGRAM_OF = {"result_scripts": "test", "test_scripts": "train", "seg_scripts": "train", "training_scripts": "train"}
+PROGRAM_OF |= {"interpolate.sh": "interpolate", "suggest_labels.sh": "suggest_labels"}
 OTHERS = {"source", "pip", "conda", "export", "tensorboard", "pytest", "pre-commit"}  # commands with no file to check
 OTHERS_OPTIONS = {"--nnodes", "--nproc_per_node", "--standalone", "--rdzv_backend", "--logdir", "--check", "--fix", "--index"}
 
@@ -92,7 +93,7 @@ def target_of(words):
         return words[2].replace(".", "/") + ".py", words[2], words[3:]
     folder, _, script = words[0].partition("/")
     if folder in PROGRAM_OF and script:
-        return words[0], "interpolate" if script == "interpolate.sh" else PROGRAM_OF[folder], words[1:]
+        return words[0], PROGRAM_OF.get(script, PROGRAM_OF[folder]), words[1:]
     return None
 
 
@@ -150,8 +151,10 @@ def test_every_command_is_known(path):
 
 @each_document
 def test_options_in_the_text_are_those_of_a_program(path):
-    programs = ("train", "test", "interpolate", "make_dataset", "check_dataset", "convert_checkpoint", "compare_results")
-    known = OTHERS_OPTIONS.union(*(options_of(program) for program in programs))
+    programs = (
+        "train test interpolate suggest_labels make_dataset check_dataset convert_checkpoint compare_results status demo"
+    )
+    known = OTHERS_OPTIONS.union(*(options_of(program) for program in programs.split()))
     known |= set(re.findall(r"--\w+", (ROOT / "setup.sh").read_text() + (ROOT / "bench" / "all.py").read_text()))
     for span in re.findall(r"`([^`\n]+)`", prose_of(path)):
         if not span.startswith("python -m bench"):

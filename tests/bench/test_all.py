@@ -78,5 +78,9 @@ def test_what_cannot_work_is_refused(place, refuses):
 
 def test_the_commands_are_those_of_the_folder():
     folder = Path(bench_all.__file__).parent
-    scripts = {path.stem for path in folder.glob("*.py") if "def main(" in path.read_text()} - {"all", "trace"}
+    scripts = {path.stem for path in folder.glob("*.py") if "def main(" in path.read_text()} - {
+        "all",
+        "trace",
+        *bench_all.STUDIES,
+    }
     assert {script for script, *_ in bench_all.COMMANDS.values()} == scripts

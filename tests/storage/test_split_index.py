@@ -367,7 +367,7 @@ def test_a_broken_set_is_refused_with_the_same_sentence_with_an_index_and_withou
 def test_a_view_that_does_not_exist_is_refused_with_an_index_too(split):
     index(split)
     for cached in (True, False):
-        with pytest.raises(util.InputError, match=rf"--specific_observation_idcs: {split}/a has 5 views.* no 5"):
+        with pytest.raises(util.InputError, match=rf"{split}/a: has 5 views.* no 5; .*--specific_observation_idcs"):
             index(split, specific_observation_idcs=[5], cached=cached)
 
 
