@@ -28,7 +28,7 @@ SCRIPTS = {  # stage: script
 ANEW = "if that is about a run made with other options, `demo.py --anew` or `make demo ANEW=1` moves it aside"
 GO_ON = "the same command goes on from there, and leaves what is done"
 MAKE_DATA = {  # 108 test views: of the 70 that test_configs/demo*.yml spreads over them, 64, 65 and 104 are input views
-    "procedural": "procedural --instances 32 --views 30 --val_instances 2 --test_instances 8",
+    "procedural": "procedural --instances 64 --views 15 --val_instances 2 --test_instances 8",
     "furniture": "furniture --views 50 --variants 1",
 }
 FOR_BOTH = "--train_val_views 6 --test_views 108 --sidelength 64"

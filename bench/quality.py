@@ -34,7 +34,7 @@ PUBLISHED = dict(
     fused="off",
     steps_til_val=10,
 )
-DEMO = dict(max_steps_per_img_sidelength=3000)  # as in train_configs/demo.yml
+DEMO = dict(max_steps_per_img_sidelength=3800)  # as in train_configs/demo.yml
 CHANGES = {  # each is added to those before it; None: the default of train.py
     "reference": {},
     "+ arithmetic: blocks of rays": dict(rays_per_block=None),

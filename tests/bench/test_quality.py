@@ -24,7 +24,7 @@ def test_each_variant_includes_the_changes_before_it(bench):
     assert changes[0]["rays_per_block"] == 0 and changes[0]["initial_distance"] == 0
     assert "rays_per_block" not in changes[1] and changes[1]["rays_per_image"] == 0
     assert changes[4]["hidden_features"] == 96 and changes[4]["rays_per_image"] == 64
-    assert changes[-1]["max_steps_per_img_sidelength"] == 3000 and "initial_distance" not in changes[-1]
+    assert changes[-1]["max_steps_per_img_sidelength"] == 3800 and "initial_distance" not in changes[-1]
     assert [change["fused"] for change in changes] == ["off"] * (len(changes) - 1) + ["auto"]
 
 
