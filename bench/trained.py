@@ -62,7 +62,7 @@ def find(root, names):
 
 def open_run(folder):
     """The Trained run in a folder of bench.seeds."""
-    class_folders = [path for path in (folder / "data").glob("*") if path.is_dir()]
+    class_folders = [path for path in (folder / "data").glob("*") if (path / f"{path.name}.train").is_dir()]
     if len(class_folders) != 1:
         raise util.InputError(f"{folder / 'data'}: expected the folder of one class, found {len(class_folders)}")
     runs = folder / "logs" / class_folders[0].name
