@@ -124,8 +124,7 @@ def tables(figures):
 
 def build_parser():
     parser = command_line.parser("one_view", __doc__, device=False)
-    parser.add_argument("runs", nargs="*", help="names of runs (default: all)")
-    parser.add_argument("--root", default="logs/seeds", help="folder of bench.seeds")
+    trained.add_runs(parser)
     parser.add_argument("--views", type=common.comma_separated(int), default="65", help="indices of the observed views")
     return parser
 

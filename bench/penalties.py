@@ -222,8 +222,7 @@ def tables(figures):
 
 def build_parser():
     parser = command_line.parser("penalties", __doc__, device=False)
-    parser.add_argument("runs", nargs="*", help="names of runs (default: all)")
-    parser.add_argument("--root", default="logs/seeds", help="folder of bench.seeds")
+    trained.add_runs(parser)
     parser.add_argument("--features", type=command_line.names_among(("last", "all", "points+all")), default="last,points+all")
     parser.add_argument("--labelled", type=command_line.positives, default="1,2,5,10,20,32", help="numbers of instances")
     parser.add_argument("--balanced", action="store_true", help="also fit to rays drawn by 1 / sqrt(rays of their class)")

@@ -25,9 +25,8 @@ MAX_RAYS = 2**15
 
 def build_parser():
     parser = command_line.parser("selection", __doc__, device=False)
+    trained.add_runs(parser)
     add = parser.add_argument
-    add("runs", nargs="*", help="names of runs (default: all)")
-    add("--root", default="logs/seeds", help="folder of bench.seeds")
     add("--instances", type=common.positive_int, default=10, help="instances to label")
     add("--draws", type=common.positive_int, default=5, help="random choices")
     add("--penalty", type=common.positive_float, default=1e-4, help="on the head's squared weights")

@@ -51,6 +51,12 @@ class Rays(NamedTuple):
         return Rays(self.inputs[chosen], self.labels[chosen], self.instances[chosen], self.names)
 
 
+def add_runs(parser):
+    """Options of a study that say which runs it reads; see `find`."""
+    parser.add_argument("runs", nargs="*", help="names of runs (default: all)")
+    parser.add_argument("--root", default="logs/seeds", help="folder of bench.seeds")
+
+
 def find(root, names):
     """The Trained runs of these names below a folder of bench.seeds; all of them if none is named."""
     root = Path(root)
