@@ -31,6 +31,14 @@ def test_the_choice_is_close_to_the_best():
         assert len(set(chosen)) == 3 and cost(codes, chosen) <= 1.05 * best
 
 
+def test_no_exchange_of_a_single_one_helps():
+    for seed in range(20):
+        codes = np.random.default_rng(seed).normal(size=(15, 2))
+        chosen = label_selection.medoids(codes, 4).tolist()
+        exchanged = [chosen[:i] + [j] + chosen[i + 1 :] for i in range(4) for j in set(range(15)) - set(chosen)]
+        assert cost(codes, chosen) <= min(cost(codes, some) for some in exchanged) + 1e-9
+
+
 def test_equal_codes_are_chosen_once_each():
     assert sorted(label_selection.medoids(np.ones((4, 3)), 4)) == [0, 1, 2, 3]
 
